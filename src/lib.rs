@@ -1,0 +1,9 @@
+//! LXMesh: EVPN overlays for LXD and Incus instances.
+//!
+//! Imports between modules (checked by `integration/layering.rs`):
+//! `addr` → nothing. `host`, `lxd`, `kernel` → `addr`. `policy` → `addr`, `host`.
+//! `model` → `addr`, `host`, `lxd`, `policy`. `kinds` → `model`, `addr`, `host`, `policy`, `kernel`.
+//! `generate` → `addr`, `host`, `kernel`. `reconcile`, `dhcp`, `control` → all but `generate`.
+
+pub mod addr;
+pub mod host;
