@@ -5,12 +5,13 @@ use crate::addr::IfName;
 use crate::host::Network;
 use crate::kernel::link::{Link, LinkKind};
 use crate::kernel::sysctl::NeighSolicit;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 /// A snapshot of links by name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Facts {
     links: BTreeMap<IfName, Link>,
+    names: BTreeMap<u32, IfName>,
     /// Of the SVIs that exist: how often the kernel asks for a neighbour that we did not install.
     pub neigh_solicit: BTreeMap<IfName, NeighSolicit>,
 }
@@ -25,13 +26,11 @@ pub enum Readiness {
 
 impl Facts {
     pub fn new(links: impl IntoIterator<Item = Link>) -> Self {
-        Facts {
-            links: links
-                .into_iter()
-                .map(|link| (link.name.clone(), link))
-                .collect(),
-            neigh_solicit: BTreeMap::new(),
+        let mut facts = Facts::default();
+        for link in links {
+            facts.put(&link.name.clone(), Some(link));
         }
+        facts
     }
 
     pub fn link(&self, name: &IfName) -> Option<&Link> {
@@ -43,21 +42,17 @@ impl Facts {
     }
 
     pub fn name_of(&self, index: u32) -> Option<&IfName> {
-        self.links
-            .values()
-            .find(|link| link.index == index)
-            .map(|link| &link.name)
+        self.names.get(&index)
     }
 
     /// Takes in a fresh look at one link.
     pub fn put(&mut self, name: &IfName, link: Option<Link>) {
-        match link {
-            Some(link) => {
-                self.links.insert(name.clone(), link);
-            }
-            None => {
-                self.links.remove(name);
-            }
+        if let Some(old) = self.links.remove(name) {
+            self.names.remove(&old.index);
+        }
+        if let Some(link) = link {
+            self.names.insert(link.index, name.clone());
+            self.links.insert(name.clone(), link);
         }
     }
 
@@ -115,18 +110,5 @@ impl Facts {
         !self
             .links()
             .any(|link| link.port.is_some_and(|port| port.mcast_max_groups.is_none()))
-    }
-
-    /// Only the named links.
-    pub fn restricted_to(&self, names: &BTreeSet<IfName>) -> Facts {
-        Facts {
-            links: self
-                .links
-                .iter()
-                .filter(|(name, _)| names.contains(name))
-                .map(|(name, link)| (name.clone(), link.clone()))
-                .collect(),
-            neigh_solicit: self.neigh_solicit.clone(),
-        }
     }
 }

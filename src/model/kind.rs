@@ -18,8 +18,10 @@ pub trait Kind: Sized + 'static {
     /// Short name in logs, plans and status: `fdb`, `neighbour`, …
     const NAME: &'static str;
     const OWNS: Owns;
-    type Key: Ord + Clone + Debug + Display;
-    type Attrs: Eq + Clone + Debug + Display;
+    /// False if one object says something of all NICs, so that it cannot be looked at for a few.
+    const PER_NIC: bool = true;
+    type Key: Ord + Clone + Debug + Display + Send;
+    type Attrs: Eq + Clone + Debug + Display + Send;
 
     /// The objects that should be there. Pure; must not depend on anything but the inputs.
     fn derive(inputs: &Inputs<'_>) -> Table<Self>;
