@@ -102,6 +102,7 @@ fn check_fabric(fabric: &FabricTable, findings: &mut Findings<'_>) -> Vec<IpNet>
     let supervisor_list = list(supervisors);
     if let Some(supervisors) = supervisors
         && supervisors.get_ref().is_empty()
+        && !findings.about("fabric.supervisors")
     {
         findings.add(
             supervisors.span(),
@@ -111,7 +112,7 @@ fn check_fabric(fabric: &FabricTable, findings: &mut Findings<'_>) -> Vec<IpNet>
     }
     check_supervisors(supervisor_list, reflector_list, findings);
     check_families(supervisor_list, reflector_list, findings);
-    if reflector_list.is_empty() && reflectors.as_ref().is_none_or(|all| all.get_ref().is_empty()) {
+    if reflector_list.is_empty() && findings.complete && !findings.about("fabric.reflectors") {
         for net in supervisor_list.iter().filter(|net| !is_single(net.get_ref().0)) {
             findings.add(
                 net.span(),
@@ -208,7 +209,9 @@ fn check_ipsec(table: &Option<Spanned<keys::IpsecTable>>, findings: &mut Finding
     };
     let keys::IpsecTable { enabled, identity } = table.get_ref();
     let on = enabled.as_ref().is_some_and(|enabled| *enabled.get_ref());
-    if let (true, Some(enabled), None) = (on, enabled, identity) {
+    if let (true, Some(enabled)) = (on, enabled)
+        && findings.lacks("ipsec.identity", identity)
+    {
         findings.add(
             enabled.span(),
             "ipsec.enabled: true, but there is no ipsec.identity that peers must have",
@@ -288,6 +291,7 @@ fn check_host(
     }
     if let Some(roles) = roles
         && roles.get_ref().is_empty()
+        && !findings.about("host.roles")
     {
         findings.add(
             roles.span(),

@@ -183,16 +183,23 @@ pub fn sections() -> Vec<(&'static str, Vec<&'static str>)> {
 /// `findings`.
 pub fn read(text: &str, findings: &mut Findings<'_>) -> File {
     let (table, errors) = DeTable::parse_recoverable(text);
-    for error in &errors {
-        let span = error.span().unwrap_or(text.len()..text.len());
-        findings.add(
-            span,
-            format!("not TOML: {}", error.message()),
-            "correct the syntax (https://toml.io)",
-        );
+    findings.complete = errors.is_empty();
+    let mut errors: Vec<_> = errors
+        .iter()
+        .map(|error| (error.span().unwrap_or(text.len()..text.len()), error.message()))
+        .collect();
+    errors.sort_by_key(|(span, _)| span.start);
+    let mut line_before = 0;
+    for (span, message) in errors {
+        // One mistake often makes several errors in its line.
+        let line = findings.line_of(span.start);
+        if line != line_before {
+            findings.add(span, format!("not TOML: {message}"), "correct the syntax (https://toml.io)");
+        }
+        line_before = line;
     }
     let broken = findings.lines();
-    let mut reader = Reader::new(findings, errors.is_empty(), sections());
+    let mut reader = Reader::new(findings, sections());
     let file = File::read_table(table.get_ref(), 0..0, &mut reader);
     // What else is wrong with a line that is not TOML follows from that.
     findings.retain(|problem| {
@@ -257,7 +264,10 @@ impl Word for TagName {
     const EXAMPLE: &'static str = "bastion";
     const PATTERN: &'static str = "^[a-z0-9][a-z0-9_-]{0,31}$";
     fn parse(text: &str) -> Result<Self, (String, String)> {
-        NetworkName::parse(text).map(|NetworkName(name)| TagName(name))
+        match NetworkName::parse(text) {
+            Ok(NetworkName(name)) => Ok(TagName(name)),
+            Err(_) => Err(not::<Self>()),
+        }
     }
 }
 

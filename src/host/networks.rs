@@ -77,11 +77,16 @@ fn check_names(tables: &[&NetworkTable], findings: &mut Findings<'_>) -> DeviceN
         if let Some(name) = &table.name {
             let text = name.get_ref().0.as_str();
             match names.get(text) {
-                Some(first) => findings.add(
-                    name.span(),
-                    format!("network.name: {} is already the name of the network in line {first}", quoted(text)),
-                    "give every network a name of its own",
-                ),
+                Some(first) => {
+                    findings.add(
+                        name.span(),
+                        format!("network.name: {} is already the name of the network in line {first}", quoted(text)),
+                        "give every network a name of its own",
+                    );
+                    // Its default device names follow from that.
+                    of_networks.push((None, None));
+                    continue;
+                }
                 None => {
                     names.insert(text, findings.line_of(name.span().start));
                 }
@@ -318,7 +323,8 @@ fn check_vrfs(
             );
             continue;
         }
-        if !tables.iter().any(|table| vrf_name(table) == Some(name.get_ref())) {
+        let used = tables.iter().any(|table| vrf_name(table) == Some(name.get_ref()));
+        if !used && findings.complete && !findings.about("network.vrf") {
             findings.add(
                 name.span(),
                 format!("vrf.name: no network belongs to \"{}\"", name.get_ref()),

@@ -87,11 +87,13 @@ pub struct Findings<'a> {
     file: &'a str,
     text: &'a str,
     problems: Vec<Problem>,
+    /// False after a syntax error: what seems to be missing may only be unreadable.
+    pub complete: bool,
 }
 
 impl<'a> Findings<'a> {
     pub fn new(file: &'a str, text: &'a str) -> Self {
-        Findings { file, text, problems: Vec::new() }
+        Findings { file, text, problems: Vec::new(), complete: true }
     }
 
     /// Notes a problem with the bytes `span` of the text.
@@ -110,6 +112,19 @@ impl<'a> Findings<'a> {
 
     pub fn is_empty(&self) -> bool {
         self.problems.is_empty()
+    }
+
+    /// True if a problem with the key was noted, so that its value or a part of it is not known.
+    pub fn about(&self, path: &str) -> bool {
+        let of_key = |problem: &Problem| {
+            problem.message.strip_prefix(path).is_some_and(|rest| rest.starts_with(':'))
+        };
+        self.problems.iter().any(of_key)
+    }
+
+    /// True if the key is neither there nor spoiled by another problem: its absence is meant.
+    pub fn lacks<T>(&self, path: &str, value: &Option<T>) -> bool {
+        self.complete && value.is_none() && !self.about(path)
     }
 
     /// The line, from 1, in which the byte lies.

@@ -14,6 +14,13 @@ pub trait Value: Sized {
     fn wanted() -> String;
     /// An example as one would write it, for remedies: `64500`.
     fn example() -> String;
+    /// What to do about a value of another type. `key` may be empty: an element of a list.
+    fn remedy(key: &str, _found: &DeValue<'_>) -> String {
+        match key {
+            "" => format!("write {}, for example", Self::example()),
+            _ => format!("write {key} = {}, for example", Self::example()),
+        }
+    }
     /// `None` if it is wrong; then a problem was noted.
     fn read(value: &Spanned<DeValue<'_>>, reader: &mut Reader<'_, '_>) -> Option<Self>;
     /// Draft 2020-12.
@@ -30,10 +37,9 @@ pub struct Key {
 /// Reads values, remembering where in the file's tree it is.
 pub struct Reader<'f, 'a> {
     pub findings: &'f mut Findings<'a>,
-    /// Dotted, as in messages: `network.vni`.
-    path: Vec<&'static str>,
-    /// After a syntax error keys may be missing only because their line could not be read.
-    complete: bool,
+    /// As in messages, with dots between: `network.vni`.
+    path: Vec<String>,
+    in_list: bool,
     /// Titles and keys of all sections: where a misplaced key belongs.
     sections: Vec<(&'static str, Vec<&'static str>)>,
 }
@@ -41,10 +47,9 @@ pub struct Reader<'f, 'a> {
 impl<'f, 'a> Reader<'f, 'a> {
     pub fn new(
         findings: &'f mut Findings<'a>,
-        complete: bool,
         sections: Vec<(&'static str, Vec<&'static str>)>,
     ) -> Self {
-        Reader { findings, path: Vec::new(), complete, sections }
+        Reader { findings, path: Vec::new(), in_list: false, sections }
     }
 
     fn path(&self) -> String {
@@ -61,23 +66,31 @@ impl<'f, 'a> Reader<'f, 'a> {
     /// Notes that the value has the wrong type.
     pub fn wrong_type<T: Value>(&mut self, value: &Spanned<DeValue<'_>>) {
         let found = describe(value.get_ref());
-        let key = self.path.last().copied().unwrap_or("key");
-        let remedy = match value.get_ref() {
-            DeValue::String(text) if T::example().starts_with('[') && !T::example().starts_with("[{") => {
-                format!("write a list: {key} = [{}]", quoted(text))
-            }
-            _ => format!("write {key} = {}, for example", T::example()),
+        let key = match self.in_list {
+            true => "",
+            false => self.path.last().map_or("", String::as_str),
         };
+        let remedy = T::remedy(key, value.get_ref());
         self.wrong(value.span(), &format!("{found} is not {}", T::wanted()), remedy);
     }
 
     /// One key of a section.
     pub fn field<T: Value>(&mut self, table: &DeTable<'_>, name: &'static str) -> Option<Spanned<T>> {
         let value = table.get(name)?;
-        self.path.push(name);
-        let read = T::read(value, self);
+        if !self.findings.complete && value.span().is_empty() {
+            return None; // the parser's stand-in for what it could not read
+        }
+        let read = self.enter(name, |reader| T::read(value, reader))?;
+        Some(Spanned::new(value.span(), read))
+    }
+
+    fn enter<R>(&mut self, name: &str, read: impl FnOnce(&mut Self) -> R) -> R {
+        self.path.push(name.into());
+        let in_list = std::mem::take(&mut self.in_list);
+        let read = read(self);
+        self.in_list = in_list;
         self.path.pop();
-        read.map(|read| Spanned::new(value.span(), read))
+        read
     }
 
     /// Notes keys of the section that are unknown, and required ones that are missing.
@@ -90,7 +103,7 @@ impl<'f, 'a> Reader<'f, 'a> {
             let remedy = self.suggest(name, title, keys);
             self.findings.add(key.span(), format!("unknown key {} in {title}", quoted(name)), remedy);
         }
-        if !self.complete {
+        if !self.findings.complete {
             return;
         }
         for key in keys.iter().filter(|key| key.required && !table.contains_key(key.name)) {
@@ -157,6 +170,14 @@ impl<const MIN: i64, const MAX: i64> Value for Int<MIN, MAX> {
     }
     fn example() -> String {
         MIN.to_string()
+    }
+    fn remedy(key: &str, found: &DeValue<'_>) -> String {
+        match found {
+            DeValue::String(text) if text.parse::<i64>().is_ok() => {
+                format!("remove the quotes: {key} = {text}")
+            }
+            _ => format!("give {key} a whole number from {MIN} to {MAX}"),
+        }
     }
     fn read(value: &Spanned<DeValue<'_>>, reader: &mut Reader<'_, '_>) -> Option<Self> {
         let DeValue::Integer(number) = value.get_ref() else {
@@ -249,13 +270,30 @@ impl<T: Value> Value for Vec<Spanned<T>> {
     fn example() -> String {
         format!("[{}]", T::example())
     }
+    fn remedy(key: &str, found: &DeValue<'_>) -> String {
+        match found {
+            DeValue::Table(_) => format!("write [[{key}]] with two brackets"),
+            DeValue::String(text) if T::example().starts_with('"') => {
+                format!("write a list: {key} = [{}]", quoted(text))
+            }
+            _ if T::example().is_empty() => {
+                format!("write [[{key}]] on a line of its own, and its keys below")
+            }
+            _ => format!("write {key} = {}, for example", Self::example()),
+        }
+    }
     fn read(value: &Spanned<DeValue<'_>>, reader: &mut Reader<'_, '_>) -> Option<Self> {
         let DeValue::Array(items) = value.get_ref() else {
             reader.wrong_type::<Self>(value);
             return None;
         };
-        let read = |item: &Spanned<DeValue<'_>>| Some(Spanned::new(item.span(), T::read(item, reader)?));
-        Some(items.iter().filter_map(read).collect())
+        reader.in_list = true;
+        let mut list = Vec::new();
+        for item in items {
+            list.extend(T::read(item, reader).map(|read| Spanned::new(item.span(), read)));
+        }
+        reader.in_list = false;
+        Some(list)
     }
     fn schema() -> Json {
         json!({"type": "array", "items": T::schema()})
@@ -272,6 +310,9 @@ impl<K: Word, V: Value> Value for Map<K, V> {
     fn example() -> String {
         String::new()
     }
+    fn remedy(key: &str, _found: &DeValue<'_>) -> String {
+        format!("write [{key}] on a line of its own, and its keys below")
+    }
     fn read(value: &Spanned<DeValue<'_>>, reader: &mut Reader<'_, '_>) -> Option<Self> {
         let DeValue::Table(table) = value.get_ref() else {
             reader.wrong_type::<Self>(value);
@@ -287,7 +328,9 @@ impl<K: Word, V: Value> Value for Map<K, V> {
                     None
                 }
             };
-            let read_value = V::read(value, reader).map(|read| Spanned::new(value.span(), read));
+            let read_value = reader
+                .enter(name, |reader| V::read(value, reader))
+                .map(|read| Spanned::new(value.span(), read));
             if let (Some(read_key), Some(read_value)) = (read_key, read_value) {
                 map.insert(name.to_string(), (read_key, read_value));
             }
@@ -375,10 +418,13 @@ macro_rules! section {
 
         impl Value for $name {
             fn wanted() -> String {
-                format!("a table, {}", $title)
+                "a table".into()
             }
             fn example() -> String {
                 String::new()
+            }
+            fn remedy(_key: &str, _found: &DeValue<'_>) -> String {
+                format!("write {} on a line of its own, and its keys below", $title)
             }
             fn read(value: &Spanned<DeValue<'_>>, reader: &mut Reader<'_, '_>) -> Option<Self> {
                 match value.get_ref() {
