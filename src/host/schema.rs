@@ -27,9 +27,12 @@ pub struct Fabric {
     pub name: String,
     /// Autonomous system number, 1 to 4294967294 (RFC 6996 lists the private ones).
     pub asn: u32,
-    /// Addresses of the BGP route reflectors.
+    /// Addresses of the BGP route reflectors, of the same family as the supervisors. May be
+    /// empty; then all supervisors are single addresses.
     pub reflectors: Vec<IpAddr>,
-    /// Prefixes in which supervisors' underlay addresses lie.
+    /// Prefixes in which supervisors' underlay addresses lie; a single address has full length.
+    /// Never empty, all of one family. They overlap only where a reflector inside a prefix is
+    /// also listed singly.
     pub supervisors: Vec<IpNet>,
     /// Largest IP packet that the underlay carries between any two hosts, bytes. Default 1500.
     pub underlay_mtu: u32,
@@ -105,15 +108,22 @@ pub struct Network {
     pub gateway6: Option<Ipv6Net>,
     /// The SVI's MAC on every host. Default: derived from fabric name and VNI.
     pub gateway_mac: Mac,
-    /// Largest IP packet inside the overlay, bytes. Default: computed from the underlay.
+    /// Largest IP packet inside the overlay, bytes. Default: computed from the underlay, see
+    /// [`super::MtuSum`].
     pub mtu: u32,
+    /// UDP port of the tunnel. Default: the fabric's.
+    pub vxlan_port: u16,
+    /// VXLAN group policy on the tunnel. Default: the fabric's. The same for all networks that
+    /// share a port.
+    pub gbp: bool,
     /// Multicast between hosts. Default false.
     pub multicast: bool,
     /// The VRF device that the SVI belongs to.
     pub vrf: Option<Vrf>,
     /// Where host routes (/32, /128) of NIC addresses go. Default none.
     pub host_routes: Option<RouteTable>,
-    /// Connection tracking zone, 1 to 65535. Default: the VNI where it fits, else derived.
+    /// Connection tracking zone, 1 to 65535, unique. Default: the VNI where it fits, else the
+    /// remainder of its division by 65535, plus 1.
     pub conntrack_zone: u16,
     /// DNS servers handed out by DHCP.
     pub dns: Vec<IpAddr>,
@@ -123,7 +133,7 @@ pub struct Network {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Vrf {
     pub name: IfName,
-    /// Its routing table. Default: 1000 plus the lowest VNI that uses the VRF, see reference.
+    /// Its routing table. Default: 1000 plus the lowest VNI that uses the VRF.
     pub table: u32,
 }
 
@@ -172,6 +182,13 @@ impl Network {
                     _ => false,
                 }
         })
+    }
+}
+
+impl Fabric {
+    /// True if the underlay, and so the tunnels, are IPv6.
+    pub fn is_ipv6(&self) -> bool {
+        self.supervisors.iter().any(|net| net.addr().is_ipv6())
     }
 }
 
