@@ -210,6 +210,20 @@ impl Rtnl {
         absent(entry, libc::ENOENT)
     }
 
+    /// The VTEPs that a VXLAN device replicates to: destinations of its entries for the zero MAC,
+    /// one per other host that has the VNI (zebra installs them from EVPN type-3 routes). Sorted.
+    pub fn vteps(&mut self, tunnel: u32) -> Result<Vec<IpAddr>, KernelError> {
+        let mut vteps = self.socket.dump(
+            format_args!("reading the VTEPs of tunnel {tunnel}"),
+            RTM_GETNEIGH,
+            |m| op::neighbour(m, AF_BRIDGE, tunnel, 0, 0),
+            |m| parse_vtep(m, tunnel),
+        )?;
+        vteps.sort();
+        vteps.dedup();
+        Ok(vteps)
+    }
+
     /// The ARP and ND entries of a link, in every state. ENODEV if there is no such link.
     pub fn neighbours(&mut self, device: u32) -> Result<Vec<Neighbour>, KernelError> {
         let attempt = format_args!("reading the neighbours of link {device}");
@@ -376,6 +390,14 @@ fn parse_fdb(message: &Message<'_>, bridge: u32) -> Option<FdbEntry> {
         ext_learned: header.flags & NTF_EXT_LEARNED != 0,
         permanent: header.state & NUD_PERMANENT != 0,
     })
+}
+
+fn parse_vtep(message: &Message<'_>, tunnel: u32) -> Option<IpAddr> {
+    let header = neighbour_header(message)?;
+    let (mac, _) = fdb_key(message)?;
+    (header.index == tunnel && header.flags & NTF_SELF != 0 && mac == Mac::default())
+        .then(|| neighbour_address(message))
+        .flatten()
 }
 
 pub(super) fn neighbour_address(message: &Message<'_>) -> Option<IpAddr> {

@@ -89,8 +89,13 @@ impl Kind for NftTable {
     type Attrs = Attrs;
 
     fn derive(_: &Inputs<'_>) -> Table<Self> {
-        Table::<Self>::from([(Key, Attrs { text: text_digest(), intact: true })])
+        wanted()
     }
+}
+
+/// The tables as they should be, whatever the inputs.
+pub fn wanted() -> Table<NftTable> {
+    Table::<NftTable>::from([(Key, Attrs { text: text_digest(), intact: true })])
 }
 
 /// Reads what is loaded.

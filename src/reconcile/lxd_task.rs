@@ -79,6 +79,7 @@ async fn serve(
     reads.list();
     let mut said_hello = false;
     loop {
+        let due = reads.due();
         let mut out = tokio::select! {
             ask = asks.recv() => match ask {
                 None => return Ok(()),
@@ -94,7 +95,7 @@ async fn serve(
                 }
                 continue
             }
-            () = reads.due() => { reads.start_delayed(); continue }
+            () = at(due) => { reads.start_delayed(); continue }
             update = reads.next() => match update {
                 Ok(update) => vec![update],
                 Err((what, error)) => {
@@ -114,6 +115,14 @@ async fn serve(
                 return Ok(());
             }
         }
+    }
+}
+
+/// Ends at that time; never without one.
+pub async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -221,11 +230,9 @@ impl Reads {
         self.pause = (self.pause * 2).min(LONGEST_RETRY);
     }
 
-    async fn due(&self) {
-        if self.delayed.is_empty() {
-            std::future::pending::<()>().await;
-        }
-        sleep_until(self.due).await;
+    /// When failed reads are to be tried again.
+    fn due(&self) -> Option<Instant> {
+        (!self.delayed.is_empty()).then_some(self.due)
     }
 
     fn start_delayed(&mut self) {

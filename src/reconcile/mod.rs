@@ -7,3 +7,5 @@ pub mod pass;
 pub mod purge;
 pub mod repairs;
 pub mod report;
+pub mod status;
+pub mod world;

@@ -20,6 +20,8 @@ pub enum Extent {
     All,
     /// These NICs only: what they had in the last pass, and what they should have now.
     Nics(BTreeSet<NicId>),
+    /// The nftables tables and their elements, because somebody made a transaction.
+    Nftables,
 }
 
 /// What the desired state is made from.
@@ -116,6 +118,7 @@ pub fn plan(
                 before: Some(Inputs { host: &host, nics: &before, facts: facts_before }),
                 whole: Inputs { host: wanted.host, nics, facts: &facts },
                 known: true,
+                nftables_only: false,
                 repairs,
                 steps: Vec::new(),
                 report: Report::default(),
@@ -132,6 +135,7 @@ pub fn plan(
                 before: None,
                 whole: inputs,
                 known: wanted.nics.is_some(),
+                nftables_only: *extent == Extent::Nftables,
                 repairs,
                 steps: Vec::new(),
                 report: Report::default(),
@@ -152,6 +156,7 @@ struct Planner<'a> {
     whole: Inputs<'a>,
     /// Whether LXD has been read.
     known: bool,
+    nftables_only: bool,
     repairs: Option<&'a mut Repairs>,
     steps: Vec<Box<dyn Step>>,
     report: Report,
@@ -160,7 +165,9 @@ struct Planner<'a> {
 impl Planner<'_> {
     fn run(mut self) -> (Vec<Box<dyn Step>>, NftPlan, Report) {
         let nft = self.plan_nft();
-        visit_kinds(&mut self);
+        if !self.nftables_only {
+            visit_kinds(&mut self);
+        }
         (self.steps, nft, self.report)
     }
 
