@@ -13,7 +13,7 @@ use super::link::{IFLA_EXT_MASK, IFLA_IFNAME, Link, LinkKind, RTM_GETLINK};
 use super::mdb_codec::{self, RTM_GETMDB, RTM_NEWMDB};
 use super::op;
 use super::socket::Socket;
-use super::tlv::{Message, Messages, NLM_F_ACK, NLMSG_ERROR, Writer, read_u16, read_u32};
+use super::tlv::{Ack, Message, Messages, NLM_F_ACK, NLMSG_ERROR, Writer, read_u16, read_u32};
 use crate::addr::{IfName, IpNet, Mac};
 
 pub use super::op::{BridgeSet, Op, PortSet};
@@ -309,13 +309,24 @@ impl Rtnl {
                 }
                 let ack = message.ack();
                 if ack.errno != 0 {
-                    results[i] = Err(KernelError::new(&ops[i], Some(ack.errno), ack.text));
+                    results[i] = Err(failure(&ops[i], ack));
                 }
                 if i == last {
                     return Ok(());
                 }
             }
         }
+    }
+}
+
+/// Deleting a group that is not there is EINVAL without a word (`__br_mdb_del()` in
+/// net/bridge/br_mdb.c), where all other EINVALs are explained: so that callers need not know, it
+/// becomes the ENOENT that it is everywhere else.
+fn failure(op: &Op, ack: Ack) -> KernelError {
+    let absent = ack.errno == libc::EINVAL && ack.text.is_none();
+    match op {
+        Op::MdbDelete { .. } if absent => KernelError::ours(op, libc::ENOENT, "no such group"),
+        _ => KernelError::new(op, Some(ack.errno), ack.text),
     }
 }
 
