@@ -267,7 +267,8 @@ impl Rtnl {
             format_args!("reading the multicast groups"),
             RTM_GETMDB,
             |m| mdb_codec::write_header(m, 0),
-            |m| (m.kind == RTM_NEWMDB).then(|| mdb_codec::entries(m)),
+            // The messages of the dump say GETMDB, not NEWMDB (br_mdb_dump() in net/bridge/br_mdb.c).
+            |m| matches!(m.kind, RTM_GETMDB | RTM_NEWMDB).then(|| mdb_codec::entries(m)),
         )?;
         Ok(messages.into_iter().flatten().collect())
     }
