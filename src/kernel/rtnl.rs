@@ -13,7 +13,7 @@ use super::link::{IFLA_EXT_MASK, IFLA_IFNAME, Link, LinkKind, RTM_GETLINK};
 use super::mdb_codec::{self, RTM_GETMDB, RTM_NEWMDB};
 use super::op;
 use super::socket::Socket;
-use super::tlv::{Message, Messages, NLM_F_ACK, NLMSG_ERROR, Writer, read_u16, read_u32};
+use super::tlv::{Ack, Message, Messages, NLM_F_ACK, NLMSG_ERROR, Writer, read_u16, read_u32};
 use crate::addr::{IfName, IpNet, Mac};
 
 pub use super::op::{BridgeSet, Op, PortSet};
@@ -281,7 +281,8 @@ impl Rtnl {
             format_args!("reading the multicast groups"),
             RTM_GETMDB,
             |m| mdb_codec::write_header(m, 0),
-            |m| (m.kind == RTM_NEWMDB).then(|| mdb_codec::entries(m)),
+            // The messages of the dump say GETMDB, not NEWMDB (br_mdb_dump() in net/bridge/br_mdb.c).
+            |m| matches!(m.kind, RTM_GETMDB | RTM_NEWMDB).then(|| mdb_codec::entries(m)),
         )?;
         Ok(messages.into_iter().flatten().collect())
     }
@@ -323,13 +324,24 @@ impl Rtnl {
                 }
                 let ack = message.ack();
                 if ack.errno != 0 {
-                    results[i] = Err(KernelError::new(&ops[i], Some(ack.errno), ack.text));
+                    results[i] = Err(failure(&ops[i], ack));
                 }
                 if i == last {
                     return Ok(());
                 }
             }
         }
+    }
+}
+
+/// Deleting a group that is not there is EINVAL without a word (`__br_mdb_del()` in
+/// net/bridge/br_mdb.c), where all other EINVALs are explained: so that callers need not know, it
+/// becomes the ENOENT that it is everywhere else.
+fn failure(op: &Op, ack: Ack) -> KernelError {
+    let absent = ack.errno == libc::EINVAL && ack.text.is_none();
+    match op {
+        Op::MdbDelete { .. } if absent => KernelError::ours(op, libc::ENOENT, "no such group"),
+        _ => KernelError::new(op, Some(ack.errno), ack.text),
     }
 }
 
@@ -395,7 +407,7 @@ fn parse_fdb(message: &Message<'_>, bridge: u32) -> Option<FdbEntry> {
 fn parse_vtep(message: &Message<'_>, tunnel: u32) -> Option<IpAddr> {
     let header = neighbour_header(message)?;
     let (mac, _) = fdb_key(message)?;
-    (header.index == tunnel && header.flags & NTF_SELF != 0 && mac == Mac::default())
+    (header.index == tunnel && header.flags & libc::NTF_SELF != 0 && mac == Mac::default())
         .then(|| neighbour_address(message))
         .flatten()
 }
