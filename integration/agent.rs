@@ -6,3 +6,5 @@
 mod support;
 #[path = "agent/cold_start.rs"]
 mod cold_start;
+#[path = "agent/repairs.rs"]
+mod repairs;

@@ -104,7 +104,7 @@ pub fn network_devices(name: &str) -> String {
 
 /// Things of others that nobody must touch, and a question whose answer must stay the same.
 const STRANGERS: &str = "
-    ip link add br-other type bridge
+    ip link add br-other address 02:ee:00:00:00:10 type bridge
     ip link add vxlan-other type vxlan id 900 dstport 4790 local 203.0.113.1
     ip link set vxlan-other master br-other up
     ip link add other0 type veth peer name other1
@@ -122,7 +122,7 @@ const STRANGERS: &str = "
     nft add table bridge theirs
     nft add set bridge theirs ports '{ type ifname; elements = { \"a\" }; }'
     nft add chain bridge theirs c '{ type filter hook forward priority 0; }'
-    nft add rule bridge theirs c counter
+    nft add rule bridge theirs c accept
     nft add table inet theirs";
 const ASK_STRANGERS: &str = "
     for i in br-other vxlan-other other0; do ip -o -d link show $i | sed 's/[a-z_]*_timer *[0-9.]*//g'; done
@@ -156,7 +156,9 @@ impl<'a> World<'a> {
         // dnsmasq and agents without root have to get in.
         let open = fs::Permissions::from_mode(0o777);
         fs::set_permissions(directory.path(), open).expect("it is ours");
-        ns.sh("ip address add 203.0.113.1/32 dev lo; sysctl -qw net.ipv4.conf.all.forwarding=1");
+        // Without duplicate address detection, nothing changes by itself a second later.
+        ns.sh("sysctl -qw net.ipv4.conf.all.forwarding=1 net.ipv6.conf.default.accept_dad=0
+               ip address add 203.0.113.1/32 dev lo");
         let peers = Command::new("unshare")
             .args(["--net", "sh", "-c", "sysctl -qw net.ipv6.conf.default.disable_ipv6=1; echo; exec sleep 3600"])
             .stdout(Stdio::piped())
@@ -195,8 +197,17 @@ impl<'a> World<'a> {
     }
 
     /// How the strangers are.
-    pub fn strangers(&self) -> String {
-        self.ns.sh(ASK_STRANGERS)
+    pub fn strangers(&self) -> Vec<String> {
+        self.ns.sh(ASK_STRANGERS).lines().map(str::to_string).collect()
+    }
+
+    /// Fails if the strangers are not as they were.
+    pub fn strangers_are(&self, before: &[String]) {
+        let now = self.strangers();
+        let gone = before.iter().filter(|line| !now.contains(line)).map(|line| format!("- {line}"));
+        let new = now.iter().filter(|line| !before.contains(line)).map(|line| format!("+ {line}"));
+        let all: Vec<String> = gone.chain(new).collect();
+        assert!(all.is_empty(), "strangers were touched:\n{}", all.join("\n"));
     }
 
     // Instances.
