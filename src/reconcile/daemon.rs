@@ -332,6 +332,7 @@ impl Agent {
                 return;
             }
             Update::Instance(id, instance) => {
+                self.lxd.connected = true;
                 let mut nics = self.world.nics_of(&id);
                 self.world.put_instance(id.clone(), instance);
                 let changed = self.world.resolve(&self.host);
@@ -357,6 +358,7 @@ impl Agent {
                 }
                 self.say("lxd listing", None);
                 self.say("lxd", None);
+                self.lxd.connected = true;
                 self.lxd.error = None;
                 self.lxd.listed = Some(Instant::now());
                 let changed = self.world.resolve(&self.host);
