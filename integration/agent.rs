@@ -8,3 +8,11 @@ mod support;
 mod cold_start;
 #[path = "agent/repairs.rs"]
 mod repairs;
+#[path = "agent/lifecycle.rs"]
+mod lifecycle;
+#[path = "agent/lxd_faults.rs"]
+mod lxd_faults;
+#[path = "agent/commands.rs"]
+mod commands;
+#[path = "agent/bad_input.rs"]
+mod bad_input;

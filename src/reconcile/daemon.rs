@@ -14,7 +14,7 @@ use crate::kernel::{Kernel, KernelError};
 use crate::kinds::dnsmasq_file::{CONFIG, DnsmasqFile};
 use crate::kinds::{KindError, Look, nft_table};
 use crate::model::facts::Readiness;
-use crate::model::{Facts, Kind, NicId};
+use crate::model::{Facts, Kind, Nic, NicId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -298,6 +298,7 @@ impl Agent {
         match host::load(&self.host_path) {
             Ok(host) => {
                 tracing::info!(file = %self.host_path.display(), "host file read again");
+                self.leave_networks(&host);
                 self.host = host;
                 self.say("host file", None);
                 self.world.resolve(&self.host);
@@ -307,6 +308,34 @@ impl Agent {
             Err(error) => self.say("host file", Some(format!("the old one stays in force: {error}"))),
         }
         notify(&[sd_notify::NotifyState::Ready]);
+    }
+
+    /// Takes NICs off the networks that a new host file lacks, as long as the old one tells us
+    /// their bridges: left attached there, they would be in no filter.
+    fn leave_networks(&mut self, host: &HostFile) {
+        let Some(facts) = &self.world.facts else { return };
+        let bridge = |host: &HostFile, nic: &Nic| host.network(&nic.network).map(|n| n.bridge.clone());
+        let (staying, leaving): (Vec<Nic>, Vec<Nic>) = self
+            .world
+            .passed
+            .iter()
+            .cloned()
+            .partition(|nic| bridge(host, nic) == bridge(&self.host, nic));
+        if leaving.is_empty() {
+            return;
+        }
+        let extent = Extent::Nics(leaving.into_iter().map(|nic| nic.id).collect());
+        let before = Some((self.world.passed.as_slice(), facts));
+        let wanted = Wanted { host: &self.host, nics: Some(&staying), before };
+        match plan(&mut self.kernel, wanted, &extent, None) {
+            Ok(plan) => {
+                let (facts, report) = plan.apply(&mut self.kernel);
+                self.world.passed = staying;
+                self.world.facts = Some(facts);
+                self.log_pass(&extent, &report);
+            }
+            Err(error) => self.say("pass", Some(format!("the links cannot be read: {error}"))),
+        }
     }
 
     fn learn(&mut self, update: Update) {
