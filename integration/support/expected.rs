@@ -203,7 +203,7 @@ pub fn link_local(mac: &str) -> String {
     Ipv6Addr::new(0xfe80, 0, 0, 0, pair(b[0] ^ 2, b[1]), pair(b[2], 0xff), pair(0xfe, b[3]), pair(b[4], b[5])).to_string()
 }
 
-fn solicited(address: &str) -> String {
+pub fn solicited(address: &str) -> String {
     let segments = address.parse::<Ipv6Addr>().expect("an address").segments();
     Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00 | (segments[6] & 0xff), segments[7]).to_string()
 }
