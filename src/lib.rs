@@ -6,4 +6,5 @@
 //! `generate` → `addr`, `host`, `kernel`. `reconcile`, `dhcp`, `control` → all but `generate`.
 
 pub mod addr;
+pub mod generate;
 pub mod host;
