@@ -89,13 +89,30 @@ fn every_example_fleet_is_among_the_golden_hosts() {
 fn every_file_says_that_it_is_ours_and_is_named_so() {
     for (fleet, _, address) in HOSTS {
         let outputs = render(fleet, address);
-        assert!(outputs.is_sorted_by(|a, b| a.path < b.path), "{fleet}: sorted, each path once");
-        for OutputFile { path, mode, contents } in outputs {
+        assert!(
+            outputs.is_sorted_by(|a, b| a.path < b.path),
+            "{fleet}: sorted, each path once"
+        );
+        for OutputFile {
+            path,
+            mode,
+            contents,
+        } in outputs
+        {
             let place = format!("{fleet}: {}", path.display());
             assert!(contents.lines().next().unwrap().contains(MARKER), "{place}");
-            assert!(contents.ends_with('\n') && !contents.ends_with("\n\n"), "{place}");
-            assert!(!contents.contains("{{") && !contents.contains("{%"), "{place}");
-            assert!(contents.lines().all(|line| line.trim_end() == line), "{place}: blanks at a line's end");
+            assert!(
+                contents.ends_with('\n') && !contents.ends_with("\n\n"),
+                "{place}"
+            );
+            assert!(
+                !contents.contains("{{") && !contents.contains("{%"),
+                "{place}"
+            );
+            assert!(
+                contents.lines().all(|line| line.trim_end() == line),
+                "{place}: blanks at a line's end"
+            );
             let ours = path.to_str().unwrap().contains("lxmesh") || path.starts_with("/etc/frr");
             assert!(ours, "{place}");
             assert!([0o640, 0o644].contains(&mode), "{place}");
@@ -125,7 +142,10 @@ fn two_hundred_networks_are_rendered_in_well_under_a_second_and_always_alike() {
 fn detect(text: &str, addresses: &[&str]) -> Result<String, RoleError> {
     let file = host::parse("host.toml", text).unwrap_or_else(|problems| panic!("{problems}"));
     let facts = LocalFacts {
-        addresses: addresses.iter().map(|address| address.parse().unwrap()).collect(),
+        addresses: addresses
+            .iter()
+            .map(|address| address.parse().unwrap())
+            .collect(),
     };
     generate::detect(&file, &facts).map(|here| here.to_string())
 }
@@ -142,28 +162,45 @@ supervisors = ["198.51.100.0/24", "192.0.2.9", "203.0.113.1"]
 #[test]
 fn roles_follow_from_the_hosts_addresses() {
     let detect = |addresses: &[&str]| detect(FABRIC, addresses).unwrap();
-    assert_eq!(detect(&["198.51.100.7", "10.0.0.1", "2001:db8::7"]), "198.51.100.7 (supervisor)");
+    assert_eq!(
+        detect(&["198.51.100.7", "10.0.0.1", "2001:db8::7"]),
+        "198.51.100.7 (supervisor)"
+    );
     // Inside the prefix only: reflectors run no instances unless somebody says so.
     assert_eq!(detect(&["198.51.100.1"]), "198.51.100.1 (reflector)");
-    assert_eq!(detect(&["203.0.113.1"]), "203.0.113.1 (supervisor and reflector)");
+    assert_eq!(
+        detect(&["203.0.113.1"]),
+        "203.0.113.1 (supervisor and reflector)"
+    );
     // Listed singly goes before lying in a prefix.
-    assert_eq!(detect(&["198.51.100.7", "192.0.2.9"]), "192.0.2.9 (supervisor)");
+    assert_eq!(
+        detect(&["198.51.100.7", "192.0.2.9"]),
+        "192.0.2.9 (supervisor)"
+    );
 }
 
 #[test]
 fn the_host_table_overrides_what_is_detected() {
-    let roles = |more: &str, addresses: &[&str]| detect(&format!("{FABRIC}\n[host]\n{more}"), addresses);
+    let roles =
+        |more: &str, addresses: &[&str]| detect(&format!("{FABRIC}\n[host]\n{more}"), addresses);
     assert_eq!(
         roles("roles = [\"supervisor\", \"reflector\"]", &["198.51.100.1"]).unwrap(),
         "198.51.100.1 (supervisor and reflector)"
     );
     assert_eq!(
-        roles("underlay = \"198.51.100.8\"", &["198.51.100.7", "198.51.100.8"]).unwrap(),
+        roles(
+            "underlay = \"198.51.100.8\"",
+            &["198.51.100.7", "198.51.100.8"]
+        )
+        .unwrap(),
         "198.51.100.8 (supervisor)"
     );
     assert_eq!(
         roles("roles = [\"reflector\"]", &["198.51.100.7"]).unwrap_err(),
-        RoleError::NotListed { address: "198.51.100.7".parse().unwrap(), key: "reflectors" }
+        RoleError::NotListed {
+            address: "198.51.100.7".parse().unwrap(),
+            key: "reflectors"
+        }
     );
 }
 
@@ -172,7 +209,13 @@ fn a_host_without_a_place_or_with_two_is_refused_with_a_remedy() {
     let stranger = detect(FABRIC, &["10.0.0.1"]).unwrap_err();
     assert!(matches!(stranger, RoleError::Stranger { .. }));
     assert!(stranger.to_string().contains("10.0.0.1") && stranger.to_string().contains("remedy:"));
-    assert!(matches!(detect(FABRIC, &[]).unwrap_err(), RoleError::Stranger { .. }));
+    assert!(matches!(
+        detect(FABRIC, &[]).unwrap_err(),
+        RoleError::Stranger { .. }
+    ));
     let ambiguous = detect(FABRIC, &["198.51.100.7", "198.51.100.8"]).unwrap_err();
-    assert!(ambiguous.to_string().contains("198.51.100.7, 198.51.100.8"), "{ambiguous}");
+    assert!(
+        ambiguous.to_string().contains("198.51.100.7, 198.51.100.8"),
+        "{ambiguous}"
+    );
 }

@@ -15,7 +15,11 @@ use std::process::ExitCode;
 
 /// Renders the configuration of systemd-networkd, FRR and the kernel from the host file.
 #[derive(Parser)]
-#[command(version, arg_required_else_help = true, after_help = "Exit status: 0 done, 1 refused (standard error says why), 2 wrong arguments.")]
+#[command(
+    version,
+    arg_required_else_help = true,
+    after_help = "Exit status: 0 done, 1 refused (standard error says why), 2 wrong arguments."
+)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -54,7 +58,12 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Check { file, host } => check(&file, host),
-        Command::Render { host_file, root, host, force } => render(&host_file, root.as_deref(), host, force),
+        Command::Render {
+            host_file,
+            root,
+            host,
+            force,
+        } => render(&host_file, root.as_deref(), host, force),
         Command::Schema => schema(),
     };
     match result.and_then(|text| print(&text)) {
@@ -92,7 +101,11 @@ fn check(path: &Path, host: Option<IpAddr>) -> Answer {
         Err(error) if host.is_none() => format!("without a place in this fabric\nnote: {error}"),
         Err(error) => return Err(error.into()),
     };
-    Ok(format!("{}: correct\n{}this host: {place}\n", path.display(), summary(&file)))
+    Ok(format!(
+        "{}: correct\n{}this host: {place}\n",
+        path.display(),
+        summary(&file)
+    ))
 }
 
 fn summary(file: &HostFile) -> String {
@@ -105,7 +118,10 @@ fn summary(file: &HostFile) -> String {
         fabric.reflectors.len()
     );
     for network in &file.networks {
-        let gateways: Vec<String> = network.gateways().map(|gateway| gateway.to_string()).collect();
+        let gateways: Vec<String> = network
+            .gateways()
+            .map(|gateway| gateway.to_string())
+            .collect();
         text += &format!(
             "network {}: VNI {}, {} and {}, MTU {}, gateway {} ({})\n",
             network.name,
@@ -113,7 +129,11 @@ fn summary(file: &HostFile) -> String {
             network.bridge,
             network.tunnel,
             network.mtu,
-            if gateways.is_empty() { "none".into() } else { gateways.join(" ") },
+            if gateways.is_empty() {
+                "none".into()
+            } else {
+                gateways.join(" ")
+            },
             network.gateway_mac,
         );
     }
@@ -133,7 +153,12 @@ fn render(path: &Path, root: Option<&Path>, host: Option<IpAddr>, force: bool) -
     match root {
         None => {
             for output in outputs {
-                text += &format!("==> {} (mode {:04o})\n{}\n", output.path.display(), output.mode, output.contents);
+                text += &format!(
+                    "==> {} (mode {:04o})\n{}\n",
+                    output.path.display(),
+                    output.mode,
+                    output.contents
+                );
             }
         }
         Some(root) => {

@@ -14,7 +14,9 @@ pub struct LocalFacts {
 
 /// The host's addresses could not be read.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot read this host's addresses from {path}\n  remedy: mount /proc, or name this host's address with --host ADDRESS")]
+#[error(
+    "cannot read this host's addresses from {path}\n  remedy: mount /proc, or name this host's address with --host ADDRESS"
+)]
 pub struct FactsError {
     path: &'static str,
     source: io::Error,
@@ -35,13 +37,20 @@ impl LocalFacts {
         };
         let four = ipv4_of_fib_trie(&read(FIB_TRIE)?);
         let six = ipv6_of_if_inet6(&read(IF_INET6)?);
-        let all = four.into_iter().map(IpAddr::from).chain(six.into_iter().map(IpAddr::from));
-        Ok(LocalFacts { addresses: all.collect() })
+        let all = four
+            .into_iter()
+            .map(IpAddr::from)
+            .chain(six.into_iter().map(IpAddr::from));
+        Ok(LocalFacts {
+            addresses: all.collect(),
+        })
     }
 
     /// Those of the host with this address.
     pub fn of(address: IpAddr) -> Self {
-        LocalFacts { addresses: BTreeSet::from([address]) }
+        LocalFacts {
+            addresses: BTreeSet::from([address]),
+        }
     }
 }
 
@@ -98,7 +107,10 @@ Local:
         |-- 198.51.100.255
            /32 link BROADCAST
 ";
-        assert_eq!(ipv4_of_fib_trie(text), ["198.51.100.11".parse::<Ipv4Addr>().unwrap()]);
+        assert_eq!(
+            ipv4_of_fib_trie(text),
+            ["198.51.100.11".parse::<Ipv4Addr>().unwrap()]
+        );
     }
 
     #[test]
@@ -110,12 +122,21 @@ Local:
 20010db8000000000000000000000001 03 40 00 a0  svi-vpc
 fe80000000000000021122fffe334455 02 40 20 80     eth0
 ";
-        assert_eq!(ipv6_of_if_inet6(text), ["2001:db8:ffff::11".parse::<Ipv6Addr>().unwrap()]);
+        assert_eq!(
+            ipv6_of_if_inet6(text),
+            ["2001:db8:ffff::11".parse::<Ipv6Addr>().unwrap()]
+        );
     }
 
     #[test]
     fn garbage_has_no_addresses() {
-        for text in ["", "|-- \n/32 host LOCAL", "zz", "ff 1", "|-- 1.2.3\n  /32 host LOCAL\n"] {
+        for text in [
+            "",
+            "|-- \n/32 host LOCAL",
+            "zz",
+            "ff 1",
+            "|-- 1.2.3\n  /32 host LOCAL\n",
+        ] {
             assert!(ipv4_of_fib_trie(text).is_empty() && ipv6_of_if_inet6(text).is_empty());
         }
     }

@@ -16,13 +16,31 @@ use std::net::Ipv4Addr;
 /// default is 100.
 const LISTEN_LIMIT: u32 = 5000;
 
-pub fn render(file: &HostFile, here: &Here, templates: &Templates) -> Result<Vec<OutputFile>, RenderError> {
+pub fn render(
+    file: &HostFile,
+    here: &Here,
+    templates: &Templates,
+) -> Result<Vec<OutputFile>, RenderError> {
     let values = BgpValues::new(&file.fabric, here);
-    let daemons = DaemonValues { max_fds: 2 * LISTEN_LIMIT };
+    let daemons = DaemonValues {
+        max_fds: 2 * LISTEN_LIMIT,
+    };
     // As the package has them: passwords may come into frr.conf.
     Ok(vec![
-        templates.output("frr/daemons", &daemons, '#', "/etc/frr/daemons".into(), 0o640)?,
-        templates.output("frr/frr.conf", &values, '!', "/etc/frr/frr.conf".into(), 0o640)?,
+        templates.output(
+            "frr/daemons",
+            &daemons,
+            '#',
+            "/etc/frr/daemons".into(),
+            0o640,
+        )?,
+        templates.output(
+            "frr/frr.conf",
+            &values,
+            '!',
+            "/etc/frr/frr.conf".into(),
+            0o640,
+        )?,
     ])
 }
 
@@ -61,14 +79,21 @@ struct PeerGroup {
 impl BgpValues {
     fn new(fabric: &Fabric, here: &Here) -> Self {
         let others = |addresses: &mut dyn Iterator<Item = IpAddr>| -> Vec<String> {
-            let mut others: Vec<IpAddr> = addresses.filter(|address| *address != here.underlay).collect();
+            let mut others: Vec<IpAddr> = addresses
+                .filter(|address| *address != here.underlay)
+                .collect();
             others.sort();
             others.iter().map(IpAddr::to_string).collect()
         };
         let reflectors = others(&mut fabric.reflectors.iter().copied());
         let mut groups = Vec::new();
         if !reflectors.is_empty() {
-            groups.push(PeerGroup { name: "reflectors", peers: reflectors, listen: vec![], client: vec![] });
+            groups.push(PeerGroup {
+                name: "reflectors",
+                peers: reflectors,
+                listen: vec![],
+                client: vec![],
+            });
         }
         if here.reflector {
             groups.push(PeerGroup {
@@ -80,7 +105,12 @@ impl BgpValues {
         } else if fabric.reflectors.is_empty() {
             // A full mesh. The host file's check has seen to it that these are single addresses.
             let peers = others(&mut fabric.supervisors.iter().map(IpNet::addr));
-            groups.push(PeerGroup { name: "supervisors", peers, listen: vec![], client: vec![] });
+            groups.push(PeerGroup {
+                name: "supervisors",
+                peers,
+                listen: vec![],
+                client: vec![],
+            });
         }
         BgpValues {
             asn: fabric.asn,
@@ -88,11 +118,17 @@ impl BgpValues {
             underlay: here.underlay.to_string(),
             reflector: here
                 .reflector
-                .then_some(ReflectorValues { listen_limit: LISTEN_LIMIT })
+                .then_some(ReflectorValues {
+                    listen_limit: LISTEN_LIMIT,
+                })
                 .into_iter()
                 .collect(),
             groups,
-            vtep: if here.supervisor { vec!["advertise-all-vni"] } else { vec![] },
+            vtep: if here.supervisor {
+                vec!["advertise-all-vni"]
+            } else {
+                vec![]
+            },
         }
     }
 }
@@ -103,7 +139,8 @@ fn listen_ranges(fabric: &Fabric) -> Vec<String> {
     let mut nets = fabric.supervisors.clone();
     nets.retain(|net| {
         let contained = |other: &IpNet| other != net && other.contains(net);
-        let reflector = net.prefix_len() == net.max_prefix_len() && fabric.reflectors.contains(&net.addr());
+        let reflector =
+            net.prefix_len() == net.max_prefix_len() && fabric.reflectors.contains(&net.addr());
         !reflector && !fabric.supervisors.iter().any(contained)
     });
     nets.sort();

@@ -39,10 +39,7 @@ pub enum RenderError {
     Role(#[from] RoleError),
     /// A mistake in a template: never the user's.
     #[error("cannot render {path}")]
-    Template {
-        path: String,
-        source: tera::Error,
-    },
+    Template { path: String, source: tera::Error },
 }
 
 /// All files of this host, sorted by path. The same arguments give the same bytes.
@@ -62,7 +59,10 @@ pub fn render(file: &HostFile, facts: &LocalFacts) -> Result<Vec<OutputFile>, Re
 pub fn notes(file: &HostFile) -> Vec<String> {
     let mut notes = Vec::new();
     if file.fabric.is_ipv6() {
-        notes.push("tunnels over IPv6 need FRR 10.6 or newer; older ones know IPv4 tunnel end points only".into());
+        notes.push(
+            "tunnels over IPv6 need FRR 10.6 or newer; older ones know IPv4 tunnel end points only"
+                .into(),
+        );
     }
     notes
 }

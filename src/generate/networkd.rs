@@ -14,7 +14,11 @@ const DIRECTORY: &str = "/etc/systemd/network";
 /// networkd runs as its own user.
 const MODE: u32 = 0o644;
 
-pub fn render(file: &HostFile, here: &Here, templates: &Templates) -> Result<Vec<OutputFile>, RenderError> {
+pub fn render(
+    file: &HostFile,
+    here: &Here,
+    templates: &Templates,
+) -> Result<Vec<OutputFile>, RenderError> {
     let mut outputs = vec![templates.output(
         "networkd/networkd.conf",
         &template::NOTHING,
@@ -35,9 +39,16 @@ pub fn render(file: &HostFile, here: &Here, templates: &Templates) -> Result<Vec
         unit("networkd/tunnel.netdev", &values, network.tunnel.as_str())?;
         unit("networkd/tunnel.network", &values, network.tunnel.as_str())?;
     }
-    let vrfs: BTreeSet<_> = file.networks.iter().filter_map(|network| network.vrf.as_ref()).collect();
+    let vrfs: BTreeSet<_> = file
+        .networks
+        .iter()
+        .filter_map(|network| network.vrf.as_ref())
+        .collect();
     for Vrf { name, table } in vrfs {
-        let values = Values::Vrf { vrf: name.to_string(), table: *table };
+        let values = Values::Vrf {
+            vrf: name.to_string(),
+            table: *table,
+        };
         unit("networkd/vrf.netdev", &values, name.as_str())?;
         unit("networkd/vrf.network", &values, name.as_str())?;
     }
@@ -103,15 +114,25 @@ impl NetworkValues {
             conntrack_zone: _,
             dns,
         } = network;
-        let gateway = |net: IpNet| GatewayValues { address: net.to_string(), prefix: net.trunc().to_string() };
-        let gateways4 = gateway4.iter().map(|net| gateway(IpNet::V4(*net))).collect();
+        let gateway = |net: IpNet| GatewayValues {
+            address: net.to_string(),
+            prefix: net.trunc().to_string(),
+        };
+        let gateways4 = gateway4
+            .iter()
+            .map(|net| gateway(IpNet::V4(*net)))
+            .collect();
         // In a VRF, and on an IPv6 underlay, the host may have no other IPv4 address to use.
         let has_another = here.underlay.is_ipv4() && vrf.is_none();
         let (shared_gateways4, plain_gateways4) = match has_another {
             true => (gateways4, Vec::new()),
             false => (Vec::new(), gateways4),
         };
-        let dns6: Vec<String> = dns.iter().filter(|server| server.is_ipv6()).map(|server| server.to_string()).collect();
+        let dns6: Vec<String> = dns
+            .iter()
+            .filter(|server| server.is_ipv6())
+            .map(|server| server.to_string())
+            .collect();
         NetworkValues {
             network: name.clone(),
             vni: vni.get(),
@@ -126,7 +147,10 @@ impl NetworkValues {
             vrfs: vrf.iter().map(|vrf| vrf.name.to_string()).collect(),
             shared_gateways4,
             plain_gateways4,
-            gateways6: gateway6.iter().map(|net| gateway(IpNet::V6(*net))).collect(),
+            gateways6: gateway6
+                .iter()
+                .map(|net| gateway(IpNet::V6(*net)))
+                .collect(),
             send_ra: yes_no(gateway6.is_some()),
             dhcp: yes_no(file.dhcp.enabled),
             emit_dns: yes_no(!dns6.is_empty()),

@@ -56,11 +56,20 @@ pub fn detect(file: &HostFile, facts: &LocalFacts) -> Result<Here, RoleError> {
     let listed_singly = is_listed_singly(fabric, underlay);
     let in_supervisors = fabric.supervisors.iter().any(|net| net.contains(&underlay));
     let (supervisor, reflector) = match &file.host.roles {
-        Some(roles) => (roles.contains(&Role::Supervisor), roles.contains(&Role::Reflector)),
+        Some(roles) => (
+            roles.contains(&Role::Supervisor),
+            roles.contains(&Role::Reflector),
+        ),
         // A reflector that merely lies in the supervisors' prefix runs no instances.
-        None => (listed_singly || (in_supervisors && !listed_reflector), listed_reflector),
+        None => (
+            listed_singly || (in_supervisors && !listed_reflector),
+            listed_reflector,
+        ),
     };
-    let not_listed = |key| RoleError::NotListed { address: underlay, key };
+    let not_listed = |key| RoleError::NotListed {
+        address: underlay,
+        key,
+    };
     if supervisor && !in_supervisors {
         return Err(not_listed("supervisors"));
     }
@@ -68,9 +77,15 @@ pub fn detect(file: &HostFile, facts: &LocalFacts) -> Result<Here, RoleError> {
         return Err(not_listed("reflectors"));
     }
     if !supervisor && !reflector {
-        return Err(RoleError::Stranger { addresses: underlay.to_string() });
+        return Err(RoleError::Stranger {
+            addresses: underlay.to_string(),
+        });
     }
-    Ok(Here { underlay, supervisor, reflector })
+    Ok(Here {
+        underlay,
+        supervisor,
+        reflector,
+    })
 }
 
 fn is_listed_singly(fabric: &Fabric, address: IpAddr) -> bool {
@@ -88,11 +103,19 @@ fn underlay_among(fabric: &Fabric, addresses: &BTreeSet<IpAddr>) -> Result<IpAdd
         .iter()
         .copied()
         .filter(|address| fabric.supervisors.iter().any(|net| net.contains(address)));
-    let candidates = if singly.is_empty() { in_prefix.collect() } else { singly };
+    let candidates = if singly.is_empty() {
+        in_prefix.collect()
+    } else {
+        singly
+    };
     match candidates[..] {
         [address] => Ok(address),
-        [] => Err(RoleError::Stranger { addresses: listed(addresses.iter()) }),
-        _ => Err(RoleError::Ambiguous { addresses: listed(candidates.iter()) }),
+        [] => Err(RoleError::Stranger {
+            addresses: listed(addresses.iter()),
+        }),
+        _ => Err(RoleError::Ambiguous {
+            addresses: listed(candidates.iter()),
+        }),
     }
 }
 

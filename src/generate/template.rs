@@ -7,15 +7,42 @@ use tera::{Context, Tera};
 const SOURCES: &[(&str, &str)] = &[
     ("frr/daemons", include_str!("../../templates/frr/daemons")),
     ("frr/frr.conf", include_str!("../../templates/frr/frr.conf")),
-    ("networkd/bridge.netdev", include_str!("../../templates/networkd/bridge.netdev")),
-    ("networkd/bridge.network", include_str!("../../templates/networkd/bridge.network")),
-    ("networkd/networkd.conf", include_str!("../../templates/networkd/networkd.conf")),
-    ("networkd/tunnel.netdev", include_str!("../../templates/networkd/tunnel.netdev")),
-    ("networkd/tunnel.network", include_str!("../../templates/networkd/tunnel.network")),
-    ("networkd/vrf.netdev", include_str!("../../templates/networkd/vrf.netdev")),
-    ("networkd/vrf.network", include_str!("../../templates/networkd/vrf.network")),
-    ("sysctl/lxmesh.conf", include_str!("../../templates/sysctl/lxmesh.conf")),
-    ("sysctl/modules.conf", include_str!("../../templates/sysctl/modules.conf")),
+    (
+        "networkd/bridge.netdev",
+        include_str!("../../templates/networkd/bridge.netdev"),
+    ),
+    (
+        "networkd/bridge.network",
+        include_str!("../../templates/networkd/bridge.network"),
+    ),
+    (
+        "networkd/networkd.conf",
+        include_str!("../../templates/networkd/networkd.conf"),
+    ),
+    (
+        "networkd/tunnel.netdev",
+        include_str!("../../templates/networkd/tunnel.netdev"),
+    ),
+    (
+        "networkd/tunnel.network",
+        include_str!("../../templates/networkd/tunnel.network"),
+    ),
+    (
+        "networkd/vrf.netdev",
+        include_str!("../../templates/networkd/vrf.netdev"),
+    ),
+    (
+        "networkd/vrf.network",
+        include_str!("../../templates/networkd/vrf.network"),
+    ),
+    (
+        "sysctl/lxmesh.conf",
+        include_str!("../../templates/sysctl/lxmesh.conf"),
+    ),
+    (
+        "sysctl/modules.conf",
+        include_str!("../../templates/sysctl/modules.conf"),
+    ),
 ];
 
 pub struct Templates(Tera);
@@ -32,7 +59,10 @@ impl Templates {
         // These are configuration files: no character has an HTML entity.
         tera.autoescape_on(Vec::<String>::new());
         tera.add_raw_templates(SOURCES.iter().copied())
-            .map_err(|source| RenderError::Template { path: "templates".into(), source })?;
+            .map_err(|source| RenderError::Template {
+                path: "templates".into(),
+                source,
+            })?;
         Ok(Templates(tera))
     }
 
@@ -47,7 +77,9 @@ impl Templates {
     ) -> Result<OutputFile, RenderError> {
         let filled_in = || {
             let mut context = Context::from_serialize(values)?;
-            let managed = format!("{comment} {MARKER}: edit /etc/lxmesh/host.toml and render again, not this file.");
+            let managed = format!(
+                "{comment} {MARKER}: edit /etc/lxmesh/host.toml and render again, not this file."
+            );
             context.insert("managed", &managed);
             self.0.render(template, &context)
         };

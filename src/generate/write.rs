@@ -21,7 +21,9 @@ pub enum Fate {
     Created,
     Replaced,
     /// Replaced although it was not ours; the old one is kept there.
-    Forced { kept: PathBuf },
+    Forced {
+        kept: PathBuf,
+    },
     /// No longer rendered.
     Removed,
     /// No longer rendered, but edited by hand since: left where it is.
@@ -84,17 +86,26 @@ struct Manifest {
 
 impl Manifest {
     fn knows(&self, path: &Path, bytes: &[u8]) -> bool {
-        self.files.get(path).is_some_and(|hashes| hashes.contains(&hash(bytes)))
+        self.files
+            .get(path)
+            .is_some_and(|hashes| hashes.contains(&hash(bytes)))
     }
 }
 
 fn hash(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    Sha256::digest(bytes)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 /// Writes the files under `root`, removes ours that are no longer among them, and says what
 /// became of each, sorted by path. Doing it twice changes nothing.
-pub fn write(root: &Path, outputs: &[OutputFile], force: bool) -> Result<Vec<(PathBuf, Fate)>, WriteError> {
+pub fn write(
+    root: &Path,
+    outputs: &[OutputFile],
+    force: bool,
+) -> Result<Vec<(PathBuf, Fate)>, WriteError> {
     let manifest = read_manifest(root)?;
     let pristine = Pristine::read(root)?;
     let mut planned = Vec::new();
@@ -108,7 +119,10 @@ pub fn write(root: &Path, outputs: &[OutputFile], force: bool) -> Result<Vec<(Pa
                 let kept = free_name(root, &output.path);
                 planned.push((output, Fate::Forced { kept }));
             }
-            Found::Theirs(reason) => refused.push(Refusal { path: output.path.clone(), reason }),
+            Found::Theirs(reason) => refused.push(Refusal {
+                path: output.path.clone(),
+                reason,
+            }),
         }
     }
     if !refused.is_empty() {
@@ -118,13 +132,25 @@ pub fn write(root: &Path, outputs: &[OutputFile], force: bool) -> Result<Vec<(Pa
         version: 1,
         files: outputs
             .iter()
-            .map(|output| (output.path.clone(), BTreeSet::from([hash(output.contents.as_bytes())])))
+            .map(|output| {
+                (
+                    output.path.clone(),
+                    BTreeSet::from([hash(output.contents.as_bytes())]),
+                )
+            })
             .collect(),
     };
     // Killed half-way, the next run knows both the old and the new contents as ours.
-    let mut during = Manifest { version: 1, files: manifest.files.clone() };
+    let mut during = Manifest {
+        version: 1,
+        files: manifest.files.clone(),
+    };
     for (path, hashes) in &done.files {
-        during.files.entry(path.clone()).or_default().extend(hashes.iter().cloned());
+        during
+            .files
+            .entry(path.clone())
+            .or_default()
+            .extend(hashes.iter().cloned());
     }
     write_manifest(root, &during)?;
     let mut fates = Vec::new();
@@ -138,7 +164,11 @@ pub fn write(root: &Path, outputs: &[OutputFile], force: bool) -> Result<Vec<(Pa
         }
         fates.push((output.path.clone(), fate));
     }
-    for stale in manifest.files.keys().filter(|path| !done.files.contains_key(*path)) {
+    for stale in manifest
+        .files
+        .keys()
+        .filter(|path| !done.files.contains_key(*path))
+    {
         fates.extend(remove_stale(root, stale, &manifest)?.map(|fate| (stale.clone(), fate)));
     }
     write_manifest(root, &done)?;
@@ -154,7 +184,12 @@ enum Found {
     Theirs(&'static str),
 }
 
-fn look(root: &Path, output: &OutputFile, manifest: &Manifest, pristine: &Pristine) -> Result<Found, WriteError> {
+fn look(
+    root: &Path,
+    output: &OutputFile,
+    manifest: &Manifest,
+    pristine: &Pristine,
+) -> Result<Found, WriteError> {
     let path = under(root, &output.path);
     let kind = match fs::symlink_metadata(&path) {
         Ok(metadata) => metadata.file_type(),
@@ -165,7 +200,10 @@ fn look(root: &Path, output: &OutputFile, manifest: &Manifest, pristine: &Pristi
         return Ok(Found::Theirs("is not a regular file"));
     }
     let bytes = fs::read(&path).map_err(failed("read", &path))?;
-    let first_line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let first_line = bytes
+        .split(|byte| *byte == b'\n')
+        .next()
+        .unwrap_or_default();
     let marked = String::from_utf8_lossy(first_line).contains(MARKER);
     Ok(if bytes == output.contents.as_bytes() {
         Found::Same
@@ -199,14 +237,21 @@ impl Pristine {
 
     fn contains(&self, path: &Path, bytes: &[u8]) -> bool {
         let sum = |bytes: &[u8]| -> String {
-            md5::Md5::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+            md5::Md5::digest(bytes)
+                .iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect()
         };
         self.0.get(path).is_some_and(|known| *known == sum(bytes))
     }
 }
 
 /// `None` if the file is gone already.
-fn remove_stale(root: &Path, stale: &Path, manifest: &Manifest) -> Result<Option<Fate>, WriteError> {
+fn remove_stale(
+    root: &Path,
+    stale: &Path,
+    manifest: &Manifest,
+) -> Result<Option<Fate>, WriteError> {
     let path = under(root, stale);
     let bytes = match fs::read(&path) {
         Ok(bytes) => bytes,
@@ -228,13 +273,16 @@ fn put(path: &Path, output: &OutputFile) -> Result<(), WriteError> {
         .or_else(|_| fs::metadata(directory))
         .map_err(failed("look at", directory))?;
     let owner = (owner.uid(), owner.gid());
-    write_atomic(path, output.contents.as_bytes(), output.mode, Some(owner)).map_err(failed("write", path))
+    write_atomic(path, output.contents.as_bytes(), output.mode, Some(owner))
+        .map_err(failed("write", path))
 }
 
 fn read_manifest(root: &Path) -> Result<Manifest, WriteError> {
     let path = under(root, Path::new(MANIFEST));
     match fs::read(&path) {
-        Ok(bytes) => serde_json::from_slice(&bytes).map_err(|source| WriteError::Manifest { path, source }),
+        Ok(bytes) => {
+            serde_json::from_slice(&bytes).map_err(|source| WriteError::Manifest { path, source })
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Manifest::default()),
         Err(error) => Err(failed("read", &path)(error)),
     }
@@ -254,7 +302,11 @@ fn write_manifest(root: &Path, manifest: &Manifest) -> Result<(), WriteError> {
 
 fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> WriteError {
     let path = path.to_path_buf();
-    move |source| WriteError::Io { action, path, source }
+    move |source| WriteError::Io {
+        action,
+        path,
+        source,
+    }
 }
 
 /// The path on this machine of a path from the host's root.
@@ -265,7 +317,11 @@ fn under(root: &Path, path: &Path) -> PathBuf {
 /// Where the file that is in the way goes; its ending keeps every program from reading it.
 fn free_name(root: &Path, path: &Path) -> PathBuf {
     let name = |number: u32| {
-        let suffix = if number == 0 { String::new() } else { format!(".{number}") };
+        let suffix = if number == 0 {
+            String::new()
+        } else {
+            format!(".{number}")
+        };
         PathBuf::from(format!("{}.before-lxmesh{suffix}", path.display()))
     };
     (0..)

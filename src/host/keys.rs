@@ -186,7 +186,12 @@ pub fn read(text: &str, findings: &mut Findings<'_>) -> File {
     findings.complete = errors.is_empty();
     let mut errors: Vec<_> = errors
         .iter()
-        .map(|error| (error.span().unwrap_or(text.len()..text.len()), error.message()))
+        .map(|error| {
+            (
+                error.span().unwrap_or(text.len()..text.len()),
+                error.message(),
+            )
+        })
         .collect();
     errors.sort_by_key(|(span, _)| span.start);
     let mut line_before = 0;
@@ -194,7 +199,11 @@ pub fn read(text: &str, findings: &mut Findings<'_>) -> File {
         // One mistake often makes several errors in its line.
         let line = findings.line_of(span.start);
         if line != line_before {
-            findings.add(span, format!("not TOML: {message}"), "correct the syntax (https://toml.io)");
+            findings.add(
+                span,
+                format!("not TOML: {message}"),
+                "correct the syntax (https://toml.io)",
+            );
         }
         line_before = line;
     }
@@ -212,7 +221,10 @@ pub fn read(text: &str, findings: &mut Findings<'_>) -> File {
 pub fn json_schema() -> Json {
     let mut schema = File::schema();
     if let Some(object) = schema.as_object_mut() {
-        object.insert("$schema".into(), json!("https://json-schema.org/draft/2020-12/schema"));
+        object.insert(
+            "$schema".into(),
+            json!("https://json-schema.org/draft/2020-12/schema"),
+        );
         object.insert("title".into(), json!("LXMesh host file"));
     }
     schema["properties"]["version"] = json!({
@@ -287,8 +299,9 @@ impl Word for IfName {
                 "choose another name, beginning with a letter or digit".into(),
             ));
         }
-        text.parse()
-            .map_err(|error: crate::addr::AddrError| (error.0, "choose a shorter or plainer name".into()))
+        text.parse().map_err(|error: crate::addr::AddrError| {
+            (error.0, "choose a shorter or plainer name".into())
+        })
     }
 }
 
@@ -340,7 +353,11 @@ impl Word for PrefixOrAddress {
         if net.addr() != net.network() {
             return Err((
                 format!("has host bits beyond its /{}", net.prefix_len()),
-                format!("write \"{}\" for the prefix, or \"{}\" for the one address", net.trunc(), net.addr()),
+                format!(
+                    "write \"{}\" for the prefix, or \"{}\" for the one address",
+                    net.trunc(),
+                    net.addr()
+                ),
             ));
         }
         if net.prefix_len() == 0 || net.network().is_multicast() || net.network().is_loopback() {
@@ -370,10 +387,17 @@ impl Word for Gateway {
         if !is_usable(net.addr()) {
             return Err(unusable());
         }
-        let (longest, shortest) = if net.addr().is_ipv4() { (30, 8) } else { (126, 16) };
+        let (longest, shortest) = if net.addr().is_ipv4() {
+            (30, 8)
+        } else {
+            (126, 16)
+        };
         if !(shortest..=longest).contains(&net.prefix_len()) {
             return Err((
-                format!("has a prefix length of {}, which leaves no sensible network", net.prefix_len()),
+                format!(
+                    "has a prefix length of {}, which leaves no sensible network",
+                    net.prefix_len()
+                ),
                 format!("choose a length from {shortest} to {longest}"),
             ));
         }
@@ -386,7 +410,10 @@ impl Word for Gateway {
             let example = first.unwrap_or(net.addr());
             return Err((
                 "is not a host's address but the network's own or its broadcast address".into(),
-                format!("choose an address inside, such as \"{example}/{}\"", net.prefix_len()),
+                format!(
+                    "choose an address inside, such as \"{example}/{}\"",
+                    net.prefix_len()
+                ),
             ));
         }
         Ok(Gateway(net))
@@ -402,7 +429,8 @@ impl Word for Mac {
         if mac.is_unusable() {
             return Err((
                 "is a group address or all zeros, which no station can have".into(),
-                "leave it out to have one derived, or choose one such as \"02:00:5e:10:00:01\"".into(),
+                "leave it out to have one derived, or choose one such as \"02:00:5e:10:00:01\""
+                    .into(),
             ));
         }
         Ok(mac)
@@ -485,7 +513,10 @@ impl Word for AbsolutePath {
         if !text.starts_with('/') || text.contains(char::is_control) || text.len() > 4095 {
             return Err((
                 "is not an absolute path".into(),
-                format!("write the path from the root, such as \"{}\"", Self::EXAMPLE),
+                format!(
+                    "write the path from the root, such as \"{}\"",
+                    Self::EXAMPLE
+                ),
             ));
         }
         Ok(AbsolutePath(text.into()))
@@ -500,11 +531,21 @@ impl Word for SocketPath {
     const EXAMPLE: &'static str = "/var/lib/incus/unix.socket";
     const PATTERN: &'static str = "^/[^\\u0000-\\u001f]{0,106}$";
     fn parse(text: &str) -> Result<Self, (String, String)> {
-        let AbsolutePath(path) = AbsolutePath::parse(text)
-            .map_err(|(clause, _)| (clause, format!("write the path from the root, such as \"{}\"", Self::EXAMPLE)))?;
+        let AbsolutePath(path) = AbsolutePath::parse(text).map_err(|(clause, _)| {
+            (
+                clause,
+                format!(
+                    "write the path from the root, such as \"{}\"",
+                    Self::EXAMPLE
+                ),
+            )
+        })?;
         if text.len() > 107 {
             return Err((
-                format!("is {} bytes long, a socket's path has at most 107", text.len()),
+                format!(
+                    "is {} bytes long, a socket's path has at most 107",
+                    text.len()
+                ),
                 "choose a shorter path".into(),
             ));
         }

@@ -40,14 +40,20 @@ pub fn parse(name: &str, text: &str) -> Result<HostFile, Problems> {
 
 /// Reads and checks a file.
 pub fn load(path: &Path) -> Result<HostFile, LoadError> {
-    let unreadable = |source| LoadError::Unreadable { path: path.into(), source };
+    let unreadable = |source| LoadError::Unreadable {
+        path: path.into(),
+        source,
+    };
     let mut text = String::new();
     std::fs::File::open(path)
         .and_then(|file| file.take(MAX_BYTES + 1).read_to_string(&mut text))
         .map_err(unreadable)?;
     if text.len() as u64 > MAX_BYTES {
         let too_long = format!("longer than {MAX_BYTES} bytes");
-        return Err(unreadable(std::io::Error::new(std::io::ErrorKind::InvalidData, too_long)));
+        return Err(unreadable(std::io::Error::new(
+            std::io::ErrorKind::InvalidData,
+            too_long,
+        )));
     }
     Ok(parse(&path.display().to_string(), &text)?)
 }

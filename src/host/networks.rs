@@ -34,10 +34,15 @@ pub fn check(
     let zones = check_zones(&tables, findings);
     let vrfs = check_vrfs(&tables, vrf_tables, &devices, findings);
     check_host_routes(&tables, &vrfs, findings);
-    let checked = tables.iter().zip(zones).zip(&devices.of_networks).map(|((table, zone), devices)| {
-        let mtu = check_mtu(table, around, findings);
-        resolve(table, zone, devices, mtu, &vrfs, around.fabric)
-    });
+    let checked =
+        tables
+            .iter()
+            .zip(zones)
+            .zip(&devices.of_networks)
+            .map(|((table, zone), devices)| {
+                let mtu = check_mtu(table, around, findings);
+                resolve(table, zone, devices, mtu, &vrfs, around.fabric)
+            });
     // Every network is looked at, whatever is wrong with the others.
     let checked: Vec<Option<Network>> = checked.collect();
     checked.into_iter().collect()
@@ -80,7 +85,10 @@ fn check_names(tables: &[&NetworkTable], findings: &mut Findings<'_>) -> DeviceN
                 Some(first) => {
                     findings.add(
                         name.span(),
-                        format!("network.name: {} is already the name of the network in line {first}", quoted(text)),
+                        format!(
+                            "network.name: {} is already the name of the network in line {first}",
+                            quoted(text)
+                        ),
                         "give every network a name of its own",
                     );
                     // Its default device names follow from that.
@@ -110,7 +118,10 @@ fn check_names(tables: &[&NetworkTable], findings: &mut Findings<'_>) -> DeviceN
         of_networks.push((bridge, tunnel));
     }
     check_parents(tables, &of_networks, findings);
-    DeviceNames { of_networks, owners }
+    DeviceNames {
+        of_networks,
+        owners,
+    }
 }
 
 /// The name given, or the default with where it comes from.
@@ -153,14 +164,20 @@ fn check_parents(tables: &[&NetworkTable], devices: &[Devices], findings: &mut F
     for (index, table) in tables.iter().enumerate() {
         let Some(name) = &table.name else { continue };
         let text = name.get_ref().0.as_str();
-        let other = devices
-            .iter()
-            .enumerate()
-            .find(|(at, (bridge, _))| *at != index && bridge.as_ref().is_some_and(|bridge| bridge.as_str() == text));
+        let other = devices.iter().enumerate().find(|(at, (bridge, _))| {
+            *at != index
+                && bridge
+                    .as_ref()
+                    .is_some_and(|bridge| bridge.as_str() == text)
+        });
         if let Some((other, _)) = other {
             findings.add(
                 name.span(),
-                format!("network.name: {} is also the bridge of {}", quoted(text), name_of(tables[other])),
+                format!(
+                    "network.name: {} is also the bridge of {}",
+                    quoted(text),
+                    name_of(tables[other])
+                ),
                 "rename one of them: user.lxmesh.parent takes either name",
             );
         }
@@ -174,7 +191,11 @@ fn check_vnis(tables: &[&NetworkTable], findings: &mut Findings<'_>) {
         match seen.get(vni.get_ref()) {
             Some(first) => findings.add(
                 vni.span(),
-                format!("network.vni: {} is already the VNI of {}", vni.get_ref(), name_of(first)),
+                format!(
+                    "network.vni: {} is already the VNI of {}",
+                    vni.get_ref(),
+                    name_of(first)
+                ),
                 "give every network a VNI of its own",
             ),
             None => {
@@ -193,19 +214,35 @@ fn overlap(a: IpNet, b: IpNet) -> bool {
 }
 
 /// One gateway per family, and no prefix that is elsewhere too.
-fn check_gateways(tables: &[&NetworkTable], around: &Surroundings<'_>, findings: &mut Findings<'_>) {
-    let reflectors = list(&around.fabric.reflectors).iter().map(|address| IpNet::from(address.get_ref().0));
-    let underlay: Vec<IpNet> = around.supervisors.iter().copied().chain(reflectors).collect();
+fn check_gateways(
+    tables: &[&NetworkTable],
+    around: &Surroundings<'_>,
+    findings: &mut Findings<'_>,
+) {
+    let reflectors = list(&around.fabric.reflectors)
+        .iter()
+        .map(|address| IpNet::from(address.get_ref().0));
+    let underlay: Vec<IpNet> = around
+        .supervisors
+        .iter()
+        .copied()
+        .chain(reflectors)
+        .collect();
     for (index, table) in tables.iter().enumerate() {
         let gateways = list(&table.gateway);
         for (at, gateway) in gateways.iter().enumerate() {
             let Gateway(net) = *gateway.get_ref();
             let family = if net.addr().is_ipv6() { "IPv6" } else { "IPv4" };
-            let before = |other: &&Spanned<Gateway>| other.get_ref().0.addr().is_ipv6() == net.addr().is_ipv6();
+            let before = |other: &&Spanned<Gateway>| {
+                other.get_ref().0.addr().is_ipv6() == net.addr().is_ipv6()
+            };
             if let Some(first) = gateways[..at].iter().find(before) {
                 findings.add(
                     gateway.span(),
-                    format!("network.gateway: \"{net}\" is a second {family} gateway beside \"{}\"", first.get_ref().0),
+                    format!(
+                        "network.gateway: \"{net}\" is a second {family} gateway beside \"{}\"",
+                        first.get_ref().0
+                    ),
                     format!("keep one {family} gateway per network"),
                 );
                 continue;
@@ -213,12 +250,19 @@ fn check_gateways(tables: &[&NetworkTable], around: &Surroundings<'_>, findings:
             let taken = tables[..index]
                 .iter()
                 .filter(|other| vrf_name(other) == vrf_name(table))
-                .flat_map(|other| list(&other.gateway).iter().map(move |theirs| (other, theirs.get_ref().0)))
+                .flat_map(|other| {
+                    list(&other.gateway)
+                        .iter()
+                        .map(move |theirs| (other, theirs.get_ref().0))
+                })
                 .find(|(_, theirs)| overlap(net, *theirs));
             if let Some((other, theirs)) = taken {
                 findings.add(
                     gateway.span(),
-                    format!("network.gateway: \"{net}\" overlaps \"{theirs}\" of {}", name_of(other)),
+                    format!(
+                        "network.gateway: \"{net}\" overlaps \"{theirs}\" of {}",
+                        name_of(other)
+                    ),
                     "use prefixes that do not overlap, or put the networks into different VRFs",
                 );
             }
@@ -286,18 +330,28 @@ fn check_zones(tables: &[&NetworkTable], findings: &mut Findings<'_>) -> Vec<Opt
             continue;
         };
         // Equal VNIs have equal zones; that was said already.
-        let same_vni = matches!((&first.vni, &table.vni), (Some(a), Some(b)) if a.get_ref() == b.get_ref());
+        let same_vni =
+            matches!((&first.vni, &table.vni), (Some(a), Some(b)) if a.get_ref() == b.get_ref());
         if same_vni && first.conntrack_zone.is_none() && table.conntrack_zone.is_none() {
             continue;
         }
-        let free = (1..=u16::MAX).rev().find(|zone| !used.contains(zone)).unwrap_or(1);
+        let free = (1..=u16::MAX)
+            .rev()
+            .find(|zone| !used.contains(zone))
+            .unwrap_or(1);
         findings.add(
             span.clone(),
-            format!("network.conntrack_zone: {zone} is already the zone of {}", name_of(first)),
+            format!(
+                "network.conntrack_zone: {zone} is already the zone of {}",
+                name_of(first)
+            ),
             format!("set conntrack_zone to a number of its own, such as {free}"),
         );
     }
-    zones.into_iter().map(|zone| zone.map(|(_, zone)| zone)).collect()
+    zones
+        .into_iter()
+        .map(|zone| zone.map(|(_, zone)| zone))
+        .collect()
 }
 
 fn default_zone(vni: Vni) -> u16 {
@@ -323,12 +377,17 @@ fn check_vrfs(
             );
             continue;
         }
-        let used = tables.iter().any(|table| vrf_name(table) == Some(name.get_ref()));
+        let used = tables
+            .iter()
+            .any(|table| vrf_name(table) == Some(name.get_ref()));
         if !used && findings.complete && !findings.about("network.vrf") {
             findings.add(
                 name.span(),
                 format!("vrf.name: no network belongs to \"{}\"", name.get_ref()),
-                format!("add vrf = \"{}\" to a network, or remove this [[vrf]]", name.get_ref()),
+                format!(
+                    "add vrf = \"{}\" to a network, or remove this [[vrf]]",
+                    name.get_ref()
+                ),
             );
         }
         if let Some(table) = &vrf.table
@@ -336,11 +395,17 @@ fn check_vrfs(
         {
             findings.add(
                 table.span(),
-                format!("vrf.table: {} is a table that every host has already", table.get_ref().0),
+                format!(
+                    "vrf.table: {} is a table that every host has already",
+                    table.get_ref().0
+                ),
                 "choose a number other than 253, 254 and 255",
             );
         }
-        declared.insert(name.get_ref(), vrf.table.as_ref().map(|table| table.get_ref().get()));
+        declared.insert(
+            name.get_ref(),
+            vrf.table.as_ref().map(|table| table.get_ref().get()),
+        );
     }
     let mut vrfs: BTreeMap<IfName, Vrf> = BTreeMap::new();
     let mut by_number: BTreeMap<u32, IfName> = BTreeMap::new();
@@ -358,7 +423,10 @@ fn check_vrfs(
             );
         }
         let members = tables.iter().filter(|other| vrf_name(other) == Some(name));
-        let lowest = members.filter_map(|member| member.vni.as_ref()).map(|vni| vni.get_ref().get()).min();
+        let lowest = members
+            .filter_map(|member| member.vni.as_ref())
+            .map(|vni| vni.get_ref().get())
+            .min();
         let number = match declared.get(name) {
             Some(Some(number)) => *number,
             _ => match lowest {
@@ -374,24 +442,41 @@ fn check_vrfs(
             );
         }
         by_number.entry(number).or_insert_with(|| name.clone());
-        vrfs.insert(name.clone(), Vrf { name: name.clone(), table: number });
+        vrfs.insert(
+            name.clone(),
+            Vrf {
+                name: name.clone(),
+                table: number,
+            },
+        );
     }
     vrfs
 }
 
-fn check_host_routes(tables: &[&NetworkTable], vrfs: &BTreeMap<IfName, Vrf>, findings: &mut Findings<'_>) {
+fn check_host_routes(
+    tables: &[&NetworkTable],
+    vrfs: &BTreeMap<IfName, Vrf>,
+    findings: &mut Findings<'_>,
+) {
     for table in tables {
-        let Some(routes) = &table.host_routes else { continue };
+        let Some(routes) = &table.host_routes else {
+            continue;
+        };
         match routes.get_ref().0 {
             RouteTable::Main => {}
             RouteTable::Vrf if table.vrf.is_some() => {}
             RouteTable::Vrf => findings.add(
                 routes.span(),
-                format!("network.host_routes: \"vrf\", but {} is in no VRF", name_of(table)),
+                format!(
+                    "network.host_routes: \"vrf\", but {} is in no VRF",
+                    name_of(table)
+                ),
                 "add vrf = \"…\" to the network, or write \"main\"",
             ),
             RouteTable::Number(number) => {
-                let Some(vrf) = vrfs.values().find(|vrf| vrf.table == number) else { continue };
+                let Some(vrf) = vrfs.values().find(|vrf| vrf.table == number) else {
+                    continue;
+                };
                 let (name, own) = (&vrf.name, vrf_name(table) == Some(&vrf.name));
                 findings.add(
                     routes.span(),
@@ -408,7 +493,9 @@ fn check_host_routes(tables: &[&NetworkTable], vrfs: &BTreeMap<IfName, Vrf>, fin
 
 /// The smallest MTU that a host must be able to use: RFC 8200 section 5, RFC 791 page 25.
 fn least_mtu(table: &NetworkTable) -> (u32, &'static str) {
-    let ipv6 = list(&table.gateway).iter().any(|gateway| gateway.get_ref().0.addr().is_ipv6());
+    let ipv6 = list(&table.gateway)
+        .iter()
+        .any(|gateway| gateway.get_ref().0.addr().is_ipv6());
     match ipv6 {
         true => (1280, "IPv6 needs"),
         false => (576, "IPv4 hosts may expect"),
@@ -416,9 +503,20 @@ fn least_mtu(table: &NetworkTable) -> (u32, &'static str) {
 }
 
 /// The network's MTU. `None` if that is not possible or the fabric's is not known.
-fn check_mtu(table: &NetworkTable, around: &Surroundings<'_>, findings: &mut Findings<'_>) -> Option<u32> {
-    let underlay = or(&around.fabric.underlay_mtu, |mtu| mtu.get(), DEFAULT_UNDERLAY_MTU);
-    let ipv6 = around.supervisors.first().is_some_and(|net| net.addr().is_ipv6());
+fn check_mtu(
+    table: &NetworkTable,
+    around: &Surroundings<'_>,
+    findings: &mut Findings<'_>,
+) -> Option<u32> {
+    let underlay = or(
+        &around.fabric.underlay_mtu,
+        |mtu| mtu.get(),
+        DEFAULT_UNDERLAY_MTU,
+    );
+    let ipv6 = around
+        .supervisors
+        .first()
+        .is_some_and(|net| net.addr().is_ipv6());
     let sum = MtuSum::new(underlay, ipv6, around.ipsec);
     let (least, who) = least_mtu(table);
     let most = sum.overlay();
@@ -495,7 +593,11 @@ fn resolve(
         tunnel: tunnel?,
         gateway4,
         gateway6,
-        gateway_mac: check::or(gateway_mac, |mac| *mac, derived_gateway_mac(fabric_name, vni)),
+        gateway_mac: check::or(
+            gateway_mac,
+            |mac| *mac,
+            derived_gateway_mac(fabric_name, vni),
+        ),
         mtu: mtu?,
         vxlan_port: port_of(table, fabric),
         gbp: gbp_of(table, fabric),
@@ -506,6 +608,9 @@ fn resolve(
         },
         host_routes: host_routes.as_ref().map(|routes| routes.get_ref().0),
         conntrack_zone: zone?,
-        dns: list(dns).iter().map(|address| address.get_ref().0).collect(),
+        dns: list(dns)
+            .iter()
+            .map(|address| address.get_ref().0)
+            .collect(),
     })
 }
