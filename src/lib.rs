@@ -8,3 +8,11 @@
 pub mod addr;
 pub mod generate;
 pub mod host;
+pub mod kernel;
+pub mod control;
+pub mod dhcp;
+pub mod kinds;
+pub mod lxd;
+pub mod model;
+pub mod policy;
+pub mod reconcile;

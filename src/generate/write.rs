@@ -3,10 +3,11 @@
 //! files together, before anything is written. What the programs do with them is not its business.
 
 use super::{MARKER, OutputFile};
+use crate::kernel::files::write_atomic;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown};
+use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
 use std::{fmt, fs, io};
 
@@ -269,12 +270,15 @@ fn put(path: &Path, output: &OutputFile) -> Result<(), WriteError> {
     let directory = path.parent().unwrap_or(Path::new("/"));
     fs::create_dir_all(directory).map_err(failed("make the directory", directory))?;
     // FRR's directory is FRR's, and so are its files.
-    let owner = fs::metadata(path)
+    let owner = fs::symlink_metadata(path)
         .or_else(|_| fs::metadata(directory))
         .map_err(failed("look at", directory))?;
-    let owner = (owner.uid(), owner.gid());
-    write_atomic(path, output.contents.as_bytes(), output.mode, Some(owner))
-        .map_err(failed("write", path))
+    write_atomic(path, output.contents.as_bytes(), output.mode).map_err(failed("write", path))?;
+    let written = fs::metadata(path).map_err(failed("look at", path))?;
+    if (owner.uid(), owner.gid()) == (written.uid(), written.gid()) {
+        return Ok(());
+    }
+    chown(path, Some(owner.uid()), Some(owner.gid())).map_err(failed("give its owner", path))
 }
 
 fn read_manifest(root: &Path) -> Result<Manifest, WriteError> {
@@ -297,7 +301,7 @@ fn write_manifest(root: &Path, manifest: &Manifest) -> Result<(), WriteError> {
     }
     let directory = path.parent().unwrap_or(root);
     fs::create_dir_all(directory).map_err(failed("make the directory", directory))?;
-    write_atomic(&path, text.as_bytes(), 0o644, None).map_err(failed("write", &path))
+    write_atomic(&path, text.as_bytes(), 0o644).map_err(failed("write", &path))
 }
 
 fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> WriteError {
@@ -328,38 +332,4 @@ fn free_name(root: &Path, path: &Path) -> PathBuf {
         .map(name)
         .find(|name| fs::symlink_metadata(under(root, name)).is_err())
         .expect("an endless range has a free name")
-}
-
-/// The old contents or the new, whenever the power fails: temporary file, fsync, rename, fsync of
-/// the directory.
-fn write_atomic(path: &Path, bytes: &[u8], mode: u32, owner: Option<(u32, u32)>) -> io::Result<()> {
-    use io::Write;
-    let directory = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
-    let mut name = std::ffi::OsString::from(".");
-    name.push(path.file_name().ok_or(io::ErrorKind::InvalidInput)?);
-    name.push(format!(".{}.tmp", std::process::id()));
-    let temporary = directory.join(name);
-    let write = || {
-        let _ = fs::remove_file(&temporary); // of a killed process that had our number
-        let mut file = fs::OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(mode & 0o600)
-            .open(&temporary)?;
-        file.write_all(bytes)?;
-        let metadata = file.metadata()?;
-        if let Some((uid, gid)) = owner
-            && (uid, gid) != (metadata.uid(), metadata.gid())
-        {
-            chown(&temporary, Some(uid), Some(gid))?;
-        }
-        file.set_permissions(fs::Permissions::from_mode(mode))?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)
-    };
-    if let Err(error) = write() {
-        let _ = fs::remove_file(&temporary); // the first error is the one to tell
-        return Err(error);
-    }
-    fs::File::open(directory)?.sync_all()
 }

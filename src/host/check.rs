@@ -1,10 +1,11 @@
 //! From what could be read to a checked [`HostFile`]: the rules of everything but the networks.
 //! Each rule works on what is there, so that one mistake does not hide another.
 
-use super::keys::{self, FabricTable, File, HostAddress, Identity, List, PrefixOrAddress, TagBits};
+use super::keys::{self, FabricTable, File, List, TagBits};
 use super::networks;
 use super::problem::{Findings, quoted};
 use super::schema::{Agent, Dhcp, Fabric, HostFile, HostOverrides, Ipsec, Lxd, Role};
+use super::words::{HostAddress, Identity, PrefixOrAddress, RoleName};
 use crate::addr::{IpAddr, IpNet};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -363,7 +364,7 @@ fn check_host(
             "write \"supervisor\", \"reflector\", or both, or remove the key to detect the roles",
         );
     }
-    let name = |role: &keys::RoleName| match role.0 {
+    let name = |role: &RoleName| match role.0 {
         Role::Supervisor => "supervisor",
         Role::Reflector => "reflector",
     };

@@ -1,7 +1,8 @@
 //! The host file `/etc/lxmesh/host.toml`: read, checked, defaults filled in.
 //!
-//! `keys.rs` declares the keys, `value.rs` reads one value, `check.rs` and `networks.rs` hold the
-//! rules between keys, `problem.rs` says what is wrong and where, `schema.rs` is the result.
+//! `keys.rs` declares the keys, `words.rs` their types, `value.rs` how a value is read; `check.rs`,
+//! `networks.rs` and `vrfs.rs` hold the rules between keys, `mtu.rs` a sum that one of them needs;
+//! `problem.rs` says what is wrong and where, `schema.rs` is the result.
 //! Nothing here looks at the machine it runs on.
 
 mod check;
@@ -11,6 +12,8 @@ mod networks;
 mod problem;
 pub mod schema;
 mod value;
+mod vrfs;
+mod words;
 
 pub use keys::json_schema;
 pub use mtu::MtuSum;

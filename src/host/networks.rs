@@ -1,11 +1,13 @@
-//! The rules of `[[network]]` and `[[vrf]]`: names, VNIs, gateways, MTU, ports, zones and tables,
-//! each by itself and against one another; and the defaults that are computed from other keys.
+//! The rules of `[[network]]`: names, VNIs, gateways, MTU, ports and zones, each by itself and
+//! against one another; and the defaults that are computed from other keys.
 
 use super::check::{self, DEFAULT_UNDERLAY_MTU, DEFAULT_VXLAN_PORT, list, or};
-use super::keys::{FabricTable, Gateway, NetworkTable, VrfTable};
+use super::keys::{FabricTable, NetworkTable, VrfTable};
 use super::mtu::MtuSum;
 use super::problem::{Findings, quoted};
-use super::schema::{Network, RouteTable, Vrf};
+use super::schema::{Network, Vrf};
+use super::vrfs;
+use super::words::Gateway;
 use crate::addr::{IfName, IpNet, Mac, Vni};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -32,8 +34,8 @@ pub fn check(
     check_gateways(&tables, around, findings);
     check_gbp(&tables, around.fabric, findings);
     let zones = check_zones(&tables, findings);
-    let vrfs = check_vrfs(&tables, vrf_tables, &devices, findings);
-    check_host_routes(&tables, &vrfs, findings);
+    let vrfs = vrfs::check_vrfs(&tables, vrf_tables, &devices, findings);
+    vrfs::check_host_routes(&tables, &vrfs, findings);
     let checked =
         tables
             .iter()
@@ -57,7 +59,7 @@ pub fn derived_gateway_mac(fabric: &str, vni: Vni) -> Mac {
     Mac([(a & 0xfc) | 2, b, c, d, e, f])
 }
 
-fn name_of(table: &NetworkTable) -> String {
+pub fn name_of(table: &NetworkTable) -> String {
     match &table.name {
         Some(name) => format!("network {}", quoted(&name.get_ref().0)),
         None => "another network".into(),
@@ -67,10 +69,10 @@ fn name_of(table: &NetworkTable) -> String {
 /// Bridge and tunnel of one network, where they are known.
 type Devices = (Option<IfName>, Option<IfName>);
 
-struct DeviceNames {
+pub struct DeviceNames {
     of_networks: Vec<Devices>,
     /// Every name, and who has it.
-    owners: BTreeMap<IfName, String>,
+    pub owners: BTreeMap<IfName, String>,
 }
 
 /// Names of networks and of their devices: each once, and not too long.
@@ -205,7 +207,7 @@ fn check_vnis(tables: &[&NetworkTable], findings: &mut Findings<'_>) {
     }
 }
 
-fn vrf_name(table: &NetworkTable) -> Option<&IfName> {
+pub fn vrf_name(table: &NetworkTable) -> Option<&IfName> {
     table.vrf.as_ref().map(Spanned::get_ref)
 }
 
@@ -357,138 +359,6 @@ fn check_zones(tables: &[&NetworkTable], findings: &mut Findings<'_>) -> Vec<Opt
 fn default_zone(vni: Vni) -> u16 {
     let vni = vni.get();
     u16::try_from(vni).unwrap_or((vni % 65535) as u16 + 1)
-}
-
-/// Every VRF that a network names, with its table.
-fn check_vrfs(
-    tables: &[&NetworkTable],
-    vrf_tables: &[Spanned<VrfTable>],
-    devices: &DeviceNames,
-    findings: &mut Findings<'_>,
-) -> BTreeMap<IfName, Vrf> {
-    let mut declared: BTreeMap<&IfName, Option<u32>> = BTreeMap::new();
-    for vrf in vrf_tables.iter().map(Spanned::get_ref) {
-        let Some(name) = &vrf.name else { continue };
-        if declared.contains_key(name.get_ref()) {
-            findings.add(
-                name.span(),
-                format!("vrf.name: \"{}\" is there twice", name.get_ref()),
-                "remove one of them",
-            );
-            continue;
-        }
-        let used = tables
-            .iter()
-            .any(|table| vrf_name(table) == Some(name.get_ref()));
-        if !used && findings.complete && !findings.about("network.vrf") {
-            findings.add(
-                name.span(),
-                format!("vrf.name: no network belongs to \"{}\"", name.get_ref()),
-                format!(
-                    "add vrf = \"{}\" to a network, or remove this [[vrf]]",
-                    name.get_ref()
-                ),
-            );
-        }
-        if let Some(table) = &vrf.table
-            && (253..=255).contains(&table.get_ref().0)
-        {
-            findings.add(
-                table.span(),
-                format!(
-                    "vrf.table: {} is a table that every host has already",
-                    table.get_ref().0
-                ),
-                "choose a number other than 253, 254 and 255",
-            );
-        }
-        declared.insert(
-            name.get_ref(),
-            vrf.table.as_ref().map(|table| table.get_ref().get()),
-        );
-    }
-    let mut vrfs: BTreeMap<IfName, Vrf> = BTreeMap::new();
-    let mut by_number: BTreeMap<u32, IfName> = BTreeMap::new();
-    for table in tables {
-        let Some(vrf) = &table.vrf else { continue };
-        let name = vrf.get_ref();
-        if vrfs.contains_key(name) {
-            continue;
-        }
-        if let Some(owner) = devices.owners.get(name) {
-            findings.add(
-                vrf.span(),
-                format!("network.vrf: \"{name}\" is already the {owner}"),
-                "give every device a name of its own",
-            );
-        }
-        let members = tables.iter().filter(|other| vrf_name(other) == Some(name));
-        let lowest = members
-            .filter_map(|member| member.vni.as_ref())
-            .map(|vni| vni.get_ref().get())
-            .min();
-        let number = match declared.get(name) {
-            Some(Some(number)) => *number,
-            _ => match lowest {
-                Some(vni) => 1000 + vni,
-                None => continue,
-            },
-        };
-        if let Some(other) = by_number.get(&number) {
-            findings.add(
-                vrf.span(),
-                format!("network.vrf: \"{name}\" would have routing table {number}, which VRF \"{other}\" has"),
-                format!("add [[vrf]] with name = \"{name}\" and a table of its own"),
-            );
-        }
-        by_number.entry(number).or_insert_with(|| name.clone());
-        vrfs.insert(
-            name.clone(),
-            Vrf {
-                name: name.clone(),
-                table: number,
-            },
-        );
-    }
-    vrfs
-}
-
-fn check_host_routes(
-    tables: &[&NetworkTable],
-    vrfs: &BTreeMap<IfName, Vrf>,
-    findings: &mut Findings<'_>,
-) {
-    for table in tables {
-        let Some(routes) = &table.host_routes else {
-            continue;
-        };
-        match routes.get_ref().0 {
-            RouteTable::Main => {}
-            RouteTable::Vrf if table.vrf.is_some() => {}
-            RouteTable::Vrf => findings.add(
-                routes.span(),
-                format!(
-                    "network.host_routes: \"vrf\", but {} is in no VRF",
-                    name_of(table)
-                ),
-                "add vrf = \"…\" to the network, or write \"main\"",
-            ),
-            RouteTable::Number(number) => {
-                let Some(vrf) = vrfs.values().find(|vrf| vrf.table == number) else {
-                    continue;
-                };
-                let (name, own) = (&vrf.name, vrf_name(table) == Some(&vrf.name));
-                findings.add(
-                    routes.span(),
-                    format!("network.host_routes: {number} is the table of VRF \"{name}\""),
-                    match own {
-                        true => "write \"vrf\"".to_string(),
-                        false => format!("add vrf = \"{name}\" to the network and write \"vrf\", or choose another table"),
-                    },
-                );
-            }
-        }
-    }
 }
 
 /// The smallest MTU that a host must be able to use: RFC 8200 section 5, RFC 791 page 25.
