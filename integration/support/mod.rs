@@ -94,14 +94,15 @@ impl Ns {
     }
 }
 
-/// A bridge `br0` with the veth `v0` (and its free end `p0`) and `v1` (`p1`) in it, all up.
+/// A bridge `br0` with the veth `v0` (and its free end `p0`) and `v1` (`p1`) in it, all up. They learn
+/// nothing, so that only the test changes the FDB.
 pub fn with_bridge(body: impl FnOnce(&Ns, &mut Rtnl) + Send) {
     in_netns(|ns| {
         ns.sh(
             "ip link add br0 type bridge mcast_snooping 1
              ip link add v0 type veth peer name p0
              ip link add v1 type veth peer name p1
-             for i in v0 v1; do ip link set $i master br0 up; done
+             for i in v0 v1; do ip link set $i master br0; bridge link set dev $i learning off; ip link set $i up; done
              for i in p0 p1 br0; do ip link set $i up; done",
         );
         let mut rtnl = Rtnl::open().unwrap();
