@@ -239,12 +239,13 @@ fn port_attributes_are_set_one_by_one_and_the_others_are_left() {
     with_bridge(|ns, rtnl| {
         let index = ns.index("v0");
         let data = |ns: &Ns| ns.link("v0")["linkinfo"]["info_slave_data"].clone();
-        let one = |f: fn(&mut PortSet, bool), value| {
+        type Setter = fn(&mut PortSet, bool);
+        let one = |f: Setter, value| {
             let mut attrs = PortSet::default();
             f(&mut attrs, value);
             attrs
         };
-        let attributes: [(&str, fn(&mut PortSet, bool)); 10] = [
+        let attributes: [(&str, Setter); 10] = [
             ("learning", |a, v| a.learning = Some(v)),
             ("flood", |a, v| a.unicast_flood = Some(v)),
             ("mcast_flood", |a, v| a.mcast_flood = Some(v)),

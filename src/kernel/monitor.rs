@@ -79,6 +79,7 @@ pub enum Knock {
         table: u32,
         protocol: u8,
     },
+    /// A permanent entry came or went. What ports join and leave by themselves does not knock.
     Mdb {
         bridge: u32,
         port: u32,

@@ -161,7 +161,8 @@ impl Nft {
         found.ok_or_else(|| KernelError::ours(attempt, libc::EPROTO, "the reply has no generation"))
     }
 
-    /// All elements of a set, from one generation. None if there is no such table or set.
+    /// All elements of a set, from one generation. None if there is no such table or set. Of an
+    /// interval set it gives the raw ends, which `transaction` does not make.
     pub fn elements(&mut self, family: Family, table: &str, set: &str) -> Result<Option<Vec<Element>>, KernelError> {
         let attempt = format_args!("reading the elements of set {} {table} {set}", family.name());
         check_names(attempt, &[table, set])?;
@@ -351,7 +352,7 @@ fn parse_data(data: &Attr<'_>) -> Option<Vec<u8>> {
     }
     let code = attr.attrs().find(NFTA_VERDICT_CODE)?.be32()?;
     let chain = attr.attrs().find(NFTA_VERDICT_CHAIN).and_then(|c| c.text());
-    Some(verdict(code.cast_signed(), chain.as_deref().unwrap_or("")))
+    Some(verdict(code as i32, chain.as_deref().unwrap_or("")))
 }
 
 fn parse_comment(mut userdata: &[u8]) -> Option<String> {

@@ -47,7 +47,7 @@ pub struct BridgeSet {
 }
 
 /// One change. Indexes are interface indexes. Doing one twice is harmless, except for `RouteAdd`
-/// (EEXIST) and deletes (ENOENT, or ESRCH for a route).
+/// (EEXIST) and deletes (ENOENT, for a route ESRCH).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Op {
     LinkUp {

@@ -309,10 +309,8 @@ impl Rtnl {
         let first = self.socket.reserve(ops.len());
         let last = ops.len() - 1;
         self.out.clear();
-        let mut seq = first;
-        for (i, op) in ops.iter().enumerate() {
+        for (seq, (i, op)) in (first..).zip(ops.iter().enumerate()) {
             op.write(&mut self.out, seq, if i == last { NLM_F_ACK } else { 0 });
-            seq += 1;
         }
         self.socket.send(self.out.as_bytes())?;
         loop {
