@@ -84,7 +84,9 @@ impl KernelKind for Fdb {
         let mut wanted_ports = BTreeSet::new();
         wanted_ports.extend(desired.values().filter_map(|attrs| attrs.port.clone()));
         for network in &look.host.networks {
-            let Some(svi) = look.facts.svi(network) else { continue };
+            let Some(svi) = look.facts.svi(network) else {
+                continue;
+            };
             let entries = match scope {
                 Scope::All => look.kernel.rtnl.fdb(svi.index)?,
                 Scope::Keys(keys) => {
@@ -95,12 +97,25 @@ impl KernelKind for Fdb {
                     entries
                 }
             };
-            for FdbEntry { mac, port, vlan, ext_learned, .. } in entries {
+            for FdbEntry {
+                mac,
+                port,
+                vlan,
+                ext_learned,
+                ..
+            } in entries
+            {
                 if vlan != 0 {
                     continue;
                 }
-                let link = look.facts.name_of(port).and_then(|name| look.facts.link(name));
-                let key = Key { svi: network.bridge.clone(), mac };
+                let link = look
+                    .facts
+                    .name_of(port)
+                    .and_then(|name| look.facts.link(name));
+                let key = Key {
+                    svi: network.bridge.clone(),
+                    mac,
+                };
                 let ours = ext_learned
                     && link.is_some_and(|link| {
                         port_attrs::is_ours(link) || wanted_ports.contains(&link.name)
@@ -123,13 +138,20 @@ impl KernelKind for Fdb {
             let mac = change.key().mac;
             let port = |attrs: &Attrs| {
                 let name = attrs.port.as_ref();
-                index_of(facts, name.ok_or_else(|| KindError::Gone("the port".into()))?)
+                index_of(
+                    facts,
+                    name.ok_or_else(|| KindError::Gone("the port".into()))?,
+                )
             };
             Ok(vec![match change {
-                Change::Create { want, .. } | Change::Update { want, .. } => {
-                    Op::FdbReplace { port: port(want)?, mac }
-                }
-                Change::Delete { have, .. } => Op::FdbDelete { port: port(have)?, mac },
+                Change::Create { want, .. } | Change::Update { want, .. } => Op::FdbReplace {
+                    port: port(want)?,
+                    mac,
+                },
+                Change::Delete { have, .. } => Op::FdbDelete {
+                    port: port(have)?,
+                    mac,
+                },
             }])
         })
     }

@@ -75,7 +75,10 @@ impl Kind for Neighbour {
         let mut wanted = Table::<Self>::new();
         for (nic, network, _) in inputs.connectable() {
             for address in nic.addresses() {
-                let key = Key { svi: network.bridge.clone(), address };
+                let key = Key {
+                    svi: network.bridge.clone(),
+                    address,
+                };
                 let attrs = Attrs {
                     mac: Some(nic.mac),
                     permanent: true,
@@ -97,7 +100,9 @@ impl KernelKind for Neighbour {
     ) -> Result<Table<Self>, KindError> {
         let mut found = Table::<Self>::new();
         for network in &look.host.networks {
-            let Some(svi) = look.facts.svi(network) else { continue };
+            let Some(svi) = look.facts.svi(network) else {
+                continue;
+            };
             let entries = match scope {
                 Scope::All => look.kernel.rtnl.neighbours(svi.index)?,
                 Scope::Keys(keys) => {
@@ -109,7 +114,10 @@ impl KernelKind for Neighbour {
                 }
             };
             for entry in entries {
-                let key = Key { svi: network.bridge.clone(), address: entry.address };
+                let key = Key {
+                    svi: network.bridge.clone(),
+                    address: entry.address,
+                };
                 if entry.protocol == PROTOCOL || desired.contains_key(&key) {
                     found.insert(key, Attrs::from(&entry));
                 }
@@ -129,7 +137,11 @@ impl KernelKind for Neighbour {
             Ok(vec![match change {
                 Change::Create { want, .. } | Change::Update { want, .. } => {
                     let mac = want.mac.expect("derive always sets the MAC");
-                    Op::NeighbourReplace { device, address, mac }
+                    Op::NeighbourReplace {
+                        device,
+                        address,
+                        mac,
+                    }
                 }
                 Change::Delete { .. } => Op::NeighbourDelete { device, address },
             }])

@@ -21,7 +21,12 @@ pub struct Key {
 
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "@{} {{ {} }}", self.set.name(), self.key.text(self.set.key()))
+        write!(
+            f,
+            "@{} {{ {} }}",
+            self.set.name(),
+            self.key.text(self.set.key())
+        )
     }
 }
 
@@ -53,7 +58,10 @@ impl Kind for NftElement {
 }
 
 fn put(wanted: &mut Table<NftElement>, set: Set, key: &[Value<'_>], data: Option<Value<'_>>) {
-    let key = Key { set, key: Bytes::of(key) };
+    let key = Key {
+        set,
+        key: Bytes::of(key),
+    };
     wanted.insert(key, Attrs(data.map(|value| Bytes::of(&[value]))));
 }
 
@@ -72,8 +80,18 @@ fn network_elements(inputs: &Inputs<'_>, wanted: &mut Table<NftElement>) {
         if let Some(tunnel) = inputs.facts.tunnel(network) {
             let tunnel = Value::IfIndex(tunnel.index);
             put(wanted, Set::Overlay, &[tunnel], None);
-            put(wanted, Set::Routers, &[tunnel, Value::Mac(network.gateway_mac)], None);
-            put(wanted, Set::Zones, &[tunnel], Some(Value::Zone(network.conntrack_zone)));
+            put(
+                wanted,
+                Set::Routers,
+                &[tunnel, Value::Mac(network.gateway_mac)],
+                None,
+            );
+            put(
+                wanted,
+                Set::Zones,
+                &[tunnel],
+                Some(Value::Zone(network.conntrack_zone)),
+            );
         }
     }
 }
@@ -93,14 +111,32 @@ fn nic_elements(inputs: &Inputs<'_>, wanted: &mut Table<NftElement>) {
             };
             put(wanted, set, &[port, mac, Value::Ip(address)], None);
         }
-        put(wanted, Set::Zones, &[port], Some(Value::Zone(network.conntrack_zone)));
+        put(
+            wanted,
+            Set::Zones,
+            &[port],
+            Some(Value::Zone(network.conntrack_zone)),
+        );
         if nic.tags != 0 {
-            put(wanted, Set::Marks, &[port], Some(Value::Mark(nic.tags.into())));
+            put(
+                wanted,
+                Set::Marks,
+                &[port],
+                Some(Value::Mark(nic.tags.into())),
+            );
         }
-        for (set, services) in [(Set::OutSvc, &nic.out_services), (Set::InSvc, &nic.in_services)] {
+        for (set, services) in [
+            (Set::OutSvc, &nic.out_services),
+            (Set::InSvc, &nic.in_services),
+        ] {
             for service in services {
                 let protocol = Value::Protocol(service.protocol.number());
-                put(wanted, set, &[port, protocol, Value::Port(service.port)], None);
+                put(
+                    wanted,
+                    set,
+                    &[port, protocol, Value::Port(service.port)],
+                    None,
+                );
             }
         }
     }
@@ -135,8 +171,15 @@ pub fn observe(
                 looked_up.into_iter().flatten().collect()
             }
         };
-        for Element { key, data, comment: _ } in elements {
-            let Some(key) = Bytes::from_kernel(&key) else { continue };
+        for Element {
+            key,
+            data,
+            comment: _,
+        } in elements
+        {
+            let Some(key) = Bytes::from_kernel(&key) else {
+                continue;
+            };
             let data = data.as_deref().and_then(Bytes::from_kernel);
             found.insert(Key { set, key }, Attrs(data));
         }

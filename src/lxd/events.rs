@@ -97,13 +97,18 @@ fn knocks(text: &[u8]) -> Vec<Knock> {
     } = lifecycle;
     // A profile's change reaches each instance by an event of its own in LXD 5.0, but not
     // everywhere; a renamed project changes every instance's identity.
-    if matches!(action.as_str(), "profile-updated" | "profile-renamed" | "project-renamed") {
+    if matches!(
+        action.as_str(),
+        "profile-updated" | "profile-renamed" | "project-renamed"
+    ) {
         return vec![Knock::Everything];
     }
     let Some(what) = action.strip_prefix("instance-") else {
         return Vec::new();
     };
-    let harmless = ["exec", "console", "log", "file", "snapshot", "backup", "metadata"];
+    let harmless = [
+        "exec", "console", "log", "file", "snapshot", "backup", "metadata",
+    ];
     if harmless.iter().any(|prefix| what.starts_with(prefix)) {
         return Vec::new();
     }
@@ -159,10 +164,16 @@ mod tests {
         assert_eq!(event("instance-started", r#","name":"c3""#), [id("c3")]);
         assert_eq!(event("instance-started", ""), [id("c3")]);
         assert_eq!(
-            event("instance-renamed", r#","name":"c5","context":{"old_name":"c4"}"#),
+            event(
+                "instance-renamed",
+                r#","name":"c5","context":{"old_name":"c4"}"#
+            ),
             [id("c5"), id("c4")]
         );
-        assert_eq!(event("instance-renamed", r#","name":"c5""#), [Knock::Everything]);
+        assert_eq!(
+            event("instance-renamed", r#","name":"c5""#),
+            [Knock::Everything]
+        );
     }
 
     #[test]

@@ -91,9 +91,7 @@ pub fn resolve(host: &HostFile, inventory: &Inventory, before: &[Nic]) -> Resolv
         }
     }
     // Earlier claims first; the order decides who keeps what two NICs want.
-    candidates.sort_by(|(a, x), (b, y)| {
-        (&a.last_used_at, &x.id).cmp(&(&b.last_used_at, &y.id))
-    });
+    candidates.sort_by(|(a, x), (b, y)| (&a.last_used_at, &x.id).cmp(&(&b.last_used_at, &y.id)));
     let mut taken = Taken::default();
     for (_, nic) in &candidates {
         taken.claim_as_holder(nic, &holders);
@@ -192,7 +190,10 @@ where
     };
     let general: IpAddr = address.into();
     if !is_assignable(general) || !network.admits(general) {
-        let nets: Vec<_> = network.gateways().map(|net| net.trunc().to_string()).collect();
+        let nets: Vec<_> = network
+            .gateways()
+            .map(|net| net.trunc().to_string())
+            .collect();
         problems.add(format!(
             "user.lxmesh.{key}={general} cannot be used in network {}: choose a free address of {} other than the gateway's",
             network.name,
@@ -242,7 +243,11 @@ enum Claim {
 }
 
 fn claims(nic: &Nic) -> impl Iterator<Item = Claim> + '_ {
-    let own = nic.ipv4.map(IpAddr::V4).into_iter().chain(nic.ipv6.map(IpAddr::V6));
+    let own = nic
+        .ipv4
+        .map(IpAddr::V4)
+        .into_iter()
+        .chain(nic.ipv6.map(IpAddr::V6));
     [
         Claim::Port(nic.port.clone()),
         Claim::Mac(nic.network.clone(), nic.mac),
@@ -293,7 +298,9 @@ impl Taken {
             };
             match claim {
                 Claim::Port(port) => {
-                    complain(format!("host device {port} belongs to {holder}; the NIC stays unconnected"));
+                    complain(format!(
+                        "host device {port} belongs to {holder}; the NIC stays unconnected"
+                    ));
                     return;
                 }
                 Claim::Mac(network, mac) => {

@@ -128,11 +128,17 @@ pub async fn run(host_path: &Path) -> Result<(), StartError> {
     let mut kernel = Kernel::open()?;
     check_ruleset(&mut kernel, &host)?;
     let control_path = host.agent.control_socket.clone();
-    let listener = server::listen(&control_path).await.map_err(|error| {
-        StartError::ControlSocket { path: control_path.clone(), why: error.to_string() }
-    })?;
+    let listener =
+        server::listen(&control_path)
+            .await
+            .map_err(|error| StartError::ControlSocket {
+                path: control_path.clone(),
+                why: error.to_string(),
+            })?;
     // Before the first look, so that nothing that happens after it is missed.
-    let mut monitor = Monitor::open(&MonitorFilter { tunnels: Vec::new() })?;
+    let mut monitor = Monitor::open(&MonitorFilter {
+        tunnels: Vec::new(),
+    })?;
     monitor.ignore(kernel.rtnl.portid(), kernel.nft.portid())?;
 
     let (requests_in, requests) = mpsc::channel(16);
@@ -151,7 +157,12 @@ pub async fn run(host_path: &Path) -> Result<(), StartError> {
         world: World::default(),
         repairs: Repairs::default(),
         pending: Pending::default(),
-        lxd: LxdState { server: String::new(), connected: false, error: None, listed: None },
+        lxd: LxdState {
+            server: String::new(),
+            connected: false,
+            error: None,
+            listed: None,
+        },
         asks,
         dhcp_orders,
         dhcp_state,
@@ -177,7 +188,11 @@ pub async fn run(host_path: &Path) -> Result<(), StartError> {
 }
 
 fn check_privilege() -> Result<(), StartError> {
-    let has = caps::has_cap(None, caps::CapSet::Effective, caps::Capability::CAP_NET_ADMIN);
+    let has = caps::has_cap(
+        None,
+        caps::CapSet::Effective,
+        caps::Capability::CAP_NET_ADMIN,
+    );
     if has.unwrap_or(false) {
         return Ok(());
     }
@@ -189,7 +204,11 @@ fn check_privilege() -> Result<(), StartError> {
 /// Fails if the ruleset would have to be loaded and cannot be. Changes nothing.
 fn check_ruleset(kernel: &mut Kernel, host: &HostFile) -> Result<(), StartError> {
     let facts = Facts::default();
-    let mut look = Look { kernel, host, facts: &facts };
+    let mut look = Look {
+        kernel,
+        host,
+        facts: &facts,
+    };
     let loaded = nft_table::observe(&mut look).map_err(StartError::Ruleset)?;
     if loaded == nft_table::wanted() {
         return Ok(());
@@ -201,14 +220,23 @@ type DhcpTask = Option<tokio::task::JoinHandle<()>>;
 
 fn start_dhcp(
     host: &HostFile,
-) -> (Option<mpsc::Sender<dhcp::Order>>, watch::Receiver<dhcp::State>, DhcpTask) {
+) -> (
+    Option<mpsc::Sender<dhcp::Order>>,
+    watch::Receiver<dhcp::State>,
+    DhcpTask,
+) {
     let (state_in, state) = watch::channel(dhcp::State::NotStarted);
     if !(host.dhcp.enabled && host.dhcp.run) {
         return (None, state, None);
     }
     let (orders, orders_out) = mpsc::channel(16);
     let config = host.dhcp.directory.join(CONFIG);
-    let task = tokio::spawn(dhcp::run(host.dhcp.program.clone(), config, orders_out, state_in));
+    let task = tokio::spawn(dhcp::run(
+        host.dhcp.program.clone(),
+        config,
+        orders_out,
+        state_in,
+    ));
     (Some(orders), state, Some(task))
 }
 
@@ -232,7 +260,8 @@ impl Agent {
         let mut next_ping = watchdog.map(|_| Instant::now());
 
         // Networks and filters are put in order even before LXD has answered.
-        self.pending.everything_by(Instant::now() + Duration::from_millis(250));
+        self.pending
+            .everything_by(Instant::now() + Duration::from_millis(250));
         loop {
             tokio::select! {
                 biased;
@@ -304,7 +333,10 @@ impl Agent {
                 self.say_problems();
                 self.pending.everything_by(Instant::now());
             }
-            Err(error) => self.say("host file", Some(format!("the old one stays in force: {error}"))),
+            Err(error) => self.say(
+                "host file",
+                Some(format!("the old one stays in force: {error}")),
+            ),
         }
         notify(&[sd_notify::NotifyState::Ready]);
     }
@@ -327,7 +359,10 @@ impl Agent {
                 );
                 self.lxd.connected &= !lost;
                 self.lxd.error = Some(error.to_string());
-                self.say("lxd", Some(format!("{error}; what was known stays in force")));
+                self.say(
+                    "lxd",
+                    Some(format!("{error}; what was known stays in force")),
+                );
                 self.report_to_systemd();
                 return;
             }
@@ -343,7 +378,9 @@ impl Agent {
                 let first = self.world.inventory.is_none();
                 match self.world.put_listing(instances) {
                     Listed::Incredible { attached } => {
-                        let text = format!("LXD lists no instance at all while {attached} of their NICs are attached here; not believed");
+                        let text = format!(
+                            "LXD lists no instance at all while {attached} of their NICs are attached here; not believed"
+                        );
                         self.lxd.error = Some(text.clone());
                         self.say("lxd listing", Some(text));
                         return;
@@ -407,7 +444,11 @@ impl Agent {
                     self.pending.by(soon);
                 }
                 LookAt::NetworkLink(name) => {
-                    let known = self.world.facts.as_ref().and_then(|facts| facts.link(&name));
+                    let known = self
+                        .world
+                        .facts
+                        .as_ref()
+                        .and_then(|facts| facts.link(&name));
                     let same = matches!(self.kernel.rtnl.link(&name), Ok(fresh) if fresh.as_ref() == known);
                     if !same {
                         self.pending.everything_by(soon);
@@ -427,8 +468,14 @@ impl Agent {
     }
 
     fn pass(&mut self) {
-        let Pending { everything, nftables, nics, at: _ } = std::mem::take(&mut self.pending);
-        let first = self.world.facts.is_none() || self.world.passed.is_empty() && self.stats.full < 2;
+        let Pending {
+            everything,
+            nftables,
+            nics,
+            at: _,
+        } = std::mem::take(&mut self.pending);
+        let first =
+            self.world.facts.is_none() || self.world.passed.is_empty() && self.stats.full < 2;
         let extent = if everything || self.world.facts.is_none() || nics.len() > MANY_NICS {
             Extent::All
         } else if nics.is_empty() && nftables {
@@ -446,7 +493,11 @@ impl Agent {
         let wanted = Wanted {
             host: &self.host,
             nics: self.world.nics(),
-            before: self.world.facts.as_ref().map(|facts| (self.world.passed.as_slice(), facts)),
+            before: self
+                .world
+                .facts
+                .as_ref()
+                .map(|facts| (self.world.passed.as_slice(), facts)),
         };
         let repairs = if first { None } else { Some(&mut self.repairs) };
         let planned = plan(&mut self.kernel, wanted, &extent, repairs);
@@ -494,7 +545,9 @@ impl Agent {
     fn follow_tunnels(&mut self) {
         let tunnels = self.world.tunnels(&self.host);
         if tunnels != self.filter {
-            match self.monitor.set_filter(&MonitorFilter { tunnels: tunnels.clone() }) {
+            match self.monitor.set_filter(&MonitorFilter {
+                tunnels: tunnels.clone(),
+            }) {
                 Ok(()) => self.filter = tunnels,
                 Err(error) => self.say("monitor", Some(format!("kernel event filter: {error}"))),
             }
@@ -509,17 +562,28 @@ impl Agent {
             self.stats.failures += 1;
             trouble.push(format!("{}: {error}", line.text));
         }
-        trouble.extend(report.unreadable.iter().map(|(kind, error)| format!("{kind} cannot be read: {error}")));
+        trouble.extend(
+            report
+                .unreadable
+                .iter()
+                .map(|(kind, error)| format!("{kind} cannot be read: {error}")),
+        );
         if !report.lines.is_empty() {
             let scope = match extent {
                 Extent::All => "everything".to_string(),
                 Extent::Nftables => "nftables".to_string(),
                 Extent::Nics(nics) => {
-                    let names: BTreeSet<String> = nics.iter().map(|nic| nic.instance.to_string()).collect();
+                    let names: BTreeSet<String> =
+                        nics.iter().map(|nic| nic.instance.to_string()).collect();
                     names.into_iter().take(5).collect::<Vec<_>>().join(" ")
                 }
             };
-            tracing::info!(scope, took_ms = report.took.as_secs_f64() * 1000.0, "changed: {}", report.summary());
+            tracing::info!(
+                scope,
+                took_ms = report.took.as_secs_f64() * 1000.0,
+                "changed: {}",
+                report.summary()
+            );
             if report.lines.len() <= MAX_LOGGED_LINES {
                 for line in &report.lines {
                     tracing::info!(kind = line.kind, "{}", line.text);
@@ -544,16 +608,20 @@ impl Agent {
     }
 
     fn order_dhcp(&mut self, report: &Report) {
-        let Some(orders) = &self.dhcp_orders else { return };
+        let Some(orders) = &self.dhcp_orders else {
+            return;
+        };
         let config = self.host.dhcp.directory.join(CONFIG);
         let config = config.display().to_string();
         let written = || {
-            let lines = report.lines.iter().filter(|line| line.kind == DnsmasqFile::NAME);
+            let lines = report
+                .lines
+                .iter()
+                .filter(|line| line.kind == DnsmasqFile::NAME);
             lines.filter(|line| matches!(line.result, Some(Ok(()))))
         };
-        let order = if written().any(|line| line.text.contains(&config)) {
-            dhcp::Order::Restart
-        } else if !self.dhcp_started && self.world.inventory.is_some() {
+        let can_start = !self.dhcp_started && self.world.inventory.is_some();
+        let order = if can_start || written().any(|line| line.text.contains(&config)) {
             dhcp::Order::Restart
         } else if written().next().is_some() {
             dhcp::Order::Reload
@@ -586,7 +654,9 @@ impl Agent {
     }
 
     fn say_readiness(&mut self) {
-        let Some(facts) = &self.world.facts else { return };
+        let Some(facts) = &self.world.facts else {
+            return;
+        };
         let states: Vec<(String, Option<String>)> = self
             .host
             .networks
@@ -635,9 +705,17 @@ pub async fn preview(host_path: &Path) -> Result<Report, PreviewError> {
         return Err(PreviewError::Incredible(attached));
     }
     world.resolve(&host);
-    let wanted = Wanted { host: &host, nics: world.nics(), before: None };
+    let wanted = Wanted {
+        host: &host,
+        nics: world.nics(),
+        before: None,
+    };
     let mut report = plan(&mut kernel, wanted, &Extent::All, None)?.preview();
-    let problems = world.resolved.problems.iter().map(|problem| ("nic", problem.to_string()));
+    let problems = world
+        .resolved
+        .problems
+        .iter()
+        .map(|problem| ("nic", problem.to_string()));
     report.unreadable.extend(problems);
     Ok(report)
 }

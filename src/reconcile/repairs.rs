@@ -37,12 +37,21 @@ impl Repairs {
     /// later, then twice as long each time, up to a minute.
     pub fn ask(&mut self, change: &str, now: Instant) -> Verdict {
         let Some(entry) = self.entries.get_mut(change) else {
-            self.entries.insert(change.into(), Entry { count: 1, last: now });
+            self.entries.insert(
+                change.into(),
+                Entry {
+                    count: 1,
+                    last: now,
+                },
+            );
             return Verdict::Go;
         };
         let since = now.duration_since(entry.last);
         if since > MEMORY {
-            *entry = Entry { count: 1, last: now };
+            *entry = Entry {
+                count: 1,
+                last: now,
+            };
             return Verdict::Go;
         }
         let pause = Duration::from_millis(250 << entry.count.min(9)).min(LONGEST_WAIT);
