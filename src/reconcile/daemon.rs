@@ -3,6 +3,7 @@
 
 use super::lxd_task::{self, Ask, Update, at, jittered};
 use super::pass::{Extent, Wanted, look_at_links, plan};
+use super::privilege;
 use super::repairs::Repairs;
 use super::report::Report;
 use super::world::{Listed, LookAt, World};
@@ -188,17 +189,11 @@ pub async fn run(host_path: &Path) -> Result<(), StartError> {
 }
 
 fn check_privilege() -> Result<(), StartError> {
-    let has = caps::has_cap(
-        None,
-        caps::CapSet::Effective,
-        caps::Capability::CAP_NET_ADMIN,
-    );
-    if has.unwrap_or(false) {
-        return Ok(());
+    if !privilege::has_net_admin() {
+        let text = "CAP_NET_ADMIN is missing; run the agent as root, or by lxmesh-agent.service";
+        return Err(StartError::Privilege(text.into()));
     }
-    Err(StartError::Privilege(
-        "CAP_NET_ADMIN is missing; run the agent as root, or by lxmesh-agent.service".into(),
-    ))
+    privilege::drop_capabilities().map_err(StartError::Privilege)
 }
 
 /// Fails if the ruleset would have to be loaded and cannot be. Changes nothing.

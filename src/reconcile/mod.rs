@@ -4,6 +4,7 @@
 pub mod daemon;
 pub mod lxd_task;
 pub mod pass;
+pub mod privilege;
 pub mod purge;
 pub mod repairs;
 pub mod report;
