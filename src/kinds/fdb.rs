@@ -8,6 +8,7 @@
 use super::{KernelKind, KindError, Look, Scope, apply_ops, index_of, port_attrs};
 use crate::addr::{IfName, Mac};
 use crate::kernel::Kernel;
+use crate::kernel::link::LinkKind;
 use crate::kernel::rtnl::{FdbEntry, Op};
 use crate::model::{Change, Facts, Inputs, Kind, Owns, Table};
 use std::collections::BTreeSet;
@@ -33,6 +34,8 @@ impl fmt::Display for Key {
 pub struct Attrs {
     /// `None`: a port that this pass does not know.
     pub port: Option<IfName>,
+    /// The port is a tunnel: the MAC is said to be on another host.
+    pub remote: bool,
     /// NTF_EXT_LEARNED: does not age, and is announced.
     pub ext_learned: bool,
 }
@@ -42,6 +45,9 @@ impl fmt::Display for Attrs {
         match &self.port {
             Some(port) => write!(f, "on {port}")?,
             None => f.write_str("on another port")?,
+        }
+        if self.remote {
+            f.write_str(" (another host)")?;
         }
         if !self.ext_learned {
             f.write_str(" not extern_learn")?;
@@ -56,6 +62,10 @@ impl Kind for Fdb {
     type Key = Key;
     type Attrs = Attrs;
 
+    fn is_contested(have: &Attrs) -> bool {
+        have.remote
+    }
+
     fn derive(inputs: &Inputs<'_>) -> Table<Self> {
         inputs
             .connectable()
@@ -66,6 +76,7 @@ impl Kind for Fdb {
                 };
                 let attrs = Attrs {
                     port: Some(nic.port.clone()),
+                    remote: false,
                     ext_learned: true,
                 };
                 (key, attrs)
@@ -122,7 +133,15 @@ impl KernelKind for Fdb {
                     });
                 if ours || desired.contains_key(&key) {
                     let port = link.map(|link| link.name.clone());
-                    found.insert(key, Attrs { port, ext_learned });
+                    let remote = link.is_some_and(|link| matches!(link.kind, LinkKind::Vxlan(_)));
+                    found.insert(
+                        key,
+                        Attrs {
+                            port,
+                            remote,
+                            ext_learned,
+                        },
+                    );
                 }
             }
         }

@@ -71,6 +71,11 @@ impl Kind for Neighbour {
     type Key = Key;
     type Attrs = Attrs;
 
+    /// Zebra's entry for a remote MAC/IP route.
+    fn is_contested(have: &Attrs) -> bool {
+        have.ext_learned
+    }
+
     fn derive(inputs: &Inputs<'_>) -> Table<Self> {
         let mut wanted = Table::<Self>::new();
         for (nic, network, _) in inputs.connectable() {

@@ -97,11 +97,15 @@ fn network_elements(inputs: &Inputs<'_>, wanted: &mut Table<NftElement>) {
 }
 
 fn nic_elements(inputs: &Inputs<'_>, wanted: &mut Table<NftElement>) {
+    // By name and whether or not the port is in its bridge: while it is in none, what it sends
+    // would reach the host's own stack.
+    for nic in inputs.nics {
+        put(wanted, Set::InetPorts, &[Value::IfName(&nic.port)], None);
+    }
     for (nic, network, at) in inputs.connectable() {
         let port = Value::IfIndex(at.port.index);
         let mac = Value::Mac(nic.mac);
         put(wanted, Set::Ports, &[port], None);
-        put(wanted, Set::InetPorts, &[Value::IfName(&nic.port)], None);
         put(wanted, Set::MacOf, &[port, mac], None);
         put(wanted, Set::MacRaw, &[port, mac], None);
         for address in nic.addresses() {

@@ -16,6 +16,9 @@ use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Knock {
     Instance(InstanceId),
+    /// The same, but not at once: LXD pauses an instance for a moment to take a snapshot, and its
+    /// routes should not be withdrawn and announced again for that.
+    InstanceSoon(InstanceId),
     Everything,
 }
 
@@ -130,10 +133,15 @@ fn knocks(text: &[u8]) -> Vec<Knock> {
     if what == "renamed" && old_name.is_none() {
         return vec![Knock::Everything];
     }
+    let knock = if what == "paused" {
+        Knock::InstanceSoon
+    } else {
+        Knock::Instance
+    };
     std::iter::once(name)
         .chain(old_name)
         .map(|name| {
-            Knock::Instance(InstanceId {
+            knock(InstanceId {
                 project: project.clone(),
                 name,
             })
@@ -174,6 +182,14 @@ mod tests {
             event("instance-renamed", r#","name":"c5""#),
             [Knock::Everything]
         );
+    }
+
+    #[test]
+    fn a_pause_is_looked_at_only_when_it_lasts() {
+        let Knock::Instance(id) = id("c3") else {
+            unreachable!()
+        };
+        assert_eq!(event("instance-paused", ""), [Knock::InstanceSoon(id)]);
     }
 
     #[test]

@@ -23,6 +23,12 @@ pub trait Kind: Sized + 'static {
     type Key: Ord + Clone + Debug + Display + Send;
     type Attrs: Eq + Clone + Debug + Display + Send;
 
+    /// True if what stands where ours should be was put there for another host: the address is
+    /// claimed there too, and fighting over it would make it flap.
+    fn is_contested(_have: &Self::Attrs) -> bool {
+        false
+    }
+
     /// The objects that should be there. Pure; must not depend on anything but the inputs.
     fn derive(inputs: &Inputs<'_>) -> Table<Self>;
 }

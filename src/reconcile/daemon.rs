@@ -79,6 +79,8 @@ pub(super) struct Stats {
 #[derive(Default)]
 struct Pending {
     everything: bool,
+    /// LXD told something: NICs are to be resolved anew.
+    resolve: bool,
     nftables: bool,
     nics: BTreeSet<NicId>,
     at: Option<Instant>,
@@ -362,12 +364,8 @@ impl Agent {
                 return;
             }
             Update::Instance(id, instance) => {
-                let mut nics = self.world.nics_of(&id);
-                self.world.put_instance(id.clone(), instance);
-                let changed = self.world.resolve(&self.host);
-                nics.extend(self.world.nics_of(&id));
-                nics.extend(changed);
-                self.pending.nics.extend(nics);
+                self.pending.nics.extend(self.world.nics_of(&id));
+                self.world.put_instance(id, instance);
             }
             Update::Listing(instances) => {
                 let first = self.world.inventory.is_none();
@@ -391,15 +389,10 @@ impl Agent {
                 self.say("lxd", None);
                 self.lxd.error = None;
                 self.lxd.listed = Some(Instant::now());
-                let changed = self.world.resolve(&self.host);
-                self.pending.nics.extend(changed);
                 self.pending.everything |= first;
-                if !first && self.pending.nics.is_empty() {
-                    return;
-                }
             }
         }
-        self.say_problems();
+        self.pending.resolve = true;
         self.pending.by(soon);
     }
 
@@ -465,10 +458,18 @@ impl Agent {
     fn pass(&mut self) {
         let Pending {
             everything,
+            resolve,
             nftables,
-            nics,
+            mut nics,
             at: _,
         } = std::mem::take(&mut self.pending);
+        if resolve {
+            nics.extend(self.world.resolve(&self.host));
+            self.say_problems();
+        }
+        if !everything && !nftables && nics.is_empty() {
+            return;
+        }
         let first =
             self.world.facts.is_none() || self.world.passed.is_empty() && self.stats.full < 2;
         let extent = if everything || self.world.facts.is_none() || nics.len() > MANY_NICS {
@@ -488,6 +489,7 @@ impl Agent {
         let wanted = Wanted {
             host: &self.host,
             nics: self.world.nics(),
+            current: self.lxd.connected,
             before: self
                 .world
                 .facts
@@ -703,6 +705,7 @@ pub async fn preview(host_path: &Path) -> Result<Report, PreviewError> {
     let wanted = Wanted {
         host: &host,
         nics: world.nics(),
+        current: true,
         before: None,
     };
     let mut report = plan(&mut kernel, wanted, &Extent::All, None)?.preview();

@@ -1,7 +1,7 @@
 //! One pass: look at the links, derive what should be there, look at what is there, plan, apply.
 //! Planning decides everything; applying chooses nothing.
 
-use super::repairs::{Repairs, Verdict};
+use super::repairs::{Pace, Repairs, Verdict};
 use super::report::{Line, Report};
 use crate::addr::IfName;
 use crate::host::HostFile;
@@ -31,6 +31,8 @@ pub struct Wanted<'a> {
     /// `None` while LXD has never been read: then nothing is deleted, and only what concerns
     /// networks as a whole is put in order.
     pub nics: Option<&'a [Nic]>,
+    /// LXD's event stream is open, so that `nics` is how things are now.
+    pub current: bool,
     /// NICs and links of the last pass, for finding what is no longer wanted.
     pub before: Option<(&'a [Nic], &'a Facts)>,
 }
@@ -139,6 +141,7 @@ pub fn plan(
                 },
                 known: true,
                 nftables_only: false,
+                current: wanted.current,
                 repairs,
                 steps: Vec::new(),
                 report: Report::default(),
@@ -169,6 +172,7 @@ pub fn plan(
                 whole: inputs,
                 known: wanted.nics.is_some(),
                 nftables_only: *extent == Extent::Nftables,
+                current: wanted.current,
                 repairs,
                 steps: Vec::new(),
                 report: Report::default(),
@@ -195,6 +199,7 @@ struct Planner<'a> {
     /// Whether LXD has been read.
     known: bool,
     nftables_only: bool,
+    current: bool,
     repairs: Option<&'a mut Repairs>,
     steps: Vec<Box<dyn Step>>,
     report: Report,
@@ -259,7 +264,7 @@ impl Planner<'_> {
         };
         let change = diff::<NftTable>(&NftTable::derive(&self.inputs), &tables).pop();
         let change = change.filter(|change| {
-            self.may::<NftTable>(change.key(), false)
+            self.may::<NftTable>(change)
                 // Another version's rules are good enough until LXD has told us of the NICs.
                 && (self.known || !matches!(change, Change::Update { have, .. } if have.intact))
         });
@@ -293,7 +298,10 @@ impl Planner<'_> {
     }
 
     /// Whether the change may be made now, or is one that somebody keeps undoing.
-    fn may<K: Kind>(&mut self, key: &K::Key, delete: bool) -> bool {
+    fn may<K: Kind>(&mut self, asked: &Change<K>) -> bool {
+        let key = asked.key();
+        let delete = matches!(asked, Change::Delete { .. });
+        let contested = matches!(asked, Change::Update { have, .. } if K::is_contested(have));
         let Some(repairs) = &mut self.repairs else {
             return true;
         };
@@ -305,7 +313,18 @@ impl Planner<'_> {
             (made, unmade)
         };
         repairs.forget(&opposite);
-        match repairs.ask(&change, Instant::now()) {
+        if contested && !self.current {
+            self.report.deferred.push(format!(
+                "{change}: claimed by another host, and LXD cannot be asked"
+            ));
+            return false;
+        }
+        let pace = if contested {
+            Pace::Contested
+        } else {
+            Pace::Quick
+        };
+        match repairs.ask(&change, pace, Instant::now()) {
             Verdict::Go => true,
             Verdict::GoAndWarn(times) => {
                 tracing::warn!(
@@ -351,8 +370,7 @@ impl Visitor for Planner<'_> {
         };
         let mut changes = diff::<K>(&desired, &observed);
         self.drop_deletes_if_unknown(&mut changes);
-        changes
-            .retain(|change| self.may::<K>(change.key(), matches!(change, Change::Delete { .. })));
+        changes.retain(|change| self.may::<K>(change));
         let (deletes, rest) = changes
             .into_iter()
             .partition(|change| matches!(change, Change::Delete { .. }));
