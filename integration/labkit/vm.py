@@ -12,6 +12,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 
 from labkit import requirements
@@ -119,12 +120,18 @@ class Machine:
             return "(no console output)"
         return "\n".join(text.splitlines()[-lines:]) + f"\n(whole console: {self.serial_log})"
 
+    def save_console(self):
+        if self.serial_log.exists():
+            kept = cache_directory() / "last-console.log"
+            shutil.copy(self.serial_log, kept)
+            say(f"the machine's console is kept in {kept}")
+
     # -- talk ----------------------------------------------------------------------------
 
-    def ssh_command(self):
+    def ssh_command(self, terminal=False):
         """The ssh command line up to and including the host, over the shared connection."""
         return [
-            "ssh", "-q", "-F", "none", "-o", f"ControlPath={self.ssh_socket}", "-o", "ControlMaster=auto",
+            "ssh", *(["-t"] if terminal and sys.stdin.isatty() else []), "-q", "-F", "none", "-o", f"ControlPath={self.ssh_socket}", "-o", "ControlMaster=auto",
             "-o", "ControlPersist=yes", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=no",
             "-o", "UserKnownHostsFile=/dev/null", "-o", "ServerAliveInterval=30",
             "-o", "ConnectTimeout=15", "-i", str(self.key), "-p", str(self.state()["port"]), "root@127.0.0.1",
@@ -140,8 +147,9 @@ class Machine:
                     return False
         except OSError:
             return False
+        # A session of its own: whoever interrupts a command must not take the connection along.
         done = subprocess.run([*self.ssh_command(), "true"], stdin=subprocess.DEVNULL,
-                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
         return done.returncode == 0
 
     # -- stop ----------------------------------------------------------------------------
