@@ -14,8 +14,6 @@ from labkit.console import LabError
 from labkit.settings import INSIDE
 
 DEFAULT_TIMEOUT_S = 120
-UNTIL_EOF = f"{INSIDE}/until-eof"
-NOT_RUNNING = 125  # the exit status of `in` and `in-container` without a target
 
 
 class CommandFailed(LabError):
@@ -29,17 +27,21 @@ class CommandFailed(LabError):
 
 
 class Place:
-    """Somewhere commands run. `prefix` is what to put before them on the lab machine.
+    """Somewhere commands run.
 
-    `stoppable` is the same for commands that are stopped by the end of their input; by
-    default `until-eof` is what the prefix starts.
+    `enter` gets to the host from the lab machine, `enter_further` from the host to its
+    container. What limits or stops a command runs between the two, with the host's tools.
     """
 
-    def __init__(self, name, transport, prefix, stoppable=None):
+    def __init__(self, name, transport, enter, enter_further=()):
         self.name = name
         self._transport = transport
-        self._prefix = prefix
-        self._stoppable = stoppable or [*prefix, UNTIL_EOF]
+        self._enter = list(enter)
+        self._enter_further = list(enter_further)
+
+    def _line(self, command, wrapper=(), terminal=False):
+        words = [*self._enter, *wrapper, *self._enter_further, *command]
+        return self._transport([str(word) for word in words], terminal)
 
     def __repr__(self):
         return f"<{self.name}>"
@@ -50,8 +52,7 @@ class Place:
         Raises CommandFailed if `check` and the status is not 0, and LabError after `timeout`
         seconds; the command is then killed at its end too.
         """
-        words = [*self._prefix, "timeout", "-k", "3", str(timeout), *map(str, command)]
-        line = self._transport([str(word) for word in words])
+        line = self._line(command, ["timeout", "-k", "3", timeout])
         standard_input = {"input": input} if input is not None else {"stdin": subprocess.DEVNULL}
         binary = isinstance(input, bytes)
         try:
@@ -80,8 +81,7 @@ class Place:
 
     def start(self, command):
         """Starts a command in the background; see Background."""
-        words = [*self._stoppable, *command]
-        return Background(self.name, command, self._transport([str(word) for word in words]))
+        return Background(self.name, command, self._line(command, [f"{INSIDE}/until-eof"]))
 
     @contextlib.contextmanager
     def running(self, command):
@@ -106,7 +106,7 @@ class Place:
 
     def interact(self, command):
         """Hands this process's terminal to a command; returns its exit status."""
-        return subprocess.run(self._transport([*self._prefix, *command], terminal=True)).returncode
+        return subprocess.run(self._line(command, terminal=True)).returncode
 
 
 class Background:
@@ -149,10 +149,8 @@ class Container(Place):
         self.project = project
         payload = name if project == "default" else f"{project}_{name}"
         enter = f"{INSIDE}/in-container"
-        inside, network = [enter, payload], [enter, "--net", payload]
-        # the image is too small to have until-eof: it runs on the host, around the entering
-        super().__init__(f"{host.name}/{name}", transport, [*host._prefix, *inside], [*host._stoppable, *inside])
-        self.net = Place(f"{host.name}/{name} (network)", transport, [*host._prefix, *network])
+        super().__init__(f"{host.name}/{name}", transport, host._enter, [enter, payload])
+        self.net = Place(f"{host.name}/{name} (network)", transport, host._enter, [enter, "--net", payload])
 
     def ping(self, target, count=3, interval=0.2, wait=2, size=None, dont_fragment=False, check=False):
         """True if any reply came. A link-local target needs no %interface: eth0 is added."""
