@@ -1,0 +1,171 @@
+//! `lxmesh`: the agent and the operator's commands. Arguments in, exit status out; all work is
+//! the library's.
+
+use clap::{Parser, Subcommand};
+use lxmesh::control::{screen, server};
+use lxmesh::reconcile::report::Report;
+use lxmesh::reconcile::{daemon, purge};
+use lxmesh::{host, kernel};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+/// EVPN overlays for LXD and Incus instances.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    /// The host file.
+    #[arg(long, global = true, default_value = "/etc/lxmesh/host.toml", value_name = "FILE")]
+    host_file: PathBuf,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Keep the kernel in step with LXD until told to stop.
+    Agent,
+    /// Show what the agent would change now, changing nothing.
+    Plan {
+        /// As one JSON document.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show whether this host is in step, and what is wrong if not.
+    Status {
+        /// As one JSON document.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove everything that LXMesh made in the kernel. Instances lose their connection.
+    Purge {
+        /// Really do it.
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+/// Exit status for anything that could not be done.
+const FAILED: u8 = 1;
+/// Exit status of `plan` if something would change.
+const CHANGES: u8 = 2;
+
+fn main() -> ExitCode {
+    let Arguments { host_file, command } = Arguments::parse();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&format!("starting: {error}")),
+    };
+    match command {
+        Command::Agent => {
+            start_logging();
+            match runtime.block_on(daemon::run(&host_file)) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => {
+                    tracing::error!("{error}");
+                    ExitCode::from(FAILED)
+                }
+            }
+        }
+        Command::Plan { json } => match runtime.block_on(daemon::preview(&host_file)) {
+            Ok(report) => print_plan(&report, json),
+            Err(error) => fail(&error),
+        },
+        Command::Status { json } => {
+            let host = match host::load(&host_file) {
+                Ok(host) => host,
+                Err(error) => return fail(&error),
+            };
+            match runtime.block_on(server::ask(&host.agent.control_socket)) {
+                Ok(status) => {
+                    if json {
+                        println!("{}", serde_json::to_string_pretty(&status).expect("a status is plain data"));
+                    } else {
+                        print!("{}", screen::render(&status));
+                    }
+                    if status.in_step { ExitCode::SUCCESS } else { ExitCode::from(CHANGES) }
+                }
+                Err(error) => fail(&error),
+            }
+        }
+        Command::Purge { yes } => run_purge(&runtime, &host_file, yes),
+    }
+}
+
+fn fail(error: &dyn std::fmt::Display) -> ExitCode {
+    eprintln!("lxmesh: {error}");
+    ExitCode::from(FAILED)
+}
+
+/// To the journal with fields where there is one, else to standard error.
+fn start_logging() {
+    let filter = EnvFilter::try_from_env("LXMESH_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let registry = tracing_subscriber::registry().with(filter);
+    let journal = std::env::var_os("JOURNAL_STREAM")
+        .and_then(|_| tracing_journald::layer().ok())
+        .map(|layer| layer.with_syslog_identifier("lxmesh".into()));
+    match journal {
+        Some(journal) => registry.with(journal).init(),
+        None => {
+            let text = tracing_subscriber::fmt::layer()
+                .with_writer(std::io::stderr)
+                .with_ansi(false)
+                .with_target(false);
+            registry.with(text).init();
+        }
+    }
+}
+
+fn print_plan(report: &Report, json: bool) -> ExitCode {
+    let lines: Vec<&str> = report.lines.iter().map(|line| line.text.as_str()).collect();
+    if json {
+        let unreadable: Vec<String> =
+            report.unreadable.iter().map(|(kind, error)| format!("{kind}: {error}")).collect();
+        let document = serde_json::json!({ "changes": lines, "problems": unreadable });
+        println!("{document:#}");
+    } else {
+        for (kind, error) in &report.unreadable {
+            eprintln!("{kind}: {error}");
+        }
+        for line in &lines {
+            println!("{line}");
+        }
+        match lines.len() {
+            0 => println!("nothing to do"),
+            count => println!("{count} changes: {}", report.summary()),
+        }
+    }
+    if lines.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(CHANGES) }
+}
+
+fn run_purge(runtime: &tokio::runtime::Runtime, host_file: &std::path::Path, yes: bool) -> ExitCode {
+    let host = match host::load(host_file) {
+        Ok(host) => host,
+        Err(error) => return fail(&error),
+    };
+    if runtime.block_on(server::ask(&host.agent.control_socket)).is_ok() {
+        return fail(&"the agent is running and would make everything again; stop it first: systemctl stop lxmesh-agent");
+    }
+    if !yes {
+        return fail(&"this takes every instance of this host off its overlay network; say --yes to do it");
+    }
+    let report = kernel::Kernel::open().and_then(|mut kernel| purge::purge(&mut kernel, &host));
+    let report = match report {
+        Ok(report) => report,
+        Err(error) => return fail(&error),
+    };
+    for (kind, error) in &report.unreadable {
+        eprintln!("{kind} cannot be read: {error}");
+    }
+    for (line, error) in report.failures() {
+        eprintln!("{}: {error}", line.text);
+    }
+    println!("{} objects: {}", report.lines.len(), report.summary());
+    if report.failures().next().is_some() || !report.unreadable.is_empty() {
+        return ExitCode::from(FAILED);
+    }
+    ExitCode::SUCCESS
+}

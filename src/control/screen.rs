@@ -1,0 +1,144 @@
+//! The status screen: one screenful that answers "is this host in step, and if not, why".
+
+use super::status::{NetworkStatus, NicStatus, Status};
+use std::fmt::Write;
+
+/// Renders the status as text, without colours or cursor movements.
+pub fn render(status: &Status) -> String {
+    let mut out = String::new();
+    let Status {
+        version,
+        pid,
+        fabric,
+        uptime_s,
+        in_step,
+        lxd,
+        networks,
+        nics,
+        problems,
+        deferred,
+        dhcp,
+        passes,
+        last_error,
+    } = status;
+    // Writing to a String cannot fail.
+    let _ = writeln!(
+        out,
+        "lxmesh {version} (pid {pid}, up {})  fabric {fabric}  {}",
+        duration(*uptime_s),
+        if *in_step { "IN STEP" } else { "NOT IN STEP" }
+    );
+    let listed = lxd.listed_s_ago.map_or("never".into(), |ago| format!("{} ago", duration(ago)));
+    let instances = lxd.instances.map_or("instances unknown".into(), |n| format!("{n} instances"));
+    let server = if lxd.server.is_empty() { "LXD" } else { &lxd.server };
+    let state = if lxd.connected { "connected" } else { "NOT CONNECTED" };
+    let _ = writeln!(out, "{server}: {state}, {instances}, listed {listed}");
+    if let Some(error) = &lxd.error {
+        let _ = writeln!(out, "  {error}");
+    }
+    let _ = writeln!(out, "dhcp: {dhcp}");
+    let _ = writeln!(
+        out,
+        "passes: {} full, {} scoped; {} changes, {} failed; last took {:.1} ms",
+        passes.full, passes.scoped, passes.changes, passes.failures, passes.last_ms
+    );
+    out.push('\n');
+    table(&mut out, &["NETWORK", "VNI", "BRIDGE", "TUNNEL", "MTU", "NICS", "VTEPS", "STATE"], networks.iter().map(network_row));
+    out.push('\n');
+    table(&mut out, &["INSTANCE", "DEVICE", "NETWORK", "PORT", "MAC", "ADDRESSES", "STATE"], nics.iter().map(nic_row));
+    section(&mut out, "Problems", problems);
+    section(&mut out, "Put off, because something else keeps undoing it", deferred);
+    if let Some((error, ago)) = last_error {
+        let _ = writeln!(out, "\nLast error ({} ago): {error}", duration(*ago));
+    }
+    out
+}
+
+fn network_row(network: &NetworkStatus) -> Vec<String> {
+    let NetworkStatus { name, vni, bridge, tunnel, mtu, waiting_for, nics, vteps } = network;
+    let state = waiting_for.as_ref().map_or("ready".into(), |what| format!("waiting: {what}"));
+    vec![
+        name.clone(),
+        vni.to_string(),
+        bridge.clone(),
+        tunnel.clone(),
+        mtu.to_string(),
+        nics.to_string(),
+        vteps.len().to_string(),
+        state,
+    ]
+}
+
+fn nic_row(nic: &NicStatus) -> Vec<String> {
+    let NicStatus { instance, device, network, port, mac, addresses, connected } = nic;
+    vec![
+        instance.clone(),
+        device.clone(),
+        network.clone(),
+        port.clone(),
+        mac.clone(),
+        addresses.join(" "),
+        if *connected { "connected" } else { "waiting" }.into(),
+    ]
+}
+
+fn table(out: &mut String, head: &[&str], rows: impl Iterator<Item = Vec<String>>) {
+    let mut rows: Vec<Vec<String>> = rows.collect();
+    rows.insert(0, head.iter().map(|text| text.to_string()).collect());
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..head.len()).map(width).collect();
+    for row in &rows {
+        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        out.push_str(cells.join("  ").trim_end());
+        out.push('\n');
+    }
+}
+
+fn section(out: &mut String, title: &str, lines: &[String]) {
+    if !lines.is_empty() {
+        let _ = write!(out, "\n{title}:\n");
+        for line in lines {
+            let _ = writeln!(out, "  {line}");
+        }
+    }
+}
+
+/// Two units at most: `42s`, `3m 5s`, `2h 1m`, `9d 4h`.
+fn duration(seconds: u64) -> String {
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m {}s", seconds / 60, seconds % 60),
+        3600..86400 => format!("{}h {}m", seconds / 3600, seconds % 3600 / 60),
+        _ => format!("{}d {}h", seconds / 86400, seconds % 86400 / 3600),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_screen_names_what_is_wrong() {
+        let status = Status {
+            networks: vec![NetworkStatus {
+                name: "vpc".into(),
+                waiting_for: Some("bridge svi-vpc does not exist".into()),
+                ..NetworkStatus::default()
+            }],
+            problems: vec!["instance web1 device eth0: bad".into()],
+            last_error: Some(("no luck".into(), 3700)),
+            ..Status::default()
+        };
+        let screen = render(&status);
+        for wanted in ["NOT IN STEP", "NOT CONNECTED", "waiting: bridge svi-vpc", "web1 device eth0", "(1h 1m ago): no luck"] {
+            assert!(screen.contains(wanted), "{wanted} is missing in:\n{screen}");
+        }
+    }
+
+    #[test]
+    fn durations_have_two_units() {
+        assert_eq!(duration(59), "59s");
+        assert_eq!(duration(3661), "1h 1m");
+        assert_eq!(duration(100_000), "1d 3h");
+    }
+}

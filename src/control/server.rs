@@ -1,0 +1,116 @@
+//! The control socket. A request is one word and a line feed; the answer is one JSON document.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{mpsc, oneshot};
+
+/// Longest request, bytes; longest answer that the client takes.
+const MAX_REQUEST: usize = 64;
+const MAX_ANSWER: u64 = 64 << 20;
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// Requests served at the same time.
+const MAX_CLIENTS: usize = 16;
+
+/// A request that the daemon answers.
+#[derive(Debug)]
+pub struct Request {
+    pub answer: oneshot::Sender<String>,
+}
+
+/// Opens the socket, replacing a dead one; fails if another agent listens there.
+pub async fn listen(path: &Path) -> std::io::Result<UnixListener> {
+    if UnixStream::connect(path).await.is_ok() {
+        return Err(std::io::Error::new(
+            std::io::ErrorKind::AddrInUse,
+            "another lxmesh agent is running",
+        ));
+    }
+    if let Some(directory) = path.parent() {
+        std::fs::create_dir_all(directory)?;
+    }
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// Serves for ever.
+pub async fn serve(listener: UnixListener, requests: mpsc::Sender<Request>) {
+    let places = std::sync::Arc::new(tokio::sync::Semaphore::new(MAX_CLIENTS));
+    loop {
+        let Ok(place) = places.clone().acquire_owned().await else { return };
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "the control socket could not accept");
+                tokio::time::sleep(Duration::from_millis(500)).await;
+                continue;
+            }
+        };
+        let requests = requests.clone();
+        tokio::spawn(async move {
+            // A client that is slow or gone is its own problem.
+            let _ = tokio::time::timeout(TIMEOUT, answer(stream, requests)).await;
+            drop(place);
+        });
+    }
+}
+
+async fn answer(mut stream: UnixStream, requests: mpsc::Sender<Request>) -> std::io::Result<()> {
+    let mut word = Vec::new();
+    while !word.ends_with(b"\n") && word.len() < MAX_REQUEST {
+        if stream.read_buf(&mut word).await? == 0 {
+            break;
+        }
+    }
+    let text = match word.as_slice() {
+        b"status\n" => {
+            let (answer, answered) = oneshot::channel();
+            let asked = requests.send(Request { answer }).await;
+            match (asked, answered.await) {
+                (Ok(()), Ok(text)) => text,
+                _ => return Ok(()),
+            }
+        }
+        _ => r#"{"error":"the agent understands: status"}"#.into(),
+    };
+    stream.write_all(text.as_bytes()).await
+}
+
+/// Why the agent could not be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    #[error("the agent does not answer at {path} ({why}); start it: systemctl start lxmesh-agent")]
+    NotRunning { path: PathBuf, why: String },
+    #[error("may not open {0}; run this as root")]
+    Permission(PathBuf),
+    #[error("the agent's answer is not understood: {0}; are command and agent of one version?")]
+    Answer(String),
+}
+
+/// Asks the agent for its status.
+pub async fn ask(path: &Path) -> Result<super::Status, AskError> {
+    let not_running = |why: String| AskError::NotRunning { path: path.into(), why };
+    let exchange = async {
+        let mut stream = UnixStream::connect(path).await?;
+        stream.write_all(b"status\n").await?;
+        let mut text = Vec::new();
+        stream.take(MAX_ANSWER).read_to_end(&mut text).await?;
+        Ok::<_, std::io::Error>(text)
+    };
+    let text = match tokio::time::timeout(TIMEOUT, exchange).await {
+        Err(_) => return Err(not_running("no answer within 5 s".into())),
+        Ok(Err(error)) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            return Err(AskError::Permission(path.into()));
+        }
+        Ok(Err(error)) => return Err(not_running(error.to_string())),
+        Ok(Ok(text)) => text,
+    };
+    serde_json::from_slice(&text).map_err(|error| AskError::Answer(error.to_string()))
+}

@@ -1,0 +1,176 @@
+//! Running dnsmasq: started when its files are there, restarted when its configuration changed,
+//! told by SIGHUP when only the NICs' addresses changed, started again, ever more slowly, when it
+//! dies. It dies with the agent. The files' content is `kinds::dnsmasq_file`'s matter.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+/// What to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// Start, or start again with a new configuration.
+    Restart,
+    /// Read the addresses again.
+    Reload,
+}
+
+/// What dnsmasq is doing, for the status screen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum State {
+    NotStarted,
+    Running { pid: u32 },
+    Failed { why: String },
+}
+
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// Running this long, it is taken to be well.
+const WELL_AFTER: Duration = Duration::from_secs(60);
+
+/// Supervises dnsmasq until the orders end; then stops it.
+pub async fn run(
+    program: PathBuf,
+    config: PathBuf,
+    mut orders: mpsc::Receiver<Order>,
+    state: watch::Sender<State>,
+) {
+    let mut wanted = false;
+    let mut pause = FIRST_PAUSE;
+    loop {
+        if !wanted {
+            match orders.recv().await {
+                None => return,
+                Some(_) => wanted = true,
+            }
+        }
+        let started = Instant::now();
+        let why = match start(&program, &config) {
+            Err(error) => format!("starting {}: {error}", program.display()),
+            Ok(mut child) => {
+                tracing::info!(pid = child.id(), "dnsmasq started");
+                state.send_replace(State::Running { pid: child.id().unwrap_or(0) });
+                match follow(&mut child, &mut orders).await {
+                    End::Ordered => {
+                        pause = FIRST_PAUSE;
+                        continue;
+                    }
+                    End::Over => return,
+                    End::Died(why) => why,
+                }
+            }
+        };
+        if started.elapsed() > WELL_AFTER {
+            pause = FIRST_PAUSE;
+        }
+        tracing::warn!(error = why, retry_in_ms = pause.as_millis() as u64, "dnsmasq is not running");
+        state.send_replace(State::Failed { why });
+        tokio::select! {
+            () = tokio::time::sleep(pause) => pause = (pause * 2).min(LONGEST_PAUSE),
+            order = orders.recv() => match order {
+                None => return,
+                Some(_) => pause = FIRST_PAUSE,
+            },
+        }
+    }
+}
+
+enum End {
+    /// Stopped by order; to be started again.
+    Ordered,
+    /// The agent is going.
+    Over,
+    Died(String),
+}
+
+fn start(program: &PathBuf, config: &PathBuf) -> std::io::Result<Child> {
+    let mut command = Command::new(program);
+    command
+        .arg("--keep-in-foreground")
+        .arg("--pid-file")
+        .arg("--log-facility=-")
+        .arg(format!("--conf-file={}", config.display()))
+        .env_clear()
+        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+    // SAFETY: the closure runs between fork and exec; it makes one system call and neither
+    // allocates nor takes locks.
+    unsafe {
+        command.pre_exec(|| {
+            let signal = Some(rustix::process::Signal::TERM);
+            rustix::process::set_parent_process_death_signal(signal)?;
+            Ok(())
+        });
+    }
+    command.spawn()
+}
+
+/// Watches over a running dnsmasq: its last words, its orders, its end.
+async fn follow(child: &mut Child, orders: &mut mpsc::Receiver<Order>) -> End {
+    let mut lines = child.stderr.take().map(|stderr| BufReader::new(stderr).lines());
+    let mut last = String::new();
+    loop {
+        let line = async {
+            match &mut lines {
+                Some(lines) => lines.next_line().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            line = line => match line {
+                Ok(Some(line)) => {
+                    let line: String = line.chars().take(500).collect();
+                    tracing::debug!(line, "dnsmasq");
+                    last = line;
+                }
+                Ok(None) | Err(_) => lines = None,
+            },
+            status = child.wait() => {
+                let status = status.map_or_else(|error| error.to_string(), |status| status.to_string());
+                // What it said on its way out may still be in the pipe.
+                while let Some(Ok(Some(line))) = match &mut lines {
+                    Some(lines) => Some(lines.next_line().await),
+                    None => None,
+                } {
+                    last = line.chars().take(500).collect();
+                }
+                return End::Died(format!("dnsmasq ended ({status}); it said: {last}"));
+            }
+            order = orders.recv() => match order {
+                Some(Order::Reload) => signal(child, rustix::process::Signal::HUP),
+                Some(Order::Restart) => {
+                    stop(child).await;
+                    return End::Ordered;
+                }
+                None => {
+                    stop(child).await;
+                    return End::Over;
+                }
+            },
+        }
+    }
+}
+
+fn signal(child: &Child, signal: rustix::process::Signal) {
+    let pid = child.id().and_then(|pid| rustix::process::Pid::from_raw(pid as i32));
+    if let Some(pid) = pid
+        && let Err(error) = rustix::process::kill_process(pid, signal)
+    {
+        tracing::warn!(%error, "dnsmasq could not be signalled");
+    }
+}
+
+async fn stop(child: &mut Child) {
+    signal(child, rustix::process::Signal::TERM);
+    if tokio::time::timeout(Duration::from_secs(3), child.wait()).await.is_err() {
+        // It is about to be killed by kill_on_drop; wait so that its ports are free.
+        let _ = child.kill().await;
+    }
+}

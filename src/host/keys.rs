@@ -1,0 +1,239 @@
+//! The keys of the host file: every table, key, type and default, declared once. The parser, the
+//! messages and the JSON Schema all come from here. The types' own rules are in `words.rs`, rules
+//! between keys in `check.rs` and `networks.rs`.
+
+use super::problem::Findings;
+use super::value::{Int, Key, Map, Reader, Value, object_schema, section};
+use super::words::{
+    AbsolutePath, FabricName, Gateway, HostAddress, HostRoutes, Identity, NetworkName,
+    PrefixOrAddress, RoleName, SocketPath, TagName,
+};
+use crate::addr::{IfName, Mac, Vni};
+use serde_json::{Value as Json, json};
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+pub type List<T> = Vec<Spanned<T>>;
+pub type TagBits = Map<TagName, Int<0, 15>>;
+
+section! {
+    /// The host file of LXMesh, `/etc/lxmesh/host.toml`. It may be byte-identical on every host of
+    /// a fleet; what differs between hosts is detected, or overridden in `[host]`.
+    File "the host file" {
+        /// Version of this format: 1.
+        required version: Int<1, { i32::MAX as i64 }>,
+        required fabric: FabricTable,
+        optional host: HostTable,
+        optional ipsec: IpsecTable,
+        optional lxd: LxdTable,
+        optional agent: AgentTable,
+        optional dhcp: DhcpTable,
+        /// Tags: a name and its bit of the packet mark, 0 to 15. With `gbp`, tags travel between
+        /// hosts. The bits must be the same on every host. Default: no tags.
+        optional tags: TagBits,
+        optional vrf: List<VrfTable>,
+        optional network: List<NetworkTable>,
+    }
+}
+
+section! {
+    /// What the hosts of a fabric have in common.
+    FabricTable "[fabric]" {
+        /// Name of the fabric: 1 to 32 lower-case letters, digits and `-`. Gateway MAC addresses
+        /// are derived from it.
+        required name: FabricName,
+        /// Autonomous system number of all hosts. RFC 6996 sets aside 64512 to 65534 and
+        /// 4200000000 to 4294967294 for private use.
+        required asn: Int<1, 4_294_967_294>,
+        /// Addresses of the BGP route reflectors. Without any, the supervisors peer with one
+        /// another and must be listed as single addresses. Default: none.
+        optional reflectors: List<HostAddress>,
+        /// Where supervisors are: prefixes, or single addresses. All of one address family, that
+        /// of the tunnels. A reflector inside a prefix is a supervisor too only if its address is
+        /// listed singly as well, or `[host] roles` says so.
+        required supervisors: List<PrefixOrAddress>,
+        /// Largest IP packet that the underlay carries between any two hosts, bytes. Default: 1500.
+        optional underlay_mtu: Int<1280, 65535>,
+        /// UDP port of the tunnels. Default: 4789 (RFC 7348).
+        optional vxlan_port: Int<1, 65535>,
+        /// VXLAN group policy extension: tags travel between hosts. Default: true.
+        optional gbp: bool,
+    }
+}
+
+section! {
+    /// Overrides of what is otherwise detected on this host.
+    HostTable "[host]" {
+        /// This host's tunnel and BGP address. Default: its one address among the supervisors and
+        /// reflectors of `[fabric]`.
+        optional underlay: HostAddress,
+        /// "supervisor", "reflector", or both. Default: by this host's addresses.
+        optional roles: List<RoleName>,
+    }
+}
+
+section! {
+    /// Encryption of the underlay.
+    IpsecTable "[ipsec]" {
+        /// Encrypt tunnels and BGP between hosts. Takes up to 45 bytes of the MTU. Default: false.
+        optional enabled: bool,
+        /// Identity that the peers' certificates must match, such as "*.example.org". Needed when
+        /// `enabled` is true.
+        optional identity: Identity,
+    }
+}
+
+section! {
+    /// The local LXD or Incus.
+    LxdTable "[lxd]" {
+        /// Its Unix socket. Default: the first of the LXD snap's, the LXD package's and Incus's.
+        optional socket: SocketPath,
+    }
+}
+
+section! {
+    /// Settings of the agent itself.
+    AgentTable "[agent]" {
+        /// Seconds between two full passes, before jitter. Default: 60.
+        optional reload_interval_s: Int<5, 3600>,
+        /// Where `lxmesh status` and others reach the agent. Default: "/run/lxmesh/control.sock".
+        optional control_socket: SocketPath,
+    }
+}
+
+section! {
+    /// Addresses for instances, provided by dnsmasq.
+    DhcpTable "[dhcp]" {
+        /// Write dnsmasq's files. Default: true.
+        optional enabled: bool,
+        /// Also run dnsmasq and watch over it. Default: true.
+        optional run: bool,
+        /// Where dnsmasq's files go. Default: "/run/lxmesh/dnsmasq".
+        optional directory: AbsolutePath,
+        /// The program. Default: "/usr/sbin/dnsmasq".
+        optional program: AbsolutePath,
+        /// Lease time, seconds. dnsmasq's least is 120. Default: 3600.
+        optional lease_s: Int<120, 31_536_000>,
+    }
+}
+
+section! {
+    /// A VRF with a table of one's choice. A VRF that a network names needs no such entry.
+    VrfTable "[[vrf]]" {
+        /// Name of the VRF device, at most 15 bytes.
+        required name: IfName,
+        /// Its routing table. Default: 1000 plus the lowest VNI among its networks.
+        optional table: Int<1, 4_294_967_295>,
+    }
+}
+
+section! {
+    /// One overlay network: one VNI, one bridge (SVI) and one tunnel on every supervisor.
+    NetworkTable "[[network]]" {
+        /// Name: lower-case letters, digits, `-` and `_`. "svi-NAME" and "vxlan-NAME" must fit in
+        /// 15 bytes, unless `bridge` and `tunnel` are given.
+        required name: NetworkName,
+        /// VXLAN network identifier, 1 to 16777214.
+        required vni: Vni,
+        /// Name of the bridge (SVI). Default: "svi-NAME".
+        optional bridge: IfName,
+        /// Name of the VXLAN device. Default: "vxlan-NAME".
+        optional tunnel: IfName,
+        /// The gateway's address with its prefix length, the same on every host: at most one IPv4
+        /// and one IPv6. Default: none, a network without a gateway.
+        optional gateway: List<Gateway>,
+        /// The gateway's MAC address, the same on every host. Default: derived from the fabric's
+        /// name and the VNI.
+        optional gateway_mac: Mac,
+        /// Largest IP packet in the overlay, bytes. Default: the most that the underlay carries,
+        /// `underlay_mtu` less 50 over IPv4, less 70 over IPv6, and less ESP with `[ipsec]`.
+        optional mtu: Int<1, 65535>,
+        /// Carry multicast between hosts. Default: false.
+        optional multicast: bool,
+        /// The VRF device that the bridge belongs to. Default: none.
+        optional vrf: IfName,
+        /// Where host routes (/32 and /128) of instances go: "main", "vrf", or a table's number.
+        /// Default: nowhere.
+        optional host_routes: HostRoutes,
+        /// Connection tracking zone. Default: the VNI if it is at most 65535, else the remainder
+        /// of its division by 65535, plus 1.
+        optional conntrack_zone: Int<1, 65535>,
+        /// Addresses of DNS servers that DHCP and router advertisements hand out. Default: none.
+        optional dns: List<HostAddress>,
+        /// This network's UDP port, where `[fabric] vxlan_port` does not do.
+        optional vxlan_port: Int<1, 65535>,
+        /// This network's group policy extension, where `[fabric] gbp` does not do. Tunnels that
+        /// share a UDP port must agree.
+        optional gbp: bool,
+    }
+}
+
+/// The titles and keys of all tables.
+pub fn sections() -> Vec<(&'static str, Vec<&'static str>)> {
+    vec![
+        File::names(),
+        FabricTable::names(),
+        HostTable::names(),
+        IpsecTable::names(),
+        LxdTable::names(),
+        AgentTable::names(),
+        DhcpTable::names(),
+        VrfTable::names(),
+        NetworkTable::names(),
+    ]
+}
+
+/// Reads the text: syntax, keys and types. What could be read is returned; the rest is in
+/// `findings`.
+pub fn read(text: &str, findings: &mut Findings<'_>) -> File {
+    let (table, errors) = DeTable::parse_recoverable(text);
+    findings.complete = errors.is_empty();
+    let mut errors: Vec<_> = errors
+        .iter()
+        .map(|error| {
+            (
+                error.span().unwrap_or(text.len()..text.len()),
+                error.message(),
+            )
+        })
+        .collect();
+    errors.sort_by_key(|(span, _)| span.start);
+    let mut line_before = 0;
+    for (span, message) in errors {
+        // One mistake often makes several errors in its line.
+        let line = findings.line_of(span.start);
+        if line != line_before {
+            findings.add(
+                span,
+                format!("not TOML: {message}"),
+                "correct the syntax (https://toml.io)",
+            );
+        }
+        line_before = line;
+    }
+    let broken = findings.lines();
+    let mut reader = Reader::new(findings, sections());
+    let file = File::read_table(table.get_ref(), 0..0, &mut reader);
+    // What else is wrong with a line that is not TOML follows from that.
+    findings.retain(|problem| {
+        problem.message.starts_with("not TOML") || !broken.contains(&problem.line)
+    });
+    file
+}
+
+/// The JSON Schema (draft 2020-12) of the file.
+pub fn json_schema() -> Json {
+    let mut schema = File::schema();
+    if let Some(object) = schema.as_object_mut() {
+        object.insert(
+            "$schema".into(),
+            json!("https://json-schema.org/draft/2020-12/schema"),
+        );
+        object.insert("title".into(), json!("LXMesh host file"));
+    }
+    schema["properties"]["version"] = json!({
+        "const": 1,
+        "description": "Version of this format: 1.",
+    });
+    schema
+}

@@ -1,0 +1,202 @@
+//! The host file as the rest of the program sees it: checked, and every default filled in.
+//! How the text gets here (reading, spans, problems) is in the neighbouring files.
+
+use crate::addr::{IfName, IpNet, Ipv4Net, Ipv6Net, Mac, Vni};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+/// A checked host file. Identical on every host of a fleet unless `[host]` is used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostFile {
+    pub fabric: Fabric,
+    pub host: HostOverrides,
+    pub ipsec: Ipsec,
+    pub lxd: Lxd,
+    pub agent: Agent,
+    pub dhcp: Dhcp,
+    /// Tag name to bit of the packet mark, 0 to 15 (VXLAN's group-policy field has 16 bits).
+    pub tags: BTreeMap<String, u8>,
+    /// In the order of the file.
+    pub networks: Vec<Network>,
+}
+
+/// `[fabric]`: what the hosts have in common.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fabric {
+    pub name: String,
+    /// Autonomous system number, 1 to 4294967294 (RFC 6996 lists the private ones).
+    pub asn: u32,
+    /// Addresses of the BGP route reflectors, of the same family as the supervisors. May be
+    /// empty; then all supervisors are single addresses.
+    pub reflectors: Vec<IpAddr>,
+    /// Prefixes in which supervisors' underlay addresses lie; a single address has full length.
+    /// Never empty, all of one family. They overlap only where a reflector inside a prefix is
+    /// also listed singly.
+    pub supervisors: Vec<IpNet>,
+    /// Largest IP packet that the underlay carries between any two hosts, bytes. Default 1500.
+    pub underlay_mtu: u32,
+    /// UDP port of the tunnels. Default 4789 (RFC 7348).
+    pub vxlan_port: u16,
+    /// VXLAN group policy: tags travel between hosts. Default true.
+    pub gbp: bool,
+}
+
+/// `[host]`: overrides of what is otherwise detected on this host.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct HostOverrides {
+    /// The VTEP address of this host.
+    pub underlay: Option<IpAddr>,
+    pub roles: Option<Vec<Role>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Role {
+    Supervisor,
+    Reflector,
+}
+
+/// `[ipsec]`: encryption of the underlay.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Ipsec {
+    pub enabled: bool,
+    /// Identity that peers' certificates must match, e.g. `*.example.org`.
+    pub identity: Option<String>,
+}
+
+/// `[lxd]`: where the local LXD or Incus is.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Lxd {
+    /// Unix socket; `None` searches the usual places.
+    pub socket: Option<PathBuf>,
+}
+
+/// `[agent]`: the daemon's own settings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Agent {
+    /// Seconds between two full passes, before jitter. Default 60.
+    pub reload_interval_s: u32,
+    /// Default `/run/lxmesh/control.sock`.
+    pub control_socket: PathBuf,
+}
+
+/// `[dhcp]`: address provision to instances by dnsmasq.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dhcp {
+    /// Write dnsmasq's files. Default true.
+    pub enabled: bool,
+    /// Also run and supervise dnsmasq. Default true.
+    pub run: bool,
+    /// Directory of the files. Default `/run/lxmesh/dnsmasq`.
+    pub directory: PathBuf,
+    /// The program. Default `/usr/sbin/dnsmasq`.
+    pub program: PathBuf,
+    /// Lease time, seconds. Default 3600.
+    pub lease_s: u32,
+}
+
+/// `[[network]]`: one overlay segment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Network {
+    pub name: String,
+    pub vni: Vni,
+    /// The SVI's name. Default `svi-NAME`.
+    pub bridge: IfName,
+    /// The VXLAN device's name. Default `vxlan-NAME`.
+    pub tunnel: IfName,
+    pub gateway4: Option<Ipv4Net>,
+    pub gateway6: Option<Ipv6Net>,
+    /// The SVI's MAC on every host. Default: derived from fabric name and VNI.
+    pub gateway_mac: Mac,
+    /// Largest IP packet inside the overlay, bytes. Default: computed from the underlay, see
+    /// [`super::MtuSum`].
+    pub mtu: u32,
+    /// UDP port of the tunnel. Default: the fabric's.
+    pub vxlan_port: u16,
+    /// VXLAN group policy on the tunnel. Default: the fabric's. The same for all networks that
+    /// share a port.
+    pub gbp: bool,
+    /// Multicast between hosts. Default false.
+    pub multicast: bool,
+    /// The VRF device that the SVI belongs to.
+    pub vrf: Option<Vrf>,
+    /// Where host routes (/32, /128) of NIC addresses go. Default none.
+    pub host_routes: Option<RouteTable>,
+    /// Connection tracking zone, 1 to 65535, unique. Default: the VNI where it fits, else the
+    /// remainder of its division by 65535, plus 1.
+    pub conntrack_zone: u16,
+    /// DNS servers handed out by DHCP.
+    pub dns: Vec<IpAddr>,
+}
+
+/// A VRF (Documentation/networking/vrf.rst) that one or more networks belong to.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Vrf {
+    pub name: IfName,
+    /// Its routing table. Default: 1000 plus the lowest VNI that uses the VRF.
+    pub table: u32,
+}
+
+/// Where host routes go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RouteTable {
+    /// Table 254.
+    Main,
+    /// The table of the network's VRF.
+    Vrf,
+    /// A table by number.
+    Number(u32),
+}
+
+impl Network {
+    /// The number of the table that host routes go to.
+    pub fn host_route_table(&self) -> Option<u32> {
+        match self.host_routes? {
+            RouteTable::Main => Some(254),
+            RouteTable::Vrf => Some(self.vrf.as_ref().map_or(254, |vrf| vrf.table)),
+            RouteTable::Number(number) => Some(number),
+        }
+    }
+
+    /// The gateways of both families.
+    pub fn gateways(&self) -> impl Iterator<Item = IpNet> + '_ {
+        let four = self.gateway4.map(IpNet::V4);
+        let six = self.gateway6.map(IpNet::V6);
+        four.into_iter().chain(six)
+    }
+
+    /// True if a NIC of this network may have the address: inside a gateway's prefix, and
+    /// neither the gateway itself nor a network or broadcast address.
+    pub fn admits(&self, address: IpAddr) -> bool {
+        self.gateways().any(|gateway| {
+            gateway.contains(&address)
+                && gateway.addr() != address
+                && match (gateway, address) {
+                    (IpNet::V4(net), IpAddr::V4(a)) => {
+                        !crate::addr::is_network_or_broadcast(net, a)
+                    }
+                    // RFC 4291 section 2.6.1: the subnet-router anycast address.
+                    (IpNet::V6(net), IpAddr::V6(a)) => {
+                        net.prefix_len() >= 127 || a != net.network()
+                    }
+                    _ => false,
+                }
+        })
+    }
+}
+
+impl Fabric {
+    /// True if the underlay, and so the tunnels, are IPv6.
+    pub fn is_ipv6(&self) -> bool {
+        self.supervisors.iter().any(|net| net.addr().is_ipv6())
+    }
+}
+
+impl HostFile {
+    /// The network that a `user.lxmesh.parent` names: by network name, or by bridge name.
+    pub fn network(&self, parent: &str) -> Option<&Network> {
+        self.networks
+            .iter()
+            .find(|network| network.name == parent || network.bridge.as_str() == parent)
+    }
+}

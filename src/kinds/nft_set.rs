@@ -1,0 +1,312 @@
+//! The nftables sets and maps that carry policy: their names, their types, and the bytes that
+//! the kernel keeps of an element. The declarations in `templates/datapath-sets.nft` have the
+//! same types; a test compares them in the kernel.
+//!
+//! Keys are interface indexes rather than names: a look-up costs half, and a re-created device
+//! starts with nothing.
+
+use crate::addr::{IfName, Mac};
+use crate::kernel::nft::Family;
+use std::fmt::{self, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// Name of both tables, `bridge lxmesh` and `inet lxmesh`.
+pub const TABLE: &str = "lxmesh";
+
+/// A set or map of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Set {
+    /// Managed bridges.
+    Svis,
+    /// Of these, with multicast between hosts.
+    Mcast,
+    /// NIC ports.
+    Ports,
+    /// Tunnels.
+    Overlay,
+    /// Tunnel . SVI MAC of any supervisor.
+    Routers,
+    /// Port . MAC.
+    MacOf,
+    /// The same for MACs inside ND options and DHCP.
+    MacRaw,
+    /// Port . MAC . address.
+    Id4,
+    Id6,
+    /// Port → packet mark (tags).
+    Marks,
+    /// Port → conntrack zone of its SVI.
+    Zones,
+    /// UDP ports of tunnels.
+    VxlanUdp,
+    /// Port . protocol . destination port.
+    OutSvc,
+    InSvc,
+    InetSvis,
+    InetPorts,
+    InetVxlanUdp,
+    /// What the table's structure was when we loaded it.
+    Stamp,
+}
+
+/// Type of one part of a key, or of a map's data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Field {
+    IfIndex,
+    IfName,
+    Mac,
+    /// 48 bits of payload.
+    MacRaw,
+    Ip4,
+    Ip6,
+    Protocol,
+    Port,
+    Mark,
+    Zone,
+}
+
+/// The value of one part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Value<'a> {
+    IfIndex(u32),
+    IfName(&'a IfName),
+    Mac(Mac),
+    Ip(IpAddr),
+    Protocol(u8),
+    Port(u16),
+    Mark(u32),
+    Zone(u16),
+}
+
+/// The bytes of a key or of data, as in a register: every part of a concatenation padded to four
+/// bytes; at most 28 of them are used by any of our sets.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Bytes {
+    len: u8,
+    bytes: [u8; 28],
+}
+
+impl Set {
+    pub const ALL: [Set; 18] = [
+        Set::Svis,
+        Set::Mcast,
+        Set::Ports,
+        Set::Overlay,
+        Set::Routers,
+        Set::MacOf,
+        Set::MacRaw,
+        Set::Id4,
+        Set::Id6,
+        Set::Marks,
+        Set::Zones,
+        Set::VxlanUdp,
+        Set::OutSvc,
+        Set::InSvc,
+        Set::InetSvis,
+        Set::InetPorts,
+        Set::InetVxlanUdp,
+        Set::Stamp,
+    ];
+
+    pub fn family(self) -> Family {
+        match self {
+            Set::InetSvis | Set::InetPorts | Set::InetVxlanUdp => Family::Inet,
+            _ => Family::Bridge,
+        }
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Set::Svis | Set::InetSvis => "svis",
+            Set::Mcast => "mcast",
+            Set::Ports | Set::InetPorts => "ports",
+            Set::Overlay => "overlay",
+            Set::Routers => "routers",
+            Set::MacOf => "mac",
+            Set::MacRaw => "lla",
+            Set::Id4 => "id4",
+            Set::Id6 => "id6",
+            Set::Marks => "marks",
+            Set::Zones => "zones",
+            Set::VxlanUdp | Set::InetVxlanUdp => "vxlan_udp",
+            Set::OutSvc => "out_svc",
+            Set::InSvc => "in_svc",
+            Set::Stamp => "stamp",
+        }
+    }
+
+    /// The parts of a key.
+    pub fn key(self) -> &'static [Field] {
+        use Field::*;
+        match self {
+            Set::Svis | Set::Mcast | Set::InetSvis | Set::InetPorts => &[IfName],
+            Set::Ports | Set::Overlay | Set::Marks | Set::Zones => &[IfIndex],
+            Set::Routers | Set::MacOf => &[IfIndex, Mac],
+            Set::MacRaw => &[IfIndex, MacRaw],
+            Set::Id4 => &[IfIndex, Mac, Ip4],
+            Set::Id6 => &[IfIndex, Mac, Ip6],
+            Set::VxlanUdp | Set::InetVxlanUdp => &[Port],
+            Set::OutSvc | Set::InSvc => &[IfIndex, Protocol, Port],
+            Set::Stamp => &[Mark],
+        }
+    }
+
+    /// What a map's keys map to.
+    pub fn data(self) -> Option<Field> {
+        match self {
+            Set::Marks => Some(Field::Mark),
+            Set::Zones => Some(Field::Zone),
+            _ => None,
+        }
+    }
+
+    /// True for sets whose keys name a network rather than one NIC's port.
+    pub fn is_network_level(self) -> bool {
+        matches!(
+            self,
+            Set::Svis
+                | Set::Mcast
+                | Set::Overlay
+                | Set::Routers
+                | Set::VxlanUdp
+                | Set::InetSvis
+                | Set::InetVxlanUdp
+        )
+    }
+}
+
+impl Field {
+    fn len(self) -> usize {
+        match self {
+            Field::IfIndex | Field::Ip4 | Field::Mark => 4,
+            Field::IfName | Field::Ip6 => 16,
+            Field::Mac | Field::MacRaw => 6,
+            Field::Protocol => 1,
+            Field::Port | Field::Zone => 2,
+        }
+    }
+}
+
+impl Bytes {
+    /// The bytes of the values. One value stands as it is; several are padded.
+    pub fn of(values: &[Value<'_>]) -> Self {
+        let mut out = Bytes { len: 0, bytes: [0; 28] };
+        for value in values {
+            match value {
+                Value::IfIndex(index) | Value::Mark(index) => out.push(&index.to_ne_bytes()),
+                Value::IfName(name) => {
+                    let mut padded = [0; 16];
+                    padded[..name.as_str().len()].copy_from_slice(name.as_str().as_bytes());
+                    out.push(&padded);
+                }
+                Value::Mac(mac) => out.push(&mac.0),
+                Value::Ip(IpAddr::V4(address)) => out.push(&address.octets()),
+                Value::Ip(IpAddr::V6(address)) => out.push(&address.octets()),
+                Value::Protocol(number) => out.push(&[*number]),
+                Value::Port(port) => out.push(&port.to_be_bytes()),
+                Value::Zone(zone) => out.push(&zone.to_ne_bytes()),
+            }
+            if values.len() > 1 {
+                out.len = out.len.next_multiple_of(4);
+            }
+        }
+        out
+    }
+
+    fn push(&mut self, bytes: &[u8]) {
+        let start = usize::from(self.len);
+        self.bytes[start..start + bytes.len()].copy_from_slice(bytes);
+        self.len += bytes.len() as u8;
+    }
+
+    /// Bytes from the kernel; `None` if longer than any of our keys.
+    pub fn from_kernel(bytes: &[u8]) -> Option<Self> {
+        let mut out = Bytes { len: 0, bytes: [0; 28] };
+        (bytes.len() <= out.bytes.len()).then(|| {
+            out.push(bytes);
+            out
+        })
+    }
+
+    pub fn as_slice(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.len)]
+    }
+
+    /// As nft writes them: parts joined by ` . `.
+    pub fn text(&self, fields: &[Field]) -> String {
+        let mut out = String::new();
+        let mut rest = self.as_slice();
+        for field in fields {
+            let padded = if fields.len() > 1 { field.len().next_multiple_of(4) } else { field.len() };
+            if rest.len() < padded {
+                return format!("{:02x?}", self.as_slice());
+            }
+            let (part, tail) = rest.split_at(padded);
+            rest = tail;
+            if !out.is_empty() {
+                out.push_str(" . ");
+            }
+            write_field(&mut out, *field, part);
+        }
+        out
+    }
+}
+
+impl fmt::Debug for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:02x?}", self.as_slice())
+    }
+}
+
+fn write_field(out: &mut String, field: Field, part: &[u8]) {
+    fn head<const N: usize>(part: &[u8]) -> [u8; N] {
+        let mut bytes = [0; N];
+        bytes.copy_from_slice(&part[..N]);
+        bytes
+    }
+    // Writing to a String cannot fail.
+    let _ = match field {
+        // nft takes a bare number for an index; a name would have to exist.
+        Field::IfIndex => write!(out, "{}", u32::from_ne_bytes(head(part))),
+        Field::Mark => write!(out, "{:#x}", u32::from_ne_bytes(head(part))),
+        Field::IfName => {
+            let end = part.iter().position(|byte| *byte == 0).unwrap_or(part.len());
+            write!(out, "\"{}\"", String::from_utf8_lossy(&part[..end]))
+        }
+        Field::Mac => write!(out, "{}", Mac(head(part))),
+        Field::MacRaw => {
+            let [a, b, c, d, e, f] = head(part);
+            write!(out, "0x{a:02x}{b:02x}{c:02x}{d:02x}{e:02x}{f:02x}")
+        }
+        Field::Ip4 => write!(out, "{}", Ipv4Addr::from(head::<4>(part))),
+        Field::Ip6 => write!(out, "{}", Ipv6Addr::from(head::<16>(part))),
+        Field::Protocol => write!(out, "{}", part[0]),
+        Field::Port => write!(out, "{}", u16::from_be_bytes(head(part))),
+        Field::Zone => write!(out, "{}", u16::from_ne_bytes(head(part))),
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_of_a_concatenation_are_padded_and_single_keys_are_not() {
+        let mac: Mac = "00:16:3e:3f:42:16".parse().unwrap();
+        let key = Bytes::of(&[
+            Value::IfIndex(7),
+            Value::Mac(mac),
+            Value::Ip("192.0.2.10".parse().unwrap()),
+        ]);
+        assert_eq!(key.as_slice().len(), 16);
+        assert_eq!(key.text(Set::Id4.key()), "7 . 00:16:3e:3f:42:16 . 192.0.2.10");
+        let port = Bytes::of(&[Value::Port(4789)]);
+        assert_eq!(port.as_slice(), [0x12, 0xb5]);
+        let raw = Bytes::of(&[Value::IfIndex(7), Value::Mac(mac)]);
+        assert_eq!(raw.text(Set::MacRaw.key()), "7 . 0x00163e3f4216");
+        let name: IfName = "svi-vpc".parse().unwrap();
+        assert_eq!(Bytes::of(&[Value::IfName(&name)]).text(Set::Svis.key()), "\"svi-vpc\"");
+        let service = Bytes::of(&[Value::IfIndex(7), Value::Protocol(6), Value::Port(443)]);
+        assert_eq!(service.text(Set::InSvc.key()), "7 . 6 . 443");
+    }
+}

@@ -1,0 +1,163 @@
+//! The tables `bridge lxmesh` and `inet lxmesh`: sets, chains and rules, from templates. They are
+//! replaced as a whole, with all elements, in one transaction, so that there is never a moment
+//! with half a policy.
+//!
+//! To know without any state of our own that nobody has changed a rule, the digest of what the
+//! kernel holds right after loading is kept in the kernel, as the comment of the one element of
+//! the set `stamp`.
+
+use super::nft_element::{self, NftElement};
+use super::nft_set::{Bytes, Set, TABLE, Value};
+use super::{KindError, Look};
+use crate::kernel::Kernel;
+use crate::kernel::nft::{Element, ElementOp, Family};
+use crate::model::{Inputs, Kind, Owns, Table};
+use sha2::{Digest, Sha256};
+use std::fmt;
+
+/// Both tables, as one object.
+#[derive(Debug)]
+pub struct NftTable;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Key;
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(TABLE)
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attrs {
+    /// First 16 hexadecimal digits of the SHA-256 of the text that was loaded.
+    pub text: String,
+    /// False if chains, rules or sets have been changed since.
+    pub intact: bool,
+}
+
+impl fmt::Display for Attrs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = if self.intact { "intact" } else { "altered" };
+        write!(f, "ruleset {} {state}", self.text)
+    }
+}
+
+const SETS: &str = include_str!("../../templates/datapath-sets.nft");
+const RULES: &str = include_str!("../../templates/datapath-rules.nft");
+
+/// Whether the rules are loaded, or, in builds for tests on kernels that lack the bridge family's
+/// conntrack and meta expressions, only the sets.
+#[cfg(feature = "test-hooks")]
+fn rules() -> &'static str {
+    if std::env::var_os("LXMESH_TEST_SETS_ONLY").is_some() { "" } else { RULES }
+}
+#[cfg(not(feature = "test-hooks"))]
+fn rules() -> &'static str {
+    RULES
+}
+
+/// The whole ruleset without elements. Adding before deleting makes the deletion succeed whether
+/// or not the table is there (`destroy` needs nft 1.0.7).
+pub fn text() -> String {
+    format!(
+        "table bridge {TABLE}\ndelete table bridge {TABLE}\n\
+         table inet {TABLE}\ndelete table inet {TABLE}\n{SETS}{}",
+        rules()
+    )
+}
+
+pub fn family_name(family: Family) -> &'static str {
+    match family {
+        Family::Bridge => "bridge",
+        Family::Inet => "inet",
+    }
+}
+
+fn text_digest() -> String {
+    hex(&Sha256::digest(text()))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
+impl Kind for NftTable {
+    const NAME: &'static str = "nft_table";
+    const OWNS: Owns = Owns::WholeObjects;
+    type Key = Key;
+    type Attrs = Attrs;
+
+    fn derive(_: &Inputs<'_>) -> Table<Self> {
+        wanted()
+    }
+}
+
+/// The tables as they should be, whatever the inputs.
+pub fn wanted() -> Table<NftTable> {
+    Table::<NftTable>::from([(Key, Attrs { text: text_digest(), intact: true })])
+}
+
+/// Reads what is loaded.
+pub fn observe(look: &mut Look<'_>) -> Result<Table<NftTable>, KindError> {
+    let nft = &mut look.kernel.nft;
+    let bridge = nft.structure(Family::Bridge, TABLE)?;
+    let inet = nft.structure(Family::Inet, TABLE)?;
+    if bridge.is_none() && inet.is_none() {
+        return Ok(Table::<NftTable>::new());
+    }
+    let stamp = nft.elements(Family::Bridge, TABLE, Set::Stamp.name())?;
+    let comment = stamp
+        .and_then(|elements| elements.into_iter().next())
+        .and_then(|element| element.comment)
+        .unwrap_or_default();
+    let (text, structure) = comment.split_once(' ').unwrap_or_default();
+    let intact = match (bridge, inet) {
+        (Some(bridge), Some(inet)) => structure == hex(&both(&bridge, &inet)),
+        _ => false,
+    };
+    Ok(Table::<NftTable>::from([(Key, Attrs { text: text.to_string(), intact })]))
+}
+
+fn both(bridge: &[u8; 32], inet: &[u8; 32]) -> Vec<u8> {
+    Sha256::new().chain_update(bridge).chain_update(inet).finalize().to_vec()
+}
+
+/// Replaces both tables with the given elements, in one transaction, and stamps them.
+pub fn replace(kernel: &mut Kernel, elements: &Table<NftElement>) -> Result<(), KindError> {
+    let script = format!("{}{}", text(), nft_element::script(elements));
+    kernel.nft.run(&script)?;
+    let missing = || KindError::Gone(format!("table {TABLE}"));
+    let bridge = kernel.nft.structure(Family::Bridge, TABLE)?.ok_or_else(missing)?;
+    let inet = kernel.nft.structure(Family::Inet, TABLE)?.ok_or_else(missing)?;
+    let element = Element {
+        key: Bytes::of(&[Value::Mark(1)]).as_slice().to_vec(),
+        data: None,
+        comment: Some(format!("{} {}", text_digest(), hex(&both(&bridge, &inet)))),
+    };
+    let stamp = ElementOp::Add {
+        family: Family::Bridge,
+        table: TABLE,
+        set: Set::Stamp.name(),
+        element,
+    };
+    kernel.nft.transaction(&[stamp]).map_err(|error| KindError::File {
+        what: "stamping the nftables table".into(),
+        why: error.to_string(),
+    })
+}
+
+/// Removes both tables.
+pub fn remove(kernel: &mut Kernel) -> Result<(), KindError> {
+    let script = format!(
+        "table bridge {TABLE}\ndelete table bridge {TABLE}\n\
+         table inet {TABLE}\ndelete table inet {TABLE}\n"
+    );
+    Ok(kernel.nft.run(&script)?)
+}
+
+/// Asks the kernel whether it takes the ruleset, changing nothing. The error names what nft and
+/// the kernel do not know.
+pub fn check(kernel: &mut Kernel) -> Result<(), KindError> {
+    Ok(kernel.nft.check(&text())?)
+}

@@ -1,0 +1,278 @@
+//! Membership and attributes of NIC ports: what makes a veth a port of its SVI. Nothing is
+//! learned or flooded there; the bridge itself answers ARP for known addresses.
+//!
+//! A port joins while it is down, so that it never forwards with the kernel's permissive
+//! defaults, and comes up last. It leaves down too: a p2p device that is up but in no bridge
+//! would hand its frames to the host's own stack.
+
+use super::{KernelKind, KindError, Look, Scope, apply_ops, index_of};
+use crate::addr::IfName;
+use crate::kernel::Kernel;
+use crate::kernel::link::{Link, LinkKind, PortData};
+use crate::kernel::rtnl::{Op, PortSet};
+use crate::model::{Change, Facts, Inputs, Kind, Owns, Table};
+use std::fmt;
+
+/// A NIC's host-side device as a bridge port.
+#[derive(Debug)]
+pub struct PortAttrs;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attrs {
+    /// Name of the bridge; `None` if in none, or in one that is not an SVI of ours.
+    pub master: Option<IfName>,
+    pub up: bool,
+    /// IN6_ADDR_GEN_MODE_*; 1 = none: the port itself has no addresses.
+    pub addr_gen_mode: Option<u8>,
+    /// `None` while in no bridge.
+    pub port: Option<PortSettings>,
+}
+
+/// The settable part of [`PortData`], as the kernel names them (IFLA_BRPORT_*).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PortSettings {
+    pub learning: bool,
+    pub unicast_flood: bool,
+    pub mcast_flood: bool,
+    pub bcast_flood: bool,
+    pub proxy_arp: bool,
+    pub proxy_arp_wifi: bool,
+    pub guard: bool,
+    pub mcast_router: u8,
+    pub neigh_suppress: bool,
+    pub isolated: bool,
+    pub hairpin: bool,
+    /// `None` where the kernel has no such limit.
+    pub mcast_max_groups: Option<u32>,
+}
+
+impl PortSettings {
+    /// What a NIC's port should be. `proxy_arp` would also answer, but stops the flood of
+    /// all-nodes router advertisements; `neigh_suppress` would silence the answers.
+    pub fn of_nic(has_group_limit: bool) -> Self {
+        PortSettings {
+            learning: false,
+            unicast_flood: false,
+            mcast_flood: false,
+            bcast_flood: false,
+            proxy_arp: false,
+            proxy_arp_wifi: true,
+            guard: true,
+            mcast_router: 0,
+            neigh_suppress: false,
+            isolated: false,
+            hairpin: false,
+            mcast_max_groups: has_group_limit.then_some(64),
+        }
+    }
+
+    /// The request that turns `have` into `self`.
+    pub fn from_other(&self, have: &PortSettings) -> PortSet {
+        let flag = |want: bool, have: bool| (want != have).then_some(want);
+        PortSet {
+            learning: flag(self.learning, have.learning),
+            unicast_flood: flag(self.unicast_flood, have.unicast_flood),
+            mcast_flood: flag(self.mcast_flood, have.mcast_flood),
+            bcast_flood: flag(self.bcast_flood, have.bcast_flood),
+            proxy_arp: flag(self.proxy_arp, have.proxy_arp),
+            proxy_arp_wifi: flag(self.proxy_arp_wifi, have.proxy_arp_wifi),
+            guard: flag(self.guard, have.guard),
+            mcast_router: (self.mcast_router != have.mcast_router).then_some(self.mcast_router),
+            neigh_suppress: flag(self.neigh_suppress, have.neigh_suppress),
+            isolated: flag(self.isolated, have.isolated),
+            hairpin: flag(self.hairpin, have.hairpin),
+            mcast_max_groups: self
+                .mcast_max_groups
+                .filter(|_| self.mcast_max_groups != have.mcast_max_groups),
+        }
+    }
+
+    /// The request that sets every attribute, for a port whose present ones are unknown.
+    pub fn whole(&self) -> PortSet {
+        PortSet {
+            learning: Some(self.learning),
+            unicast_flood: Some(self.unicast_flood),
+            mcast_flood: Some(self.mcast_flood),
+            bcast_flood: Some(self.bcast_flood),
+            proxy_arp: Some(self.proxy_arp),
+            proxy_arp_wifi: Some(self.proxy_arp_wifi),
+            guard: Some(self.guard),
+            mcast_router: Some(self.mcast_router),
+            neigh_suppress: Some(self.neigh_suppress),
+            isolated: Some(self.isolated),
+            hairpin: Some(self.hairpin),
+            mcast_max_groups: self.mcast_max_groups,
+        }
+    }
+}
+
+impl From<&PortData> for PortSettings {
+    fn from(data: &PortData) -> Self {
+        PortSettings {
+            learning: data.learning,
+            unicast_flood: data.unicast_flood,
+            mcast_flood: data.mcast_flood,
+            bcast_flood: data.bcast_flood,
+            proxy_arp: data.proxy_arp,
+            proxy_arp_wifi: data.proxy_arp_wifi,
+            guard: data.guard,
+            mcast_router: data.mcast_router,
+            neigh_suppress: data.neigh_suppress,
+            isolated: data.isolated,
+            hairpin: data.hairpin,
+            mcast_max_groups: data.mcast_max_groups,
+        }
+    }
+}
+
+impl fmt::Display for PortSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let flags = [
+            ("learning", self.learning),
+            ("flood", self.unicast_flood),
+            ("mcast_flood", self.mcast_flood),
+            ("bcast_flood", self.bcast_flood),
+            ("proxy_arp", self.proxy_arp),
+            ("proxy_arp_wifi", self.proxy_arp_wifi),
+            ("guard", self.guard),
+            ("neigh_suppress", self.neigh_suppress),
+            ("isolated", self.isolated),
+            ("hairpin", self.hairpin),
+        ];
+        for (name, on) in flags {
+            if on {
+                write!(f, "{name} ")?;
+            }
+        }
+        write!(f, "mcast_router {}", self.mcast_router)?;
+        match self.mcast_max_groups {
+            Some(limit) => write!(f, " mcast_max_groups {limit}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for Attrs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.master {
+            Some(master) => write!(f, "in {master}")?,
+            None => f.write_str("in no SVI")?,
+        }
+        f.write_str(if self.up { " up" } else { " down" })?;
+        match self.addr_gen_mode {
+            Some(1) | None => {}
+            Some(mode) => write!(f, " addrgenmode {mode}")?,
+        }
+        match &self.port {
+            Some(port) => write!(f, " {port}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// True for a port that carries the settings that only LXMesh gives: such a port of an SVI is
+/// ours even if nobody remembers having attached it.
+pub fn is_ours(link: &Link) -> bool {
+    link.port
+        .is_some_and(|port| port.proxy_arp_wifi && port.guard && !port.learning && !port.unicast_flood)
+        && !matches!(link.kind, LinkKind::Vxlan(_))
+}
+
+fn attrs_of(link: &Link, look: &Look<'_>) -> Attrs {
+    let master = look.host.networks.iter().find_map(|network| {
+        let svi = look.facts.svi(network)?;
+        (Some(svi.index) == link.master).then(|| network.bridge.clone())
+    });
+    Attrs {
+        up: link.up,
+        addr_gen_mode: link.addr_gen_mode,
+        port: link.port.as_ref().filter(|_| master.is_some()).map(PortSettings::from),
+        master,
+    }
+}
+
+impl Kind for PortAttrs {
+    const NAME: &'static str = "port";
+    const OWNS: Owns = Owns::WholeObjects;
+    type Key = IfName;
+    type Attrs = Attrs;
+
+    fn derive(inputs: &Inputs<'_>) -> Table<Self> {
+        let has_group_limit = inputs.facts.has_group_limit();
+        inputs
+            .connectable()
+            .map(|(nic, network, at)| {
+                let attrs = Attrs {
+                    master: Some(network.bridge.clone()),
+                    up: true,
+                    // A kernel without IPv6 has no such attribute.
+                    addr_gen_mode: at.port.addr_gen_mode.map(|_| 1),
+                    port: Some(PortSettings::of_nic(has_group_limit)),
+                };
+                (nic.port.clone(), attrs)
+            })
+            .collect()
+    }
+}
+
+impl KernelKind for PortAttrs {
+    fn observe(
+        look: &mut Look<'_>,
+        scope: &Scope<Self>,
+        desired: &Table<Self>,
+    ) -> Result<Table<Self>, KindError> {
+        Ok(look
+            .facts
+            .links()
+            .filter(|link| scope.has(&link.name))
+            .map(|link| (link, attrs_of(link, look)))
+            .filter(|(link, attrs)| {
+                desired.contains_key(&link.name) || (attrs.master.is_some() && is_ours(link))
+            })
+            .map(|(link, attrs)| (link.name.clone(), attrs))
+            .collect())
+    }
+
+    fn apply(
+        kernel: &mut Kernel,
+        facts: &Facts,
+        changes: &[Change<Self>],
+    ) -> Vec<Result<(), KindError>> {
+        apply_ops(kernel, changes, |change| ops(change, facts))
+    }
+}
+
+fn ops(change: &Change<PortAttrs>, facts: &Facts) -> Result<Vec<Op>, KindError> {
+    let index = index_of(facts, change.key())?;
+    let (have, want) = match change {
+        // A device that exists is always observed: there is nothing to create.
+        Change::Create { key, .. } => return Err(KindError::Gone(key.to_string())),
+        Change::Delete { .. } => {
+            return Ok(vec![Op::LinkDown { index }, Op::LinkMaster { index, master: 0 }]);
+        }
+        Change::Update { have, want, .. } => (have, want),
+    };
+    let mut ops = Vec::new();
+    let (Some(master), Some(settings)) = (&want.master, &want.port) else {
+        return Ok(ops);
+    };
+    let joins = have.master != want.master;
+    if joins {
+        ops.push(Op::LinkDown { index });
+    }
+    if let Some(mode) = want.addr_gen_mode.filter(|_| have.addr_gen_mode != want.addr_gen_mode) {
+        ops.push(Op::LinkAddrGenMode { index, mode });
+    }
+    if joins {
+        let master = index_of(facts, master)?;
+        ops.push(Op::LinkMaster { index, master });
+        ops.push(Op::Port { index, attrs: settings.whole() });
+    } else if have.port != want.port {
+        let attrs = have.port.map_or_else(|| settings.whole(), |have| settings.from_other(&have));
+        ops.push(Op::Port { index, attrs });
+    }
+    if joins || !have.up {
+        ops.push(Op::LinkUp { index });
+    }
+    Ok(ops)
+}

@@ -1,0 +1,311 @@
+//! Asking LXD or Incus over its unix socket: where the socket is, one request, its limits, and
+//! errors that say what to do. Never writes.
+
+use super::inventory::{Instance, InstanceId};
+use super::wire::{self, Envelope};
+use reqwest::StatusCode;
+use serde::Deserialize;
+use serde::de::{DeserializeOwned, Deserializer, SeqAccess, Visitor};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Largest answer taken, bytes: a thousand instances need about 4 MB.
+const MAX_ANSWER: usize = 256 << 20;
+/// A listing of a busy server may be slow.
+const LISTING_TIMEOUT: Duration = Duration::from_secs(60);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Where LXD (snap, package) and Incus put their sockets, in the order that they are tried.
+const SOCKETS: [&str; 4] = [
+    "/var/snap/lxd/common/lxd/unix.socket",
+    "/var/lib/lxd/unix.socket",
+    "/run/incus/unix.socket",
+    "/var/lib/incus/unix.socket",
+];
+
+/// Why LXD could not be read. Every one is worth trying again.
+#[derive(Debug, thiserror::Error)]
+pub enum LxdError {
+    #[error(
+        "no LXD or Incus socket at {tried}; install LXD or Incus, or name its socket by `socket` in [lxd]"
+    )]
+    NoSocket { tried: String },
+    #[error("may not connect to {socket}; run the agent as root or in the group that owns the socket")]
+    Permission { socket: PathBuf },
+    #[error("nothing answers at {socket} ({why}); is LXD running?")]
+    NotAnswering { socket: PathBuf, why: String },
+    #[error("{socket} is not LXD or Incus: {why}; name the right socket by `socket` in [lxd]")]
+    WrongServer { socket: PathBuf, why: String },
+    #[error("GET {path} answered HTTP {status}: {text}")]
+    Status { path: String, status: u16, text: String },
+    #[error("GET {path} answered what cannot be understood: {why}")]
+    Garbage { path: String, why: String },
+    #[error("GET {path} was not answered within {seconds} s")]
+    Timeout { path: String, seconds: u64 },
+}
+
+/// A client of one server.
+#[derive(Debug, Clone)]
+pub struct Client {
+    socket: PathBuf,
+    http: reqwest::Client,
+}
+
+/// Finds the socket: the configured one, else `LXD_DIR`, else `INCUS_DIR`, else the usual places.
+pub fn find_socket(configured: Option<&Path>) -> Result<PathBuf, LxdError> {
+    if let Some(socket) = configured {
+        return Ok(socket.to_path_buf());
+    }
+    let from_environment = ["LXD_DIR", "INCUS_DIR"]
+        .iter()
+        .filter_map(std::env::var_os)
+        .map(|directory| Path::new(&directory).join("unix.socket"))
+        .next();
+    if let Some(socket) = from_environment {
+        return Ok(socket);
+    }
+    SOCKETS
+        .iter()
+        .map(PathBuf::from)
+        .find(|socket| socket.exists())
+        .ok_or_else(|| LxdError::NoSocket {
+            tried: SOCKETS.join(", "),
+        })
+}
+
+impl Client {
+    /// A client for the socket. Connects only when asked something.
+    pub fn new(socket: &Path) -> Result<Self, LxdError> {
+        let http = reqwest::Client::builder()
+            .unix_socket(socket)
+            .pool_max_idle_per_host(2)
+            .user_agent(concat!("lxmesh/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .map_err(|error| LxdError::NotAnswering {
+                socket: socket.to_path_buf(),
+                why: error.to_string(),
+            })?;
+        Ok(Self {
+            socket: socket.to_path_buf(),
+            http,
+        })
+    }
+
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Makes sure that this is LXD or Incus and that we may read; returns name and version.
+    pub async fn identify(&self) -> Result<String, LxdError> {
+        let wrong = |why: String| LxdError::WrongServer {
+            socket: self.socket.clone(),
+            why,
+        };
+        let server: wire::Server = match self.get("/1.0", REQUEST_TIMEOUT).await {
+            Ok(server) => server,
+            Err(LxdError::Status { status: 404, .. }) => return Err(wrong("it has no /1.0".into())),
+            Err(LxdError::Garbage { why, .. }) => return Err(wrong(why)),
+            Err(error) => return Err(error),
+        };
+        let wire::Environment {
+            server: name,
+            server_version,
+        } = server.environment;
+        if !matches!(name.as_str(), "lxd" | "incus") {
+            return Err(wrong(format!("it calls itself {name:?}")));
+        }
+        if server.auth == "untrusted" {
+            return Err(LxdError::Permission {
+                socket: self.socket.clone(),
+            });
+        }
+        Ok(format!("{name} {server_version}"))
+    }
+
+    /// All instances of all projects, in one answer.
+    pub async fn instances(&self) -> Result<Vec<Instance>, LxdError> {
+        let path = "/1.0/instances?recursion=1&all-projects=true";
+        let Listing(instances) = self.get(path, LISTING_TIMEOUT).await?;
+        Ok(instances)
+    }
+
+    /// One instance; `None` only if the server says in so many words that there is none (404).
+    pub async fn instance(&self, id: &InstanceId) -> Result<Option<Instance>, LxdError> {
+        let path = format!(
+            "/1.0/instances/{}?project={}",
+            escape(&id.name),
+            escape(&id.project)
+        );
+        match self.get::<wire::Instance>(&path, REQUEST_TIMEOUT).await {
+            Ok(instance) => {
+                let instance = Instance::from(instance);
+                if instance.id == *id {
+                    return Ok(Some(instance));
+                }
+                // Instances live in the default project where features.profiles etc. are off,
+                // but always under the name asked for.
+                Err(LxdError::Garbage {
+                    why: format!("asked for {id}, got {}", instance.id),
+                    path,
+                })
+            }
+            Err(LxdError::Status { status: 404, .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn get<T: DeserializeOwned>(&self, path: &str, limit: Duration) -> Result<T, LxdError> {
+        match tokio::time::timeout(limit, self.get_unbounded(path)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(LxdError::Timeout {
+                path: path.into(),
+                seconds: limit.as_secs(),
+            }),
+        }
+    }
+
+    async fn get_unbounded<T: DeserializeOwned>(&self, path: &str) -> Result<T, LxdError> {
+        let garbage = |why: String| LxdError::Garbage {
+            path: path.into(),
+            why,
+        };
+        let mut response = self
+            .http
+            .get(format!("http://lxd{path}"))
+            .send()
+            .await
+            .map_err(|error| self.connect_error(&error))?;
+        let status = response.status();
+        let mut body = Vec::new();
+        while let Some(chunk) = response
+            .chunk()
+            .await
+            .map_err(|error| garbage(format!("the answer broke off: {}", chain(&error))))?
+        {
+            if body.len() + chunk.len() > MAX_ANSWER {
+                return Err(garbage(format!("more than {MAX_ANSWER} bytes")));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        if status != StatusCode::OK {
+            let text = serde_json::from_slice::<Envelope<serde_json::Value>>(&body)
+                .map(|envelope| envelope.error)
+                .unwrap_or_default();
+            return Err(LxdError::Status {
+                path: path.into(),
+                status: status.as_u16(),
+                text,
+            });
+        }
+        let envelope: Envelope<T> =
+            serde_json::from_slice(&body).map_err(|error| garbage(error.to_string()))?;
+        if envelope.kind != "sync" || envelope.error_code != 0 {
+            return Err(garbage(format!(
+                "type {:?}, error {} {:?}",
+                envelope.kind, envelope.error_code, envelope.error
+            )));
+        }
+        envelope
+            .metadata
+            .ok_or_else(|| garbage("no metadata".into()))
+    }
+
+    fn connect_error(&self, error: &reqwest::Error) -> LxdError {
+        let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
+        while let Some(cause) = source {
+            if let Some(io) = cause.downcast_ref::<std::io::Error>() {
+                return socket_error(&self.socket, io);
+            }
+            source = cause.source();
+        }
+        LxdError::NotAnswering {
+            socket: self.socket.clone(),
+            why: chain(error),
+        }
+    }
+}
+
+/// The error of a connect to the socket, in the operator's terms.
+pub(super) fn socket_error(socket: &Path, error: &std::io::Error) -> LxdError {
+    match error.kind() {
+        std::io::ErrorKind::NotFound => LxdError::NoSocket {
+            tried: socket.display().to_string(),
+        },
+        std::io::ErrorKind::PermissionDenied => LxdError::Permission {
+            socket: socket.to_path_buf(),
+        },
+        _ => LxdError::NotAnswering {
+            socket: socket.to_path_buf(),
+            why: error.to_string(),
+        },
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+/// Percent-encodes all but unreserved characters (RFC 3986 section 2.3).
+fn escape(text: &str) -> String {
+    text.bytes().fold(String::new(), |mut out, byte| {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+        out
+    })
+}
+
+/// A listing that keeps of each instance only what matters while it is being read, so that the
+/// configuration of a thousand instances is never in memory at once.
+struct Listing(Vec<Instance>);
+
+impl<'de> Deserialize<'de> for Listing {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Each;
+        impl<'de> Visitor<'de> for Each {
+            type Value = Listing;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a list of instances")
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Listing, A::Error> {
+                let mut instances = Vec::new();
+                while let Some(instance) = seq.next_element::<wire::Instance>()? {
+                    instances.push(Instance::from(instance));
+                }
+                Ok(Listing(instances))
+            }
+        }
+        deserializer.deserialize_seq(Each)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_escaped_in_paths() {
+        assert_eq!(escape("web-1.a~b_c"), "web-1.a~b_c");
+        assert_eq!(escape("a/b?c d"), "a%2Fb%3Fc%20d");
+    }
+
+    #[test]
+    fn a_cut_off_listing_is_an_error_and_not_a_shorter_list() {
+        let text = r#"{"type":"sync","metadata":[{"name":"c1","status_code":103,"expanded_config":{},"expanded_devices":{}},"#;
+        assert!(serde_json::from_str::<Envelope<Listing>>(text).is_err());
+    }
+
+    #[test]
+    fn an_instance_without_devices_is_garbage_and_not_an_instance_without_nics() {
+        let text = r#"{"type":"sync","metadata":[{"name":"c1","status_code":103,"expanded_config":{}}]}"#;
+        assert!(serde_json::from_str::<Envelope<Listing>>(text).is_err());
+    }
+}

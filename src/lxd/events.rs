@@ -1,0 +1,181 @@
+//! LXD's event stream, reduced to knocks: "read instance X again" or "read everything again".
+//! What an event says happened is not believed; only its name is used.
+
+use super::client::{LxdError, socket_error};
+use super::inventory::InstanceId;
+use super::wire;
+use futures_util::StreamExt;
+use std::path::Path;
+use std::time::Duration;
+use tokio::net::UnixStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use tokio_tungstenite::{WebSocketStream, client_async_with_config};
+
+/// What to read again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Knock {
+    Instance(InstanceId),
+    Everything,
+}
+
+/// An open event stream.
+pub struct Events {
+    stream: WebSocketStream<UnixStream>,
+}
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const MAX_EVENT: usize = 1 << 20;
+
+impl Events {
+    /// Connects. Whatever happened before is not told: the caller lists everything once after.
+    pub async fn open(socket: &Path) -> Result<Self, LxdError> {
+        let path = "/1.0/events?type=lifecycle&all-projects=true";
+        let connect = async {
+            let stream = UnixStream::connect(socket)
+                .await
+                .map_err(|error| socket_error(socket, &error))?;
+            let config = WebSocketConfig::default()
+                .max_message_size(Some(MAX_EVENT))
+                .max_frame_size(Some(MAX_EVENT))
+                .read_buffer_size(16 << 10);
+            let (stream, _) =
+                client_async_with_config(format!("ws://lxd{path}"), stream, Some(config))
+                    .await
+                    .map_err(|error| LxdError::Garbage {
+                        path: path.into(),
+                        why: error.to_string(),
+                    })?;
+            Ok(Events { stream })
+        };
+        match tokio::time::timeout(CONNECT_TIMEOUT, connect).await {
+            Ok(result) => result,
+            Err(_) => Err(LxdError::Timeout {
+                path: path.into(),
+                seconds: CONNECT_TIMEOUT.as_secs(),
+            }),
+        }
+    }
+
+    /// The next events' knocks. An error or the end of the stream means a gap.
+    pub async fn next(&mut self) -> Result<Vec<Knock>, LxdError> {
+        let broken = |why: String| LxdError::Garbage {
+            path: "/1.0/events".into(),
+            why,
+        };
+        loop {
+            match self.stream.next().await {
+                Some(Ok(Message::Text(text))) => return Ok(knocks(text.as_bytes())),
+                Some(Ok(Message::Binary(bytes))) => return Ok(knocks(&bytes)),
+                Some(Ok(Message::Close(_))) | None => {
+                    return Err(broken("LXD closed the event stream".into()));
+                }
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return Err(broken(error.to_string())),
+            }
+        }
+    }
+}
+
+/// What one event asks us to read. An event that we do not understand may be anything.
+fn knocks(text: &[u8]) -> Vec<Knock> {
+    let Ok(event) = serde_json::from_slice::<wire::Event>(text) else {
+        return vec![Knock::Everything];
+    };
+    if event.kind != "lifecycle" {
+        return Vec::new();
+    }
+    let Some(lifecycle) = event.metadata else {
+        return vec![Knock::Everything];
+    };
+    let wire::Lifecycle {
+        action,
+        source,
+        name,
+        project,
+        context,
+    } = lifecycle;
+    // A profile's change reaches each instance by an event of its own in LXD 5.0, but not
+    // everywhere; a renamed project changes every instance's identity.
+    if matches!(action.as_str(), "profile-updated" | "profile-renamed" | "project-renamed") {
+        return vec![Knock::Everything];
+    }
+    let Some(what) = action.strip_prefix("instance-") else {
+        return Vec::new();
+    };
+    let harmless = ["exec", "console", "log", "file", "snapshot", "backup", "metadata"];
+    if harmless.iter().any(|prefix| what.starts_with(prefix)) {
+        return Vec::new();
+    }
+    let project = project
+        .or(event.project)
+        .unwrap_or_else(|| "default".into());
+    let from_source = source
+        .strip_prefix("/1.0/instances/")
+        .and_then(|rest| rest.split(['/', '?']).next())
+        .map(str::to_string);
+    let Some(name) = name.or(from_source) else {
+        return vec![Knock::Everything];
+    };
+    let old_name = context
+        .as_ref()
+        .and_then(|context| context.get("old_name"))
+        .and_then(|value| value.as_str())
+        .map(str::to_string);
+    if what == "renamed" && old_name.is_none() {
+        return vec![Knock::Everything];
+    }
+    std::iter::once(name)
+        .chain(old_name)
+        .map(|name| {
+            Knock::Instance(InstanceId {
+                project: project.clone(),
+                name,
+            })
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(name: &str) -> Knock {
+        Knock::Instance(InstanceId {
+            project: "default".into(),
+            name: name.into(),
+        })
+    }
+
+    fn event(action: &str, rest: &str) -> Vec<Knock> {
+        knocks(
+            format!(r#"{{"type":"lifecycle","project":"default","metadata":{{"action":"{action}","source":"/1.0/instances/c3"{rest}}}}}"#)
+                .as_bytes(),
+        )
+    }
+
+    #[test]
+    fn an_event_names_its_instance_and_a_rename_names_both() {
+        assert_eq!(event("instance-started", r#","name":"c3""#), [id("c3")]);
+        assert_eq!(event("instance-started", ""), [id("c3")]);
+        assert_eq!(
+            event("instance-renamed", r#","name":"c5","context":{"old_name":"c4"}"#),
+            [id("c5"), id("c4")]
+        );
+        assert_eq!(event("instance-renamed", r#","name":"c5""#), [Knock::Everything]);
+    }
+
+    #[test]
+    fn what_cannot_change_a_nic_does_not_wake_us() {
+        assert_eq!(event("instance-exec", ""), []);
+        assert_eq!(event("instance-snapshot-created", ""), []);
+        assert_eq!(event("image-created", ""), []);
+        assert_eq!(knocks(br#"{"type":"logging","metadata":null}"#), []);
+    }
+
+    #[test]
+    fn what_is_not_understood_means_read_everything() {
+        assert_eq!(knocks(b"{cut off"), [Knock::Everything]);
+        assert_eq!(event("profile-updated", ""), [Knock::Everything]);
+    }
+}

@@ -1,0 +1,227 @@
+//! Wire shapes → what LXMesh needs to know of each instance, still in the operator's words.
+//! Pure. What the words mean (networks, addresses, services) is decided in `model::nic`.
+
+use super::wire;
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// An instance's name is unique within its project only.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct InstanceId {
+    pub project: String,
+    pub name: String,
+}
+
+impl fmt::Display for InstanceId {
+    /// `web1`, or `prod/web1` outside the default project.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.project != "default" {
+            write!(f, "{}/", self.project)?;
+        }
+        f.write_str(&self.name)
+    }
+}
+
+/// Whether an instance takes part in the network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Presence {
+    /// Running.
+    Up,
+    /// Stopped, paused, or on its way there.
+    Down,
+    /// LXD does not know (status Error): what was known before stays in force.
+    Unknown,
+}
+
+/// One instance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Instance {
+    pub id: InstanceId,
+    pub presence: Presence,
+    /// RFC 3339 time of the last start, as LXD gave it: earlier holders of an address win.
+    pub last_used_at: String,
+    /// Devices with `user.lxmesh.parent`, by device name order.
+    pub nics: Vec<LxdNic>,
+}
+
+/// One device of `type=nic`, `nictype=p2p` that has `user.lxmesh.parent`. Texts as LXD gave them.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LxdNic {
+    pub device: String,
+    pub parent: String,
+    /// `volatile.DEVICE.host_name`, or the device's own `host_name`.
+    pub host_name: Option<String>,
+    /// `volatile.DEVICE.hwaddr`, or the device's own `hwaddr`.
+    pub hwaddr: Option<String>,
+    pub ipv4: Option<String>,
+    pub ipv6: Option<String>,
+    /// Device key and instance key joined by a blank.
+    pub in_services: String,
+    pub out_services: String,
+    pub tags: String,
+}
+
+/// All instances of the local server, as last read.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Inventory {
+    pub instances: BTreeMap<InstanceId, Instance>,
+}
+
+const KEY: &str = "user.lxmesh.";
+
+impl From<wire::Instance> for Instance {
+    fn from(instance: wire::Instance) -> Self {
+        let wire::Instance {
+            name,
+            project,
+            status_code,
+            last_used_at,
+            expanded_config: config,
+            expanded_devices: devices,
+        } = instance;
+        let nics = devices
+            .iter()
+            .filter_map(|(device, keys)| nic(device, keys, &config))
+            .collect();
+        Instance {
+            id: InstanceId { project, name },
+            presence: presence(status_code),
+            last_used_at,
+            nics,
+        }
+    }
+}
+
+/// Status codes of LXD's `shared/api/status_code.go`: 103 Running, 111 Thawed, 113 Ready;
+/// 112 Error. Everything else does not carry traffic.
+fn presence(status_code: u32) -> Presence {
+    match status_code {
+        103 | 111 | 113 => Presence::Up,
+        112 => Presence::Unknown,
+        _ => Presence::Down,
+    }
+}
+
+fn nic(
+    device: &str,
+    keys: &BTreeMap<String, String>,
+    config: &BTreeMap<String, String>,
+) -> Option<LxdNic> {
+    let own = |key: &str| keys.get(key).filter(|text| !text.is_empty());
+    let ours = |key: &str| own(&format!("{KEY}{key}"));
+    if own("type")? != "nic" || own("nictype")? != "p2p" {
+        return None;
+    }
+    let parent = ours("parent")?.clone();
+    let volatile = |key: &str| {
+        config
+            .get(&format!("volatile.{device}.{key}"))
+            .filter(|text| !text.is_empty())
+            .or_else(|| if key == "host_name" { own("host_name") } else { None })
+            .cloned()
+    };
+    // Lists may be given on the device and on the instance; both count.
+    let merged = |key: &str| {
+        let instance = config.get(&format!("{KEY}{key}")).map_or("", String::as_str);
+        let device = ours(key).map_or("", String::as_str);
+        format!("{device} {instance}").trim().to_string()
+    };
+    Some(LxdNic {
+        device: device.to_string(),
+        parent,
+        host_name: volatile("host_name"),
+        hwaddr: own("hwaddr").cloned().or_else(|| volatile("hwaddr")),
+        ipv4: ours("ipv4.address").cloned(),
+        ipv6: ours("ipv6.address").cloned(),
+        in_services: merged("in_services"),
+        out_services: merged("out_services"),
+        tags: merged("tags"),
+    })
+}
+
+impl Inventory {
+    /// Takes in one freshly read instance, or its absence. An instance of unknown presence keeps
+    /// what was known of it.
+    pub fn put(&mut self, id: InstanceId, instance: Option<Instance>) {
+        match instance {
+            None => {
+                self.instances.remove(&id);
+            }
+            Some(fresh) if fresh.presence == Presence::Unknown => {
+                self.instances.entry(id).or_insert(fresh);
+            }
+            Some(fresh) => {
+                self.instances.insert(id, fresh);
+            }
+        }
+    }
+
+    /// The instances of `self` that a fresh listing lacks. A listing alone is not believed when
+    /// it says that something is gone: each is asked for by name before it is withdrawn.
+    pub fn missing_from(&self, listing: &[Instance]) -> Vec<InstanceId> {
+        let listed: std::collections::BTreeSet<_> = listing.iter().map(|i| &i.id).collect();
+        self.instances
+            .keys()
+            .filter(|id| !listed.contains(id))
+            .cloned()
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(json: &str) -> Instance {
+        serde_json::from_str::<wire::Instance>(json).unwrap().into()
+    }
+
+    #[test]
+    fn a_p2p_nic_with_a_parent_is_managed_and_others_are_not() {
+        let instance = read(
+            r#"{"name":"c1","project":"prod","status":"Running","status_code":103,"new_field":1,
+            "expanded_config":{"user.lxmesh.out_services":"tcp/53","volatile.vpc.host_name":"veth1","volatile.vpc.hwaddr":"00:16:3e:00:00:01"},
+            "expanded_devices":{
+              "root":{"type":"disk","path":"/"},
+              "br":{"type":"nic","nictype":"bridged","user.lxmesh.parent":"vpc"},
+              "bare":{"type":"nic","nictype":"p2p"},
+              "vpc":{"type":"nic","nictype":"p2p","user.lxmesh.parent":"vpc","user.lxmesh.out_services":"udp/53","user.lxmesh.ipv4.address":"192.0.2.10"}}}"#,
+        );
+        assert_eq!(instance.id.to_string(), "prod/c1");
+        assert_eq!(instance.presence, Presence::Up);
+        assert_eq!(
+            instance.nics,
+            [LxdNic {
+                device: "vpc".into(),
+                parent: "vpc".into(),
+                host_name: Some("veth1".into()),
+                hwaddr: Some("00:16:3e:00:00:01".into()),
+                ipv4: Some("192.0.2.10".into()),
+                out_services: "udp/53 tcp/53".into(),
+                ..LxdNic::default()
+            }]
+        );
+    }
+
+    #[test]
+    fn paused_is_down_and_error_is_unknown() {
+        assert_eq!(presence(110), Presence::Down);
+        assert_eq!(presence(102), Presence::Down);
+        assert_eq!(presence(113), Presence::Up);
+        assert_eq!(presence(112), Presence::Unknown);
+    }
+
+    #[test]
+    fn an_instance_in_error_keeps_what_was_known_of_it() {
+        let up = read(r#"{"name":"c1","status_code":103,"expanded_config":{},"expanded_devices":{}}"#);
+        let mut error = up.clone();
+        error.presence = Presence::Unknown;
+        let mut inventory = Inventory::default();
+        inventory.put(up.id.clone(), Some(up.clone()));
+        inventory.put(up.id.clone(), Some(error));
+        assert_eq!(inventory.instances[&up.id], up);
+        assert_eq!(inventory.missing_from(&[]), [up.id.clone()]);
+        inventory.put(up.id.clone(), None);
+        assert!(inventory.instances.is_empty());
+    }
+}

@@ -1,0 +1,10 @@
+//! The local LXD or Incus: its REST API over a unix socket, its event stream, and what of its
+//! instances matters to us. Reads only; LXMesh never writes to LXD.
+
+pub mod client;
+pub mod events;
+pub mod inventory;
+pub mod wire;
+
+pub use client::{Client, LxdError};
+pub use inventory::{Instance, InstanceId, Inventory, LxdNic, Presence};

@@ -1,0 +1,246 @@
+//! The conversation with LXD, apart from everything else: however slow or broken LXD is, the
+//! kernel is kept in order with what was last known. Events and the daemon ask for instances or a
+//! listing; what was read goes to the daemon.
+
+use crate::lxd::events::{Events, Knock};
+use crate::lxd::{Client, Instance, InstanceId, LxdError, client};
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+
+/// What has been learned of LXD.
+#[derive(Debug)]
+pub enum Update {
+    /// LXD answers; its name and version.
+    Connected(String),
+    /// One instance, or that there is none of that name.
+    Instance(InstanceId, Option<Instance>),
+    /// Every instance that a listing names. What it does not name may still be there.
+    Listing(Vec<Instance>),
+    /// What was known stays in force.
+    Failed(LxdError),
+}
+
+/// What the daemon asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ask {
+    Instances(BTreeSet<InstanceId>),
+    Everything,
+}
+
+/// How many instances are read at the same time.
+const CONCURRENT_READS: usize = 4;
+const FIRST_RETRY: Duration = Duration::from_millis(500);
+const LONGEST_RETRY: Duration = Duration::from_secs(20);
+
+/// Runs for ever. Ends when the daemon drops its ends of the channels.
+pub async fn run(
+    configured: Option<PathBuf>,
+    mut asks: mpsc::Receiver<Ask>,
+    updates: mpsc::Sender<Update>,
+) {
+    let mut retry = FIRST_RETRY;
+    loop {
+        match serve(configured.as_deref(), &mut asks, &updates, &mut retry).await {
+            Ok(()) => return,
+            Err(error) => {
+                if updates.send(Update::Failed(error)).await.is_err() {
+                    return;
+                }
+            }
+        }
+        tokio::time::sleep(jittered(retry)).await;
+        retry = (retry * 2).min(LONGEST_RETRY);
+    }
+}
+
+/// Up to a quarter more, so that a fleet does not act in step.
+pub fn jittered(duration: Duration) -> Duration {
+    let random = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0u8);
+    duration + duration.mul_f64((random % 1000) as f64 / 4000.0)
+}
+
+/// One connection: until LXD fails (error) or the daemon is gone (Ok).
+async fn serve(
+    configured: Option<&std::path::Path>,
+    asks: &mut mpsc::Receiver<Ask>,
+    updates: &mpsc::Sender<Update>,
+    retry: &mut Duration,
+) -> Result<(), LxdError> {
+    let socket = client::find_socket(configured)?;
+    let client = Client::new(&socket)?;
+    let server = client.identify().await?;
+    let mut events = Events::open(&socket).await?;
+    let mut reads = Reads::new(client);
+    // Whatever happened while nobody listened.
+    reads.list();
+    let mut said_hello = false;
+    loop {
+        let due = reads.due();
+        let mut out = tokio::select! {
+            ask = asks.recv() => match ask {
+                None => return Ok(()),
+                Some(Ask::Instances(ids)) => { reads.instances(ids); continue }
+                Some(Ask::Everything) => { reads.list(); continue }
+            },
+            knocks = events.next() => {
+                for knock in knocks? {
+                    match knock {
+                        Knock::Instance(id) => reads.instances([id]),
+                        Knock::Everything => reads.list(),
+                    }
+                }
+                continue
+            }
+            () = at(due) => { reads.start_delayed(); continue }
+            update = reads.next() => match update {
+                Ok(update) => vec![update],
+                Err((what, error)) => {
+                    // The connection may be fine and one answer bad: try that again, slowly.
+                    reads.again_later(what);
+                    vec![Update::Failed(error)]
+                }
+            },
+        };
+        if !said_hello && !matches!(out[0], Update::Failed(_)) {
+            said_hello = true;
+            *retry = FIRST_RETRY;
+            out.insert(0, Update::Connected(server.clone()));
+        }
+        for update in out {
+            if updates.send(update).await.is_err() {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Ends at that time; never without one.
+pub async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What is being read.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum What {
+    Listing,
+    One(InstanceId),
+}
+
+type ReadResult = (What, Result<Update, LxdError>);
+
+/// Reads under way, and those that wait for them. Nothing is read twice at the same time: an ask
+/// for what is under way means reading it once more afterwards.
+struct Reads {
+    client: Client,
+    running: JoinSet<ReadResult>,
+    instances_running: BTreeSet<InstanceId>,
+    listing_running: bool,
+    instances_waiting: BTreeSet<InstanceId>,
+    listing_waiting: bool,
+    /// Failed reads, to be tried again.
+    delayed: Vec<What>,
+    due: Instant,
+    pause: Duration,
+}
+
+impl Reads {
+    fn new(client: Client) -> Self {
+        Reads {
+            client,
+            running: JoinSet::new(),
+            instances_running: BTreeSet::new(),
+            listing_running: false,
+            instances_waiting: BTreeSet::new(),
+            listing_waiting: false,
+            delayed: Vec::new(),
+            due: Instant::now(),
+            pause: FIRST_RETRY,
+        }
+    }
+
+    fn instances(&mut self, ids: impl IntoIterator<Item = InstanceId>) {
+        self.instances_waiting.extend(ids);
+        self.start();
+    }
+
+    fn list(&mut self) {
+        self.listing_waiting = true;
+        self.start();
+    }
+
+    fn start(&mut self) {
+        if self.listing_waiting && !self.listing_running {
+            (self.listing_waiting, self.listing_running) = (false, true);
+            let client = self.client.clone();
+            self.running.spawn(async move {
+                (What::Listing, client.instances().await.map(Update::Listing))
+            });
+        }
+        let ready: Vec<InstanceId> = self
+            .instances_waiting
+            .difference(&self.instances_running)
+            .take(CONCURRENT_READS.saturating_sub(self.instances_running.len()))
+            .cloned()
+            .collect();
+        for id in ready {
+            self.instances_waiting.remove(&id);
+            self.instances_running.insert(id.clone());
+            let client = self.client.clone();
+            self.running.spawn(async move {
+                let result = client.instance(&id).await;
+                let result = result.map(|instance| Update::Instance(id.clone(), instance));
+                (What::One(id), result)
+            });
+        }
+    }
+
+    /// The next finished read; pending while there is none.
+    async fn next(&mut self) -> Result<Update, (What, LxdError)> {
+        loop {
+            match self.running.join_next().await {
+                None => std::future::pending::<()>().await,
+                Some(Err(_cancelled)) => {}
+                Some(Ok((what, result))) => {
+                    match &what {
+                        What::Listing => self.listing_running = false,
+                        What::One(id) => {
+                            self.instances_running.remove(id);
+                        }
+                    }
+                    self.start();
+                    if result.is_ok() {
+                        self.pause = FIRST_RETRY;
+                    }
+                    return result.map_err(|error| (what, error));
+                }
+            }
+        }
+    }
+
+    fn again_later(&mut self, what: What) {
+        self.delayed.push(what);
+        self.due = Instant::now() + jittered(self.pause);
+        self.pause = (self.pause * 2).min(LONGEST_RETRY);
+    }
+
+    /// When failed reads are to be tried again.
+    fn due(&self) -> Option<Instant> {
+        (!self.delayed.is_empty()).then_some(self.due)
+    }
+
+    fn start_delayed(&mut self) {
+        for what in std::mem::take(&mut self.delayed) {
+            match what {
+                What::Listing => self.list(),
+                What::One(id) => self.instances([id]),
+            }
+        }
+    }
+}

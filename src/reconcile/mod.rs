@@ -1,0 +1,11 @@
+//! Bringing the kernel to where LXD and the host file say it should be: one pass, and the daemon
+//! that decides when to make one.
+
+pub mod daemon;
+pub mod lxd_task;
+pub mod pass;
+pub mod purge;
+pub mod repairs;
+pub mod report;
+pub mod status;
+pub mod world;

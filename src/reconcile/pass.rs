@@ -1,0 +1,419 @@
+//! One pass: look at the links, derive what should be there, look at what is there, plan, apply.
+//! Planning decides everything; applying chooses nothing.
+
+use super::repairs::{Repairs, Verdict};
+use super::report::{Line, Report};
+use crate::addr::IfName;
+use crate::host::HostFile;
+use crate::kernel::sysctl::neigh_solicit;
+use crate::kernel::{Kernel, KernelError};
+use crate::kinds::nft_element::{self, NftElement};
+use crate::kinds::nft_table::{self, NftTable};
+use crate::kinds::{KernelKind, KindError, Look, Scope, Visitor, visit_kinds};
+use crate::model::{Change, Facts, Inputs, Kind, Nic, NicId, Table, diff};
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+/// How much to look at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Extent {
+    All,
+    /// These NICs only: what they had in the last pass, and what they should have now.
+    Nics(BTreeSet<NicId>),
+    /// The nftables tables and their elements, because somebody made a transaction.
+    Nftables,
+}
+
+/// What the desired state is made from.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    pub host: &'a HostFile,
+    /// `None` while LXD has never been read: then nothing is deleted, and only what concerns
+    /// networks as a whole is put in order.
+    pub nics: Option<&'a [Nic]>,
+    /// NICs and links of the last pass, for finding what is no longer wanted.
+    pub before: Option<(&'a [Nic], &'a Facts)>,
+}
+
+/// A look at all links.
+pub fn look_at_links(kernel: &mut Kernel, host: &HostFile) -> Result<Facts, KernelError> {
+    let mut facts = Facts::new(kernel.rtnl.links()?);
+    for network in &host.networks {
+        read_solicit(&mut facts, &network.bridge);
+    }
+    Ok(facts)
+}
+
+/// A look at the links of some NICs and of their networks; the rest as known.
+fn look_at_some(
+    kernel: &mut Kernel,
+    host: &HostFile,
+    known: &Facts,
+    ports: BTreeSet<IfName>,
+) -> Result<Facts, KernelError> {
+    let mut facts = known.clone();
+    for network in &host.networks {
+        for name in [&network.bridge, &network.tunnel] {
+            facts.put(name, kernel.rtnl.link(name)?);
+        }
+        read_solicit(&mut facts, &network.bridge);
+    }
+    for name in &ports {
+        facts.put(name, kernel.rtnl.link(name)?);
+    }
+    Ok(facts)
+}
+
+/// A value that cannot be read is left out, and so left alone.
+fn read_solicit(facts: &mut Facts, svi: &IfName) {
+    match neigh_solicit(svi) {
+        Ok(Some(value)) => facts.neigh_solicit.insert(svi.clone(), value),
+        Ok(None) | Err(_) => facts.neigh_solicit.remove(svi),
+    };
+}
+
+/// What is to be done, and what could not be read.
+pub struct Plan {
+    pub facts: Facts,
+    steps: Vec<Box<dyn Step>>,
+    nft: NftPlan,
+    report: Report,
+}
+
+enum NftPlan {
+    Nothing,
+    /// Replace the tables with these elements.
+    Replace {
+        change: Change<NftTable>,
+        elements: Table<NftElement>,
+    },
+    Elements(Vec<Change<NftElement>>),
+    /// The tables could not be read: no port may join its bridge.
+    Unknown,
+}
+
+/// Makes a plan. Fails only if the links cannot be read, without which nothing else means much.
+pub fn plan(
+    kernel: &mut Kernel,
+    wanted: Wanted<'_>,
+    extent: &Extent,
+    repairs: Option<&mut Repairs>,
+) -> Result<Plan, KernelError> {
+    let nics = wanted.nics.unwrap_or_default();
+    match (extent, wanted.before) {
+        (Extent::Nics(ids), Some((nics_before, facts_before))) if wanted.nics.is_some() => {
+            let among = |nics: &[Nic]| -> Vec<Nic> {
+                nics.iter().filter(|nic| ids.contains(&nic.id)).cloned().collect()
+            };
+            let (before, now) = (among(nics_before), among(nics));
+            let both = || before.iter().chain(&now);
+            let networks: BTreeSet<&str> = both().map(|nic| nic.network.as_str()).collect();
+            let mut host = wanted.host.clone();
+            host.networks.retain(|network| networks.contains(network.name.as_str()));
+            let ports = both().map(|nic| nic.port.clone()).collect();
+            let facts = look_at_some(kernel, &host, facts_before, ports)?;
+            let planner = Planner {
+                look: Look { kernel, host: &host, facts: &facts },
+                inputs: Inputs { host: &host, nics: &now, facts: &facts },
+                before: Some(Inputs { host: &host, nics: &before, facts: facts_before }),
+                whole: Inputs { host: wanted.host, nics, facts: &facts },
+                known: true,
+                nftables_only: false,
+                repairs,
+                steps: Vec::new(),
+                report: Report::default(),
+            };
+            let (steps, nft, report) = planner.run();
+            Ok(Plan { facts, steps, nft, report })
+        }
+        _ => {
+            let facts = look_at_links(kernel, wanted.host)?;
+            let inputs = Inputs { host: wanted.host, nics, facts: &facts };
+            let planner = Planner {
+                look: Look { kernel, host: wanted.host, facts: &facts },
+                inputs,
+                before: None,
+                whole: inputs,
+                known: wanted.nics.is_some(),
+                nftables_only: *extent == Extent::Nftables,
+                repairs,
+                steps: Vec::new(),
+                report: Report::default(),
+            };
+            let (steps, nft, report) = planner.run();
+            Ok(Plan { facts, steps, nft, report })
+        }
+    }
+}
+
+/// Visits every kind: derive, observe, diff.
+struct Planner<'a> {
+    look: Look<'a>,
+    inputs: Inputs<'a>,
+    /// `Some` in a scoped pass: what the NICs in scope had before.
+    before: Option<Inputs<'a>>,
+    /// All NICs, for kinds that cannot be scoped.
+    whole: Inputs<'a>,
+    /// Whether LXD has been read.
+    known: bool,
+    nftables_only: bool,
+    repairs: Option<&'a mut Repairs>,
+    steps: Vec<Box<dyn Step>>,
+    report: Report,
+}
+
+impl Planner<'_> {
+    fn run(mut self) -> (Vec<Box<dyn Step>>, NftPlan, Report) {
+        let nft = self.plan_nft();
+        if !self.nftables_only {
+            visit_kinds(&mut self);
+        }
+        (self.steps, nft, self.report)
+    }
+
+    fn scope<K: Kind>(&self, desired: &Table<K>) -> Scope<K> {
+        match &self.before {
+            None => Scope::All,
+            Some(before) => Scope::Keys(
+                desired.keys().cloned().chain(K::derive(before).into_keys()).collect(),
+            ),
+        }
+    }
+
+    fn unreadable<K: Kind>(&mut self, error: &KindError) {
+        self.report.unreadable.push((K::NAME, error.to_string()));
+    }
+
+    fn plan_nft(&mut self) -> NftPlan {
+        let mut desired = NftElement::derive(&self.inputs);
+        if self.before.is_some() {
+            let scope = self.scope::<NftElement>(&desired);
+            return match nft_element::observe(&mut self.look, &scope) {
+                Ok(Some(found)) => elements_plan(diff(&desired, &found)),
+                Ok(None) => NftPlan::Unknown,
+                Err(error) => {
+                    self.unreadable::<NftElement>(&error);
+                    NftPlan::Unknown
+                }
+            };
+        }
+        let tables = match nft_table::observe(&mut self.look) {
+            Ok(tables) => tables,
+            Err(error) => {
+                self.unreadable::<NftTable>(&error);
+                return NftPlan::Unknown;
+            }
+        };
+        let found = if tables.is_empty() {
+            None
+        } else {
+            match nft_element::observe(&mut self.look, &Scope::All) {
+                Ok(found) => found,
+                Err(error) => {
+                    self.unreadable::<NftElement>(&error);
+                    return NftPlan::Unknown;
+                }
+            }
+        };
+        let change = diff::<NftTable>(&NftTable::derive(&self.inputs), &tables).pop();
+        let change = change.filter(|change| {
+            self.may::<NftTable>(change.key(), false)
+                // Another version's rules are good enough until LXD has told us of the NICs.
+                && (self.known || !matches!(change, Change::Update { have, .. } if have.intact))
+        });
+        match (change, found) {
+            (Some(change), found) => {
+                if !self.known {
+                    // Nobody knows which elements are still wanted: all of them stay.
+                    for (key, attrs) in found.unwrap_or_default() {
+                        desired.entry(key).or_insert(attrs);
+                    }
+                }
+                NftPlan::Replace { change, elements: desired }
+            }
+            (None, Some(found)) => {
+                let mut changes = diff(&desired, &found);
+                self.drop_deletes_if_unknown(&mut changes);
+                elements_plan(changes)
+            }
+            // A set is missing although the tables are as we left them, or a repair is put off.
+            (None, None) => NftPlan::Unknown,
+        }
+    }
+
+    fn drop_deletes_if_unknown<K: Kind>(&self, changes: &mut Vec<Change<K>>) {
+        if !self.known {
+            changes.retain(|change| !matches!(change, Change::Delete { .. }));
+        }
+    }
+
+    /// Whether the change may be made now, or is one that somebody keeps undoing.
+    fn may<K: Kind>(&mut self, key: &K::Key, delete: bool) -> bool {
+        let Some(repairs) = &mut self.repairs else { return true };
+        let made = format!("{} {key}", K::NAME);
+        let unmade = format!("-{made}");
+        let (change, opposite) = if delete { (unmade, made) } else { (made, unmade) };
+        repairs.forget(&opposite);
+        match repairs.ask(&change, Instant::now()) {
+            Verdict::Go => true,
+            Verdict::GoAndWarn(times) => {
+                tracing::warn!(
+                    object = change,
+                    times,
+                    "something else keeps undoing this; repairing it ever more slowly"
+                );
+                true
+            }
+            Verdict::Wait(wait) => {
+                self.report.deferred.push(change);
+                let soonest = self.report.retry_in.map_or(wait, |other| other.min(wait));
+                self.report.retry_in = Some(soonest);
+                false
+            }
+        }
+    }
+}
+
+fn elements_plan(changes: Vec<Change<NftElement>>) -> NftPlan {
+    if changes.is_empty() {
+        NftPlan::Nothing
+    } else {
+        NftPlan::Elements(changes)
+    }
+}
+
+impl Visitor for Planner<'_> {
+    fn visit<K: KernelKind>(&mut self) {
+        if !K::PER_NIC && !self.known {
+            return;
+        }
+        let (desired, scope) = if K::PER_NIC {
+            let desired = K::derive(&self.inputs);
+            let scope = self.scope::<K>(&desired);
+            (desired, scope)
+        } else {
+            (K::derive(&self.whole), Scope::All)
+        };
+        let observed = match K::observe(&mut self.look, &scope, &desired) {
+            Ok(observed) => observed,
+            Err(error) => return self.unreadable::<K>(&error),
+        };
+        let mut changes = diff::<K>(&desired, &observed);
+        self.drop_deletes_if_unknown(&mut changes);
+        changes.retain(|change| {
+            self.may::<K>(change.key(), matches!(change, Change::Delete { .. }))
+        });
+        let (deletes, rest) = changes
+            .into_iter()
+            .partition(|change| matches!(change, Change::Delete { .. }));
+        self.steps.push(Box::new(KindStep::<K> { deletes, rest }));
+    }
+}
+
+/// The changes of one kind, without its type.
+trait Step: Send {
+    fn lines(&self) -> Vec<Line>;
+    fn apply_deletes(&self, kernel: &mut Kernel, facts: &Facts, report: &mut Report);
+    fn apply_rest(&self, kernel: &mut Kernel, facts: &Facts, report: &mut Report);
+}
+
+struct KindStep<K: Kind> {
+    deletes: Vec<Change<K>>,
+    rest: Vec<Change<K>>,
+}
+
+impl<K: KernelKind> KindStep<K>
+where
+    Change<K>: Send,
+{
+    fn apply(changes: &[Change<K>], kernel: &mut Kernel, facts: &Facts, report: &mut Report) {
+        if changes.is_empty() {
+            return;
+        }
+        let results = K::apply(kernel, facts, changes);
+        for (change, result) in changes.iter().zip(results) {
+            report.lines.push(line(change, Some(result.map_err(|error| error.to_string()))));
+        }
+    }
+}
+
+impl<K: KernelKind> Step for KindStep<K> {
+    fn lines(&self) -> Vec<Line> {
+        let all = self.deletes.iter().chain(&self.rest);
+        all.map(|change| line(change, None)).collect()
+    }
+
+    fn apply_deletes(&self, kernel: &mut Kernel, facts: &Facts, report: &mut Report) {
+        Self::apply(&self.deletes, kernel, facts, report);
+    }
+
+    fn apply_rest(&self, kernel: &mut Kernel, facts: &Facts, report: &mut Report) {
+        Self::apply(&self.rest, kernel, facts, report);
+    }
+}
+
+fn line<K: Kind>(change: &Change<K>, result: Option<Result<(), String>>) -> Line {
+    Line { kind: K::NAME, text: change.describe(), result }
+}
+
+impl Plan {
+    /// What would be done, changing nothing.
+    pub fn preview(&self) -> Report {
+        let mut report = self.report.clone();
+        match &self.nft {
+            NftPlan::Replace { change, .. } => report.lines.push(line(change, None)),
+            NftPlan::Elements(changes) => {
+                report.lines.extend(changes.iter().map(|change| line(change, None)));
+            }
+            NftPlan::Nothing | NftPlan::Unknown => {}
+        }
+        report.lines.extend(self.steps.iter().flat_map(|step| step.lines()));
+        report
+    }
+
+    /// Does it: withdraws what is announced and attached, changes the filters in one
+    /// transaction, then attaches and announces. Without filters nothing is attached.
+    pub fn apply(self, kernel: &mut Kernel) -> (Facts, Report) {
+        let Plan { facts, steps, nft, mut report } = self;
+        let started = Instant::now();
+        for step in steps.iter().rev() {
+            step.apply_deletes(kernel, &facts, &mut report);
+        }
+        if apply_nft(nft, kernel, &mut report) {
+            for step in &steps {
+                step.apply_rest(kernel, &facts, &mut report);
+            }
+        }
+        report.took = started.elapsed();
+        (facts, report)
+    }
+}
+
+/// Returns whether the filters are in force.
+fn apply_nft(nft: NftPlan, kernel: &mut Kernel, report: &mut Report) -> bool {
+    match nft {
+        NftPlan::Nothing => true,
+        NftPlan::Unknown => {
+            report.escalate = true;
+            report.retry_in = Some(report.retry_in.unwrap_or(Duration::from_secs(1)));
+            false
+        }
+        NftPlan::Replace { change, elements } => {
+            let result = nft_table::replace(kernel, &elements).map_err(|error| error.to_string());
+            let done = result.is_ok();
+            report.lines.push(line(&change, Some(result)));
+            done
+        }
+        NftPlan::Elements(changes) => {
+            let result = kernel
+                .nft
+                .transaction(&nft_element::ops(&changes))
+                .map_err(|error| error.to_string());
+            let done = result.is_ok();
+            report.escalate |= !done;
+            let lines = changes.iter().map(|change| line(change, Some(result.clone())));
+            report.lines.extend(lines);
+            done
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! What a pass did, as data. The daemon logs it, the operator's commands print it.
+
+use std::time::Duration;
+
+/// One change and how it went.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Line {
+    pub kind: &'static str,
+    /// `+`, `~` or `-`, the kind, the key, the attributes.
+    pub text: String,
+    /// `None` in a plan.
+    pub result: Option<Result<(), String>>,
+}
+
+/// The outcome of one pass.
+#[derive(Debug, Clone, Default)]
+pub struct Report {
+    pub lines: Vec<Line>,
+    /// Kinds that could not be read: nothing was changed in them.
+    pub unreadable: Vec<(&'static str, String)>,
+    /// Changes put off because something else keeps undoing them.
+    pub deferred: Vec<String>,
+    /// When the earliest of the deferred is due.
+    pub retry_in: Option<Duration>,
+    /// The tables were not what a scoped pass relies on: look at everything.
+    pub escalate: bool,
+    pub took: Duration,
+}
+
+impl Report {
+    pub fn failures(&self) -> impl Iterator<Item = (&Line, &str)> {
+        self.lines.iter().filter_map(|line| match &line.result {
+            Some(Err(error)) => Some((line, error.as_str())),
+            _ => None,
+        })
+    }
+
+    /// `fdb +1, neighbour +3 -1`, or an empty text.
+    pub fn summary(&self) -> String {
+        let mut kinds: Vec<(&str, [usize; 3])> = Vec::new();
+        for line in &self.lines {
+            let at = match kinds.iter().position(|(kind, _)| *kind == line.kind) {
+                Some(at) => at,
+                None => {
+                    kinds.push((line.kind, [0; 3]));
+                    kinds.len() - 1
+                }
+            };
+            let sign = match line.text.chars().next() {
+                Some('+') => 0,
+                Some('~') => 1,
+                _ => 2,
+            };
+            kinds[at].1[sign] += 1;
+        }
+        let texts: Vec<String> = kinds
+            .iter()
+            .map(|(kind, counts)| {
+                let mut text = kind.to_string();
+                for (sign, count) in ["+", "~", "-"].iter().zip(counts) {
+                    if *count > 0 {
+                        text.push_str(&format!(" {sign}{count}"));
+                    }
+                }
+                text
+            })
+            .collect();
+        texts.join(", ")
+    }
+}

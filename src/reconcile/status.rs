@@ -1,0 +1,101 @@
+//! The agent's status, put together from what the daemon knows when somebody asks.
+
+use super::daemon::Agent;
+use crate::control::status::{LxdStatus, NetworkStatus, NicStatus, PassStatus, Status};
+use crate::dhcp;
+use crate::model::Nic;
+use crate::model::facts::Readiness;
+
+impl Agent {
+    pub(super) fn status(&mut self) -> Status {
+        let networks: Vec<NetworkStatus> = self.network_statuses();
+        let nics: Vec<NicStatus> = self.world.resolved.nics.iter().map(|nic| self.nic_status(nic)).collect();
+        let problems: Vec<String> = self.world.resolved.problems.iter().map(|p| p.to_string()).collect();
+        let dhcp = match &*self.dhcp_state.borrow() {
+            dhcp::State::NotStarted if !self.host.dhcp.enabled => "off".to_string(),
+            dhcp::State::NotStarted if !self.host.dhcp.run => "files only".to_string(),
+            dhcp::State::NotStarted => "not started".to_string(),
+            dhcp::State::Running { pid } => format!("dnsmasq running (pid {pid})"),
+            dhcp::State::Failed { why } => format!("NOT RUNNING: {why}"),
+        };
+        let dhcp_well = !dhcp.starts_with("NOT");
+        Status {
+            version: env!("CARGO_PKG_VERSION").into(),
+            pid: std::process::id(),
+            fabric: self.host.fabric.name.clone(),
+            uptime_s: self.started.elapsed().as_secs(),
+            in_step: self.lxd.connected
+                && dhcp_well
+                && self.stats.troubled.is_none()
+                && self.deferred.is_empty()
+                && networks.iter().all(|network| network.waiting_for.is_none())
+                && nics.iter().all(|nic| nic.connected),
+            lxd: LxdStatus {
+                server: self.lxd.server.clone(),
+                connected: self.lxd.connected,
+                error: self.lxd.error.clone(),
+                instances: self.world.inventory.as_ref().map(|i| i.instances.len()),
+                listed_s_ago: self.lxd.listed.map(|at| at.elapsed().as_secs()),
+            },
+            networks,
+            nics,
+            problems,
+            deferred: self.deferred.clone(),
+            dhcp,
+            passes: PassStatus {
+                full: self.stats.full,
+                scoped: self.stats.scoped,
+                changes: self.stats.changes,
+                failures: self.stats.failures,
+                last_ms: self.stats.last_took.as_secs_f64() * 1000.0,
+                last_full_s_ago: self.stats.last_full.map(|at| at.elapsed().as_secs()),
+            },
+            last_error: self
+                .stats
+                .last_error
+                .as_ref()
+                .map(|(text, at)| (text.clone(), at.elapsed().as_secs())),
+        }
+    }
+
+    fn network_statuses(&mut self) -> Vec<NetworkStatus> {
+        let Agent { host, world, kernel, .. } = self;
+        let networks = host.networks.iter();
+        networks
+            .map(|network| {
+                let facts = world.facts.as_ref();
+                let waiting_for = match facts.map(|facts| facts.readiness(network)) {
+                    None => Some("the first look".to_string()),
+                    Some(Readiness::Ready) => None,
+                    Some(Readiness::Waiting(what)) => Some(what),
+                };
+                let tunnel = facts.and_then(|facts| facts.tunnel(network));
+                let vteps = tunnel.and_then(|link| kernel.rtnl.vteps(link.index).ok()).unwrap_or_default();
+                let nics = world.resolved.nics.iter();
+                NetworkStatus {
+                    name: network.name.clone(),
+                    vni: network.vni.get(),
+                    bridge: network.bridge.to_string(),
+                    tunnel: network.tunnel.to_string(),
+                    mtu: network.mtu,
+                    waiting_for,
+                    nics: nics.filter(|nic| nic.network == network.name).count(),
+                    vteps: vteps.iter().map(|address| address.to_string()).collect(),
+                }
+            })
+            .collect()
+    }
+
+    fn nic_status(&self, nic: &Nic) -> NicStatus {
+        let link = self.world.facts.as_ref().and_then(|facts| facts.link(&nic.port));
+        NicStatus {
+            instance: nic.id.instance.to_string(),
+            device: nic.id.device.clone(),
+            network: nic.network.clone(),
+            port: nic.port.to_string(),
+            mac: nic.mac.to_string(),
+            addresses: nic.addresses().map(|address| address.to_string()).collect(),
+            connected: link.is_some_and(|link| link.up && link.master.is_some()),
+        }
+    }
+}

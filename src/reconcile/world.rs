@@ -1,0 +1,188 @@
+//! What the daemon knows: LXD's instances as last read, the NICs made of them, the links as last
+//! seen. Pure bookkeeping: what was learned goes in, which NICs to look at comes out.
+
+use crate::addr::{IfName, IpAddr, Mac};
+use crate::host::HostFile;
+use crate::kernel::link::LinkKind;
+use crate::kernel::monitor::Knock;
+use crate::kinds::port_attrs;
+use crate::lxd::{Instance, InstanceId, Inventory};
+use crate::model::nic::{Resolved, resolve};
+use crate::model::{Facts, Nic, NicId};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Everything that was learned.
+#[derive(Debug, Default)]
+pub struct World {
+    /// `None` until LXD has been listed once.
+    pub inventory: Option<Inventory>,
+    pub resolved: Resolved,
+    /// NICs as of the last pass, which `facts` belong to.
+    pub passed: Vec<Nic>,
+    /// `None` until the first pass.
+    pub facts: Option<Facts>,
+    index: Index,
+}
+
+/// Ways from what an event names to the NIC that it concerns.
+#[derive(Debug, Default)]
+struct Index {
+    ports: BTreeMap<IfName, NicId>,
+    macs: BTreeMap<(String, Mac), NicId>,
+    addresses: BTreeMap<(String, IpAddr), NicId>,
+}
+
+/// What a listing means.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Listed {
+    /// Taken in. These known instances were not named: ask for each before believing it gone.
+    Taken { unnamed: BTreeSet<InstanceId> },
+    /// An empty list while NICs are attached: not believed.
+    Incredible { attached: usize },
+}
+
+/// What a kernel event asks for.
+#[derive(Debug, PartialEq, Eq)]
+pub enum LookAt {
+    Nothing,
+    Nic(NicId),
+    /// A link of a network: look whether it changed in a way that matters.
+    NetworkLink(IfName),
+    Nftables,
+    Everything,
+}
+
+impl World {
+    pub fn nics(&self) -> Option<&[Nic]> {
+        self.inventory.as_ref().map(|_| self.resolved.nics.as_slice())
+    }
+
+    /// Takes in a listing.
+    pub fn put_listing(&mut self, instances: Vec<Instance>) -> Listed {
+        let attached = self.facts.as_ref().map_or(0, |facts| {
+            facts.links().filter(|link| link.master.is_some() && port_attrs::is_ours(link)).count()
+        });
+        if instances.is_empty() && attached > 0 {
+            return Listed::Incredible { attached };
+        }
+        let inventory = self.inventory.get_or_insert_default();
+        let unnamed = inventory.missing_from(&instances).into_iter().collect();
+        for instance in instances {
+            inventory.put(instance.id.clone(), Some(instance));
+        }
+        Listed::Taken { unnamed }
+    }
+
+    /// Takes in one instance, or its absence. Before the first listing a single instance would
+    /// make all others look gone.
+    pub fn put_instance(&mut self, id: InstanceId, instance: Option<Instance>) {
+        if let Some(inventory) = &mut self.inventory {
+            inventory.put(id, instance);
+        }
+    }
+
+    /// Resolves NICs anew; returns those that are different now.
+    pub fn resolve(&mut self, host: &HostFile) -> BTreeSet<NicId> {
+        let Some(inventory) = &self.inventory else { return BTreeSet::new() };
+        let fresh = resolve(host, inventory, &self.resolved.nics);
+        let changed = difference(&self.resolved.nics, &fresh.nics);
+        if fresh.nics != self.resolved.nics {
+            self.index = Index::of(&fresh.nics);
+        }
+        self.resolved = fresh;
+        changed
+    }
+
+    /// The NICs of an instance, now and as of the last pass.
+    pub fn nics_of(&self, id: &InstanceId) -> BTreeSet<NicId> {
+        let all = self.resolved.nics.iter().chain(&self.passed);
+        all.filter(|nic| nic.id.instance == *id).map(|nic| nic.id.clone()).collect()
+    }
+
+    /// What an event asks us to look at. Events that name nothing of ours ask for nothing.
+    pub fn look_at(&self, knock: &Knock, host: &HostFile) -> LookAt {
+        let Some(facts) = &self.facts else { return LookAt::Everything };
+        let nic = |id: Option<&NicId>| id.map_or(LookAt::Nothing, |id| LookAt::Nic(id.clone()));
+        let network_at = |svi: u32| {
+            let name = facts.name_of(svi)?;
+            host.networks.iter().find(|network| network.bridge == *name)
+        };
+        match knock {
+            Knock::Lost => LookAt::Everything,
+            Knock::Link { index, name, .. } => {
+                let names = name.iter().chain(facts.name_of(*index));
+                for name in names {
+                    if host.networks.iter().any(|n| n.bridge == *name || n.tunnel == *name) {
+                        return LookAt::NetworkLink(name.clone());
+                    }
+                    if let Some(id) = self.index.ports.get(name) {
+                        return LookAt::Nic(id.clone());
+                    }
+                }
+                LookAt::Nothing
+            }
+            Knock::Fdb { port, bridge, mac } => {
+                let bridge = bridge.or_else(|| facts.link(facts.name_of(*port)?)?.master);
+                let network = bridge.and_then(network_at);
+                nic(network.and_then(|network| {
+                    self.index.macs.get(&(network.name.clone(), *mac))
+                }))
+            }
+            Knock::Neighbour { device, address } => nic(network_at(*device).and_then(|network| {
+                self.index.addresses.get(&(network.name.clone(), *address))
+            })),
+            Knock::Route { destination, .. } => {
+                let address = destination.addr();
+                let mut of_any = host.networks.iter().filter(|n| n.host_routes.is_some());
+                nic(of_any.find_map(|network| {
+                    self.index.addresses.get(&(network.name.clone(), address))
+                }))
+            }
+            Knock::Mdb { port, .. } => {
+                nic(facts.name_of(*port).and_then(|name| self.index.ports.get(name)))
+            }
+            Knock::NftGeneration { .. } => LookAt::Nftables,
+        }
+    }
+
+    /// Indexes of the tunnels: zebra's entries there need not wake us.
+    pub fn tunnels(&self, host: &HostFile) -> Vec<u32> {
+        let Some(facts) = &self.facts else { return Vec::new() };
+        let links = host.networks.iter().filter_map(|network| facts.link(&network.tunnel));
+        links
+            .filter(|link| matches!(link.kind, LinkKind::Vxlan(_)))
+            .map(|link| link.index)
+            .collect()
+    }
+}
+
+impl Index {
+    fn of(nics: &[Nic]) -> Self {
+        let mut index = Index::default();
+        for nic in nics {
+            index.ports.insert(nic.port.clone(), nic.id.clone());
+            index.macs.insert((nic.network.clone(), nic.mac), nic.id.clone());
+            for address in nic.addresses() {
+                index.addresses.insert((nic.network.clone(), address), nic.id.clone());
+            }
+        }
+        index
+    }
+}
+
+/// NICs that are in only one of the lists, or not the same in both. Both are sorted by identity.
+fn difference(before: &[Nic], now: &[Nic]) -> BTreeSet<NicId> {
+    let by_id = |nics: &'_ [Nic]| -> BTreeMap<NicId, Nic> {
+        nics.iter().map(|nic| (nic.id.clone(), nic.clone())).collect()
+    };
+    if before == now {
+        return BTreeSet::new();
+    }
+    let (before, now) = (by_id(before), by_id(now));
+    before
+        .keys()
+        .chain(now.keys())
+        .filter(|id| before.get(id) != now.get(id))
+        .cloned()
+        .collect()
+}
