@@ -1,6 +1,7 @@
 """The command line of `integration/lab`."""
 
 import argparse
+import json
 import os
 import pathlib
 import sys
@@ -102,10 +103,12 @@ def _status(_options):
 
 
 def _report(lab, wait):
-    for host in lab.hosts:
+    for host in lab.supervisors:
         print(f"\n== {host.name}: lxmesh status")
         result = host.run(["lxmesh", "status"], check=False)
         print((result.stdout + result.stderr).rstrip(), flush=True)
+    for host in lab.reflectors:
+        print(f"\n== {host.name}: {_sessions(host)}", flush=True)
     with step("who reaches whom"):
         result = reach.until_complete(lab) if wait else reach.measure(lab)
     print()
@@ -114,6 +117,17 @@ def _report(lab, wait):
         raise LabError("not everybody reaches everybody (NO- above); `integration/lab exec sup1 -- "
                        "journalctl -u lxmesh-agent` is where to look first")
     return 0
+
+
+def _sessions(host):
+    """A reflector runs no agent: its state is that of its BGP sessions, in one line."""
+    result = host.run(["vtysh", "-c", "show bgp l2vpn evpn summary json"], check=False)
+    try:
+        peers = json.loads(result.stdout).get("peers", {})
+    except ValueError:
+        return f"FRR does not answer: {(result.stdout + result.stderr).strip()}"
+    states = sorted(f"{address} {peer.get('state')}" for address, peer in peers.items())
+    return f"reflector, EVPN sessions: {', '.join(states) or 'none'}"
 
 
 def _place(lab, name):

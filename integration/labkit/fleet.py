@@ -71,7 +71,8 @@ def deploy(lab, deb):
         lab.each(lab.hosts, lambda host: _deploy_one(host, content, text))
 
 
-# Restarting FRR costs every session, so only for a new configuration.
+# FRR is restarted for a new configuration only: that costs every session. `--no-reload`:
+# what is enabled here is started by name; systemd has nothing to read again.
 _CONFIGURE = """\
 set -eu
 before=$(cat /etc/frr/daemons /etc/frr/frr.conf 2>/dev/null | md5sum)
@@ -80,20 +81,29 @@ lxmesh-gen render --root /
 sysctl --ignore --quiet --system > /dev/null 2>&1 || true
 networkctl reload
 after=$(cat /etc/frr/daemons /etc/frr/frr.conf | md5sum)
-systemctl --quiet enable frr
-if [ "$before" = "$after" ] && systemctl --quiet is-active frr; then :; else systemctl restart frr; fi
+systemctl --quiet --no-reload enable frr 2> /dev/null
+[ "$before" = "$after" ] && systemctl --quiet is-active frr || systemctl restart frr
 """
 
-_START_AGENT = "systemctl --quiet enable lxmesh-agent && systemctl restart lxmesh-agent"
+# The package restarts an agent that ran; this starts one that did not.
+_START_AGENT = "systemctl --quiet --no-reload enable lxmesh-agent && systemctl start lxmesh-agent"
+
+# A container that ran before there was an agent has stopped asking for routers: its kernel
+# waits up to an hour between solicitations, and a router need not speak for ten minutes.
+_RESTART_CONTAINERS = "for name in $(lxc list -f csv -c n status=running); do lxc restart --force $name; done"
 
 
 def _deploy_one(host, content, text):
+    new = host.run(["test", "-e", "/usr/bin/lxmesh"], check=False).returncode != 0
     host.push(content, "/var/tmp/lxmesh.deb")
-    host.run(["dpkg", "--install", "/var/tmp/lxmesh.deb"])
     host.push(text, HOST_FILE)
-    host.sh(_CONFIGURE, timeout=180)
+    # the lab's disks forget everything anyway: nothing is gained by waiting for them
+    host.run(["dpkg", "--force-unsafe-io", "--install", "/var/tmp/lxmesh.deb"])
+    host.sh(_CONFIGURE, timeout=300)
     if host.role == "supervisor":
         host.sh(_START_AGENT, timeout=120)
+        if new:
+            host.sh(_RESTART_CONTAINERS, timeout=120)
 
 
 _LAUNCH = """\
