@@ -10,7 +10,7 @@ use crate::addr::{IfName, Mac};
 use crate::kernel::Kernel;
 use crate::kernel::link::LinkKind;
 use crate::kernel::rtnl::{FdbEntry, Op};
-use crate::model::{Change, Facts, Inputs, Kind, Owns, Table};
+use crate::model::{Change, Facts, Inputs, Kind, Owns, Pace, Table};
 use std::collections::BTreeSet;
 use std::fmt;
 
@@ -62,8 +62,12 @@ impl Kind for Fdb {
     type Key = Key;
     type Attrs = Attrs;
 
-    fn is_contested(have: &Attrs) -> bool {
-        have.remote
+    fn pace(have: &Attrs) -> Pace {
+        if have.remote {
+            Pace::Contested
+        } else {
+            Pace::Quick
+        }
     }
 
     fn derive(inputs: &Inputs<'_>) -> Table<Self> {

@@ -7,7 +7,7 @@ use super::{KernelKind, KindError, Look, Scope, apply_ops, index_of};
 use crate::addr::{IfName, IpAddr, Mac};
 use crate::kernel::Kernel;
 use crate::kernel::rtnl::{self, Op, PROTOCOL};
-use crate::model::{Change, Facts, Inputs, Kind, Owns, Table};
+use crate::model::{Change, Facts, Inputs, Kind, Owns, Pace, Table};
 use std::fmt;
 
 /// A neighbour entry (RTM_NEWNEIGH) on an SVI.
@@ -71,9 +71,18 @@ impl Kind for Neighbour {
     type Key = Key;
     type Attrs = Attrs;
 
-    /// Zebra's entry for a remote MAC/IP route.
-    fn is_contested(have: &Attrs) -> bool {
-        have.ext_learned
+    /// An entry that is extern_learn is zebra's, for a remote MAC/IP route. One of our protocol
+    /// that is not permanent was ours until dnsmasq answered a client that had no address yet: it
+    /// puts the client into the neighbour table first (SIOCSARP, `arp_req_set()` in
+    /// net/ipv4/arp.c keeps MAC and protocol and makes it stale).
+    fn pace(have: &Attrs) -> Pace {
+        if have.ext_learned {
+            Pace::Contested
+        } else if have.protocol == PROTOCOL && !have.permanent {
+            Pace::Expected
+        } else {
+            Pace::Quick
+        }
     }
 
     fn derive(inputs: &Inputs<'_>) -> Table<Self> {

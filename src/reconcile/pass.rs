@@ -1,7 +1,7 @@
 //! One pass: look at the links, derive what should be there, look at what is there, plan, apply.
 //! Planning decides everything; applying chooses nothing.
 
-use super::repairs::{Pace, Repairs, Verdict};
+use super::repairs::{Repairs, Verdict};
 use super::report::{Line, Report};
 use crate::addr::IfName;
 use crate::host::HostFile;
@@ -10,7 +10,7 @@ use crate::kernel::{Kernel, KernelError};
 use crate::kinds::nft_element::{self, NftElement};
 use crate::kinds::nft_table::{self, NftTable};
 use crate::kinds::{KernelKind, KindError, Look, Scope, Visitor, visit_kinds};
-use crate::model::{Change, Facts, Inputs, Kind, Nic, NicId, Table, diff};
+use crate::model::{Change, Facts, Inputs, Kind, Nic, NicId, Pace, Table, diff};
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
@@ -301,7 +301,13 @@ impl Planner<'_> {
     fn may<K: Kind>(&mut self, asked: &Change<K>) -> bool {
         let key = asked.key();
         let delete = matches!(asked, Change::Delete { .. });
-        let contested = matches!(asked, Change::Update { have, .. } if K::is_contested(have));
+        let pace = match asked {
+            Change::Update { have, .. } => K::pace(have),
+            _ => Pace::Quick,
+        };
+        if pace == Pace::Expected {
+            return true;
+        }
         let Some(repairs) = &mut self.repairs else {
             return true;
         };
@@ -313,17 +319,12 @@ impl Planner<'_> {
             (made, unmade)
         };
         repairs.forget(&opposite);
-        if contested && !self.current {
+        if pace == Pace::Contested && !self.current {
             self.report.deferred.push(format!(
                 "{change}: claimed by another host, and LXD cannot be asked"
             ));
             return false;
         }
-        let pace = if contested {
-            Pace::Contested
-        } else {
-            Pace::Quick
-        };
         match repairs.ask(&change, pace, Instant::now()) {
             Verdict::Go => true,
             Verdict::GoAndWarn(times) => {

@@ -2,33 +2,25 @@
 //! ever more slowly: two hosts that both claim a MAC, or an operator's script, must not make the
 //! kernel flap.
 
+use crate::model::Pace;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 /// Undone this often in a row, it is worth a warning.
 const WARN_AT: u32 = 3;
 
-/// How fast a change may come back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Pace {
-    /// Half a second, then twice as long each time, up to a minute.
-    Quick,
-    /// Two minutes, then twice as long each time, up to an hour: another host claims the same
-    /// address, and zebra takes five moves within 180 s for a duplicate.
-    Contested,
-}
-
+/// The first pause, the longest, and how long a change is remembered.
 impl Pace {
     fn first(self) -> Duration {
         match self {
-            Pace::Quick => Duration::from_millis(500),
+            Pace::Expected | Pace::Quick => Duration::from_millis(500),
             Pace::Contested => Duration::from_secs(120),
         }
     }
 
     fn longest(self) -> Duration {
         match self {
-            Pace::Quick => Duration::from_secs(60),
+            Pace::Expected | Pace::Quick => Duration::from_secs(60),
             Pace::Contested => Duration::from_secs(3600),
         }
     }
