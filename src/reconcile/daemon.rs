@@ -256,6 +256,8 @@ impl Agent {
         let watchdog = sd_notify::watchdog_enabled().map(|timeout| timeout / 3);
         let mut next_ping = watchdog.map(|_| Instant::now());
 
+        // Which ports are attached tells an empty listing from a wrong one.
+        self.world.facts = Some(look_at_links(&mut self.kernel, &self.host)?);
         // Networks and filters are put in order even before LXD has answered.
         self.pending
             .everything_by(Instant::now() + Duration::from_millis(250));
@@ -470,9 +472,8 @@ impl Agent {
         if !everything && !nftables && nics.is_empty() {
             return;
         }
-        let first =
-            self.world.facts.is_none() || self.world.passed.is_empty() && self.stats.full < 2;
-        let extent = if everything || self.world.facts.is_none() || nics.len() > MANY_NICS {
+        let first = self.stats.full == 0 || self.world.passed.is_empty() && self.stats.full < 2;
+        let extent = if everything || self.stats.full == 0 || nics.len() > MANY_NICS {
             Extent::All
         } else if nics.is_empty() && nftables {
             Extent::Nftables

@@ -208,3 +208,111 @@ fn difference(before: &[Nic], now: &[Nic]) -> BTreeSet<NicId> {
         .cloned()
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::link::{Link, LinkKind, PortData};
+    use crate::lxd::Presence;
+
+    fn instance(name: &str) -> Instance {
+        Instance {
+            id: InstanceId {
+                project: "default".into(),
+                name: name.into(),
+            },
+            presence: Presence::Up,
+            last_used_at: String::new(),
+            nics: Vec::new(),
+        }
+    }
+
+    /// A port as the agent leaves it.
+    fn attached() -> Link {
+        Link {
+            index: 7,
+            name: "veth1".parse().unwrap(),
+            mac: None,
+            mtu: 1500,
+            up: true,
+            running: true,
+            master: Some(3),
+            peer_netns: true,
+            addr_gen_mode: Some(1),
+            kind: LinkKind::Other,
+            port: Some(PortData {
+                state: 3,
+                learning: false,
+                unicast_flood: false,
+                mcast_flood: false,
+                bcast_flood: false,
+                proxy_arp: false,
+                proxy_arp_wifi: true,
+                guard: true,
+                mcast_router: 0,
+                neigh_suppress: false,
+                isolated: false,
+                hairpin: false,
+                mcast_max_groups: Some(64),
+            }),
+        }
+    }
+
+    #[test]
+    fn an_instance_that_a_listing_lacks_stays_until_lxd_says_that_it_is_gone() {
+        let mut world = World::default();
+        world.put_listing(vec![instance("a"), instance("b")]);
+        let gone = instance("b").id;
+        assert_eq!(
+            world.put_listing(vec![instance("a")]),
+            Listed::Taken {
+                unnamed: [gone.clone()].into()
+            }
+        );
+        assert!(
+            world
+                .inventory
+                .as_ref()
+                .unwrap()
+                .instances
+                .contains_key(&gone)
+        );
+        world.put_instance(gone.clone(), None);
+        assert!(
+            !world
+                .inventory
+                .as_ref()
+                .unwrap()
+                .instances
+                .contains_key(&gone)
+        );
+    }
+
+    #[test]
+    fn an_empty_listing_is_not_believed_while_ports_are_attached() {
+        let mut world = World {
+            facts: Some(Facts::new([attached()])),
+            ..World::default()
+        };
+        assert_eq!(
+            world.put_listing(Vec::new()),
+            Listed::Incredible { attached: 1 }
+        );
+        assert_eq!(world.inventory, None);
+        world.facts = Some(Facts::default());
+        assert_eq!(
+            world.put_listing(Vec::new()),
+            Listed::Taken {
+                unnamed: BTreeSet::new()
+            }
+        );
+        assert!(world.inventory.is_some());
+    }
+
+    #[test]
+    fn one_instance_read_before_the_first_listing_is_not_taken_for_all_of_them() {
+        let mut world = World::default();
+        world.put_instance(instance("a").id, Some(instance("a")));
+        assert_eq!(world.nics(), None);
+    }
+}
