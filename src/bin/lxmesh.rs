@@ -4,7 +4,7 @@
 use clap::{Parser, Subcommand};
 use lxmesh::control::{screen, server};
 use lxmesh::reconcile::report::Report;
-use lxmesh::reconcile::{daemon, purge};
+use lxmesh::reconcile::{preview, purge, start};
 use lxmesh::{host, kernel};
 use std::io::Write;
 use std::path::PathBuf;
@@ -70,7 +70,7 @@ fn main() -> ExitCode {
     match command {
         Command::Agent => {
             start_logging();
-            match runtime.block_on(daemon::run(&host_file)) {
+            match runtime.block_on(start::run(&host_file)) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => {
                     tracing::error!("{error}");
@@ -78,7 +78,7 @@ fn main() -> ExitCode {
                 }
             }
         }
-        Command::Plan { json } => match runtime.block_on(daemon::preview(&host_file)) {
+        Command::Plan { json } => match runtime.block_on(preview::preview(&host_file)) {
             Ok(report) => print_plan(&report, json),
             Err(error) => fail(&error),
         },
