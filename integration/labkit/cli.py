@@ -103,14 +103,15 @@ def _status(_options):
 
 
 def _report(lab, wait):
+    # measured first: what the agents say afterwards is how things ended
+    with step("who reaches whom"):
+        result = reach.until_complete(lab) if wait else reach.measure(lab)
     for host in lab.supervisors:
         print(f"\n== {host.name}: lxmesh status")
         result = host.run(["lxmesh", "status"], check=False)
         print((result.stdout + result.stderr).rstrip(), flush=True)
     for host in lab.reflectors:
         print(f"\n== {host.name}: {_sessions(host)}", flush=True)
-    with step("who reaches whom"):
-        result = reach.until_complete(lab) if wait else reach.measure(lab)
     print()
     print(reach.as_table(result), flush=True)
     if not all(result.values()):
