@@ -73,6 +73,8 @@ class Lab:
                 "native": native,
                 "plan": {"supervisors": self.plan.supervisors, "reflectors": self.plan.reflectors},
             }))
+        elif native and not self.native:
+            raise LabError("the lab is up in its machine; `integration/lab down` first")
         self.start_hosts()
         self.start_lxd()
 
