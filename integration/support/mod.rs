@@ -5,6 +5,8 @@
 
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
+pub mod fake_lxd;
+
 use std::process::{Command, Stdio};
 use std::thread;
 
