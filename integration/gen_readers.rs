@@ -480,7 +480,7 @@ fn kernel_settings_are_settings_that_this_kernel_has() {
     {
         let (key, value) = line.split_once('=').unwrap();
         value.parse::<u32>().unwrap();
-        // A dash before a key: its module may not be loaded.
+        // A dash before a key: not every host has it.
         let Some(key) = (!key.starts_with('-')).then_some(key) else {
             continue;
         };
@@ -488,5 +488,5 @@ fn kernel_settings_are_settings_that_this_kernel_has() {
         assert!(path.exists(), "{key}");
         checked += 1;
     }
-    assert_eq!(checked, 8);
+    assert_eq!(checked, 2);
 }

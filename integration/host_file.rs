@@ -213,6 +213,77 @@ fn the_schema_knows_every_key_and_says_what_it_means() {
     described(&schema, "");
 }
 
+#[test]
+fn a_hopeless_file_is_refused_with_as_many_problems_as_one_reads() {
+    let text: String = (0..5000).map(|number| format!("k{number} = 1\n")).collect();
+    let problems = host::parse("x", &text).unwrap_err();
+    assert_eq!(problems.0.len(), 201);
+    assert_eq!(problems.0[200].message, "and 4802 more problems");
+    for deep in [
+        "a = ".to_string() + &"[".repeat(100_000),
+        "a.".repeat(100_000) + "a = 1",
+    ] {
+        assert!(host::parse("x", &deep).is_err());
+    }
+}
+
+/// docs/host-file.md, from the same declarations as the parser.
+fn reference(schema: &serde_json::Value) -> String {
+    fn table(text: &mut String, schema: &serde_json::Value) {
+        *text += &format!(
+            "\n## {}\n\n{}\n\n",
+            schema["title"].as_str().unwrap(),
+            schema["description"].as_str().unwrap()
+        );
+        *text += "| key | type | meaning |\n|---|---|---|\n";
+        let required = schema["required"].as_array().unwrap();
+        for (key, value) in schema["properties"].as_object().unwrap() {
+            if value["title"].is_string() || value["items"]["title"].is_string() {
+                continue;
+            }
+            let kind = match (&value["type"], &value["items"]["type"]) {
+                (serde_json::Value::String(kind), serde_json::Value::String(item)) => {
+                    format!("{kind} of {item}")
+                }
+                (serde_json::Value::String(kind), _) => kind.clone(),
+                _ if value.get("const").is_some() => "integer".into(),
+                _ => "string or integer".into(),
+            };
+            let must = if required.contains(&serde_json::json!(key)) {
+                " **Required.**"
+            } else {
+                ""
+            };
+            let meaning = value["description"].as_str().unwrap().replace('|', "\\|");
+            *text += &format!("| `{key}` | {kind} | {meaning}{must} |\n");
+        }
+        for value in schema["properties"].as_object().unwrap().values() {
+            for section in [value, &value["items"]] {
+                if section["title"].is_string() {
+                    table(text, section);
+                }
+            }
+        }
+    }
+    let mut text = String::from(
+        "# The host file: every key\n\nMade from the declarations in `src/host/keys.rs` by `UPDATE_GOLDEN=1 cargo test --test host_file`; \
+         `lxmesh-gen schema` prints\nthe same as a JSON Schema for editors, `lxmesh-gen check` reports all problems of a file at once.\n",
+    );
+    table(&mut text, schema);
+    text
+}
+
+#[test]
+fn the_reference_documents_every_key_as_it_is() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/host-file.md");
+    let text = reference(&host::json_schema());
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, &text).unwrap();
+    }
+    assert_eq!(std::fs::read_to_string(&path).unwrap_or_default(), text);
+}
+
 fn tomlish() -> impl Strategy<Value = String> {
     let word = prop::sample::select(vec![
         "version",

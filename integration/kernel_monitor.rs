@@ -9,16 +9,19 @@ use std::future::Future;
 use std::time::Duration;
 
 use lxmesh::addr::Mac;
+use lxmesh::kernel::Nft;
 use lxmesh::kernel::monitor::{Knock, Monitor, MonitorFilter};
 use lxmesh::kernel::nft::{Element, ElementOp, Family};
 use lxmesh::kernel::rtnl::{Op, Rtnl};
-use lxmesh::kernel::Nft;
 use support::{Ns, apply, in_netns, with_bridge};
 
 /// Runs on the thread's own runtime, so that sockets are made in its namespace. The time limit is
 /// there to end a test that would hang, and decides nothing.
 fn block_on<T>(future: impl Future<Output = T>) -> T {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     let limited = async { tokio::time::timeout(Duration::from_secs(60), future).await };
     runtime.block_on(limited).expect("no knock within a minute")
 }
@@ -43,7 +46,9 @@ async fn knocks(ns: &Ns, monitor: &mut Monitor) -> Vec<Knock> {
     loop {
         let some = monitor.next().await.unwrap();
         assert!(!some.is_empty());
-        let ended = some.iter().any(|k| matches!(k, Knock::Link { index, removed: true, .. } if *index == end));
+        let ended = some
+            .iter()
+            .any(|k| matches!(k, Knock::Link { index, removed: true, .. } if *index == end));
         all.extend(some);
         if ended {
             all.retain(|k| !matches!(k, Knock::Link { index, .. } if *index == end));
@@ -72,7 +77,11 @@ fn a_link_knocks_when_it_comes_changes_and_goes() {
     with_monitor(&[], async |ns, _, monitor| {
         ns.sh("ip link add new type bridge");
         let index = ns.index("new");
-        let link = |removed| Knock::Link { index, name: Some("new".parse().unwrap()), removed };
+        let link = |removed| Knock::Link {
+            index,
+            name: Some("new".parse().unwrap()),
+            removed,
+        };
         assert!(knocks(ns, monitor).await.contains(&link(false)));
         ns.sh("ip link set new mtu 1400");
         assert!(knocks(ns, monitor).await.contains(&link(false)));
@@ -80,7 +89,12 @@ fn a_link_knocks_when_it_comes_changes_and_goes() {
         assert!(knocks(ns, monitor).await.contains(&link(true)));
         ns.sh("ip link add 'a\"b' type bridge");
         let strange = knocks(ns, monitor).await;
-        assert!(strange.iter().any(|k| matches!(k, Knock::Link { name: None, .. })), "{strange:?}");
+        assert!(
+            strange
+                .iter()
+                .any(|k| matches!(k, Knock::Link { name: None, .. })),
+            "{strange:?}"
+        );
     });
 }
 
@@ -90,9 +104,15 @@ fn a_port_that_leaves_its_bridge_is_not_a_removed_link() {
         let v0 = ns.index("v0");
         ns.sh("ip link set v0 nomaster");
         let all = knocks(ns, monitor).await;
-        let mut of_v0 = all.iter().filter(|k| matches!(k, Knock::Link { index, .. } if *index == v0)).peekable();
+        let mut of_v0 = all
+            .iter()
+            .filter(|k| matches!(k, Knock::Link { index, .. } if *index == v0))
+            .peekable();
         assert!(of_v0.peek().is_some());
-        assert!(of_v0.all(|k| matches!(k, Knock::Link { removed: false, .. })), "{all:?}");
+        assert!(
+            of_v0.all(|k| matches!(k, Knock::Link { removed: false, .. })),
+            "{all:?}"
+        );
     });
 }
 
@@ -100,25 +120,47 @@ fn a_port_that_leaves_its_bridge_is_not_a_removed_link() {
 fn fdb_entries_on_ports_knock_and_on_tunnels_do_not() {
     with_monitor(&["v1"], async |ns, rtnl, monitor| {
         let (bridge, v0, v1) = (ns.index("br0"), ns.index("v0"), ns.index("v1"));
-        let fdb = |port| Knock::Fdb { port, bridge: Some(bridge), mac: mac(1) };
+        let fdb = |port| Knock::Fdb {
+            port,
+            bridge: Some(bridge),
+            mac: mac(1),
+        };
         let add = "bridge fdb replace 02:00:00:00:00:01 dev PORT master extern_learn";
         let delete = "bridge fdb del 02:00:00:00:00:01 dev PORT master";
         for command in [add, delete] {
-            assert_eq!(heard(ns, monitor, &command.replace("PORT", "v0")).await, [fdb(v0)]);
+            assert_eq!(
+                heard(ns, monitor, &command.replace("PORT", "v0")).await,
+                [fdb(v0)]
+            );
         }
         for command in [add, delete] {
             assert_eq!(heard(ns, monitor, &command.replace("PORT", "v1")).await, []);
         }
         // The filter can be changed at any time.
-        monitor.set_filter(&MonitorFilter { tunnels: vec![v0] }).unwrap();
+        monitor
+            .set_filter(&MonitorFilter { tunnels: vec![v0] })
+            .unwrap();
         assert_eq!(heard(ns, monitor, &add.replace("PORT", "v0")).await, []);
         assert_eq!(heard(ns, monitor, &delete.replace("PORT", "v0")).await, []);
-        assert_eq!(heard(ns, monitor, &add.replace("PORT", "v1")).await, [fdb(v1)]);
+        assert_eq!(
+            heard(ns, monitor, &add.replace("PORT", "v1")).await,
+            [fdb(v1)]
+        );
         // Our own carry no port id, so they knock even when ours are to be ignored.
         monitor.ignore(rtnl.portid(), 0).unwrap();
         knocks(ns, monitor).await;
-        apply(rtnl, &[Op::FdbReplace { port: v1, mac: mac(2) }]);
-        let own = Knock::Fdb { port: v1, bridge: Some(bridge), mac: mac(2) };
+        apply(
+            rtnl,
+            &[Op::FdbReplace {
+                port: v1,
+                mac: mac(2),
+            }],
+        );
+        let own = Knock::Fdb {
+            port: v1,
+            bridge: Some(bridge),
+            mac: mac(2),
+        };
         assert!(knocks(ns, monitor).await.contains(&own));
     });
 }
@@ -133,8 +175,18 @@ fn a_hundred_thousand_events_on_tunnels_neither_knock_nor_fill_the_queue() {
         block_on(async {
             let mut monitor = Monitor::open(&MonitorFilter { tunnels }).unwrap();
             for _ in 0..3 {
-                let add: Vec<Op> = (0..20_000).map(|i| Op::FdbReplace { port: tunnel, mac: mac(i) }).collect();
-                let delete: Vec<Op> = (0..20_000).map(|i| Op::FdbDelete { port: tunnel, mac: mac(i) }).collect();
+                let add: Vec<Op> = (0..20_000)
+                    .map(|i| Op::FdbReplace {
+                        port: tunnel,
+                        mac: mac(i),
+                    })
+                    .collect();
+                let delete: Vec<Op> = (0..20_000)
+                    .map(|i| Op::FdbDelete {
+                        port: tunnel,
+                        mac: mac(i),
+                    })
+                    .collect();
                 apply(rtnl, &add);
                 apply(rtnl, &delete);
             }
@@ -152,7 +204,12 @@ fn more_tunnels_than_a_program_holds_are_still_left_out() {
         let tunnels = (1_000_000..1_005_000).chain([tunnel]).collect();
         block_on(async {
             let mut monitor = Monitor::open(&MonitorFilter { tunnels }).unwrap();
-            let many: Vec<Op> = (0..10_000).map(|i| Op::FdbReplace { port: tunnel, mac: mac(i) }).collect();
+            let many: Vec<Op> = (0..10_000)
+                .map(|i| Op::FdbReplace {
+                    port: tunnel,
+                    mac: mac(i),
+                })
+                .collect();
             apply(rtnl, &many);
             let mut all = knocks(ns, &mut monitor).await;
             all.retain(|k| !matches!(k, Knock::Link { .. }));
@@ -166,8 +223,12 @@ fn too_many_events_are_told_as_lost_and_then_it_goes_on() {
     with_monitor(&[], async |ns, rtnl, monitor| {
         let port = ns.index("v0");
         for _ in 0..5 {
-            let add: Vec<Op> = (0..20_000).map(|i| Op::FdbReplace { port, mac: mac(i) }).collect();
-            let delete: Vec<Op> = (0..20_000).map(|i| Op::FdbDelete { port, mac: mac(i) }).collect();
+            let add: Vec<Op> = (0..20_000)
+                .map(|i| Op::FdbReplace { port, mac: mac(i) })
+                .collect();
+            let delete: Vec<Op> = (0..20_000)
+                .map(|i| Op::FdbDelete { port, mac: mac(i) })
+                .collect();
             apply(rtnl, &add);
             apply(rtnl, &delete);
         }
@@ -178,8 +239,18 @@ fn too_many_events_are_told_as_lost_and_then_it_goes_on() {
             all.extend(some);
         }
         let bridge = Some(ns.index("br0"));
-        apply(rtnl, &[Op::FdbReplace { port, mac: mac(77_777) }]);
-        assert!(knocks(ns, monitor).await.contains(&Knock::Fdb { port, bridge, mac: mac(77_777) }));
+        apply(
+            rtnl,
+            &[Op::FdbReplace {
+                port,
+                mac: mac(77_777),
+            }],
+        );
+        assert!(knocks(ns, monitor).await.contains(&Knock::Fdb {
+            port,
+            bridge,
+            mac: mac(77_777)
+        }));
     });
 }
 
@@ -188,8 +259,12 @@ fn our_neighbours_knock_and_zebras_and_unanswered_ones_do_not() {
     with_monitor(&[], async |ns, _, monitor| {
         let device = ns.index("br0");
         for address in ["10.0.0.7", "2001:db8::7"] {
-            let ours = [Knock::Neighbour { device, address: address.parse().unwrap() }];
-            let neigh = |verb: &str, rest: &str| format!("ip neigh {verb} {address} dev br0 {rest}");
+            let ours = [Knock::Neighbour {
+                device,
+                address: address.parse().unwrap(),
+            }];
+            let neigh =
+                |verb: &str, rest: &str| format!("ip neigh {verb} {address} dev br0 {rest}");
             let lladdr = "lladdr 02:00:00:00:00:01";
             // Zebra's: by protocol, or externally learned.
             let zebra = neigh("replace", &format!("{lladdr} nud noarp protocol zebra"));
@@ -199,13 +274,27 @@ fn our_neighbours_knock_and_zebras_and_unanswered_ones_do_not() {
             assert_eq!(heard(ns, monitor, &learned).await, []);
             ns.sh(&neigh("del", ""));
             // Between asking and knowing.
-            assert_eq!(heard(ns, monitor, &neigh("replace", "nud failed")).await, []);
-            assert_eq!(heard(ns, monitor, &neigh("replace", &format!("{lladdr} nud probe"))).await, []);
+            assert_eq!(
+                heard(ns, monitor, &neigh("replace", "nud failed")).await,
+                []
+            );
+            assert_eq!(
+                heard(
+                    ns,
+                    monitor,
+                    &neigh("replace", &format!("{lladdr} nud probe"))
+                )
+                .await,
+                []
+            );
             ns.sh(&neigh("del", ""));
             // Ours, however it changes.
             let add = neigh("replace", &format!("{lladdr} nud permanent protocol 242"));
             assert_eq!(heard(ns, monitor, &add).await, ours);
-            assert_eq!(heard(ns, monitor, &neigh("change", "nud failed")).await, ours);
+            assert_eq!(
+                heard(ns, monitor, &neigh("change", "nud failed")).await,
+                ours
+            );
             assert_eq!(heard(ns, monitor, &neigh("del", "")).await, ours);
             // An operator's, of no protocol.
             let add = neigh("replace", &format!("{lladdr} nud permanent"));
@@ -218,16 +307,33 @@ fn our_neighbours_knock_and_zebras_and_unanswered_ones_do_not() {
 fn our_routes_knock_and_others_only_when_an_operator_replaces_one() {
     with_monitor(&[], async |ns, _, monitor| {
         for destination in ["10.9.0.0/16", "2001:db8:9::/48"] {
-            let route = |protocol| Knock::Route { destination: destination.parse().unwrap(), table: 70, protocol };
-            let ip = |verb: &str, protocol: &str| format!("ip route {verb} {destination} dev br0 metric 5 table 70 proto {protocol}");
+            let route = |protocol| Knock::Route {
+                destination: destination.parse().unwrap(),
+                table: 70,
+                protocol,
+            };
+            let ip = |verb: &str, protocol: &str| {
+                format!("ip route {verb} {destination} dev br0 metric 5 table 70 proto {protocol}")
+            };
             assert_eq!(heard(ns, monitor, &ip("add", "242")).await, [route(242)]);
             assert_eq!(heard(ns, monitor, &ip("del", "242")).await, [route(242)]);
             for stranger in ["zebra", "bgp", "static", "kernel"] {
-                assert_eq!(heard(ns, monitor, &ip("add", stranger)).await, [], "{stranger}");
-                assert_eq!(heard(ns, monitor, &ip("del", stranger)).await, [], "{stranger}");
+                assert_eq!(
+                    heard(ns, monitor, &ip("add", stranger)).await,
+                    [],
+                    "{stranger}"
+                );
+                assert_eq!(
+                    heard(ns, monitor, &ip("del", stranger)).await,
+                    [],
+                    "{stranger}"
+                );
             }
             ns.sh(&ip("add", "242"));
-            assert_eq!(heard(ns, monitor, &ip("replace", "static")).await, [route(4)]);
+            assert_eq!(
+                heard(ns, monitor, &ip("replace", "static")).await,
+                [route(4)]
+            );
             assert_eq!(heard(ns, monitor, &ip("del", "static")).await, []);
         }
     });
@@ -238,11 +344,19 @@ fn groups_that_are_installed_knock_and_those_that_ports_join_do_not() {
     with_monitor(&[], async |ns, _, monitor| {
         let (bridge, port) = (ns.index("br0"), ns.index("v0"));
         for group in ["239.1.1.1", "ff05::1"] {
-            let mdb = |verb: &str, state: &str| format!("bridge mdb {verb} dev br0 port v0 grp {group} {state}");
+            let mdb = |verb: &str, state: &str| {
+                format!("bridge mdb {verb} dev br0 port v0 grp {group} {state}")
+            };
             assert_eq!(heard(ns, monitor, &mdb("add", "temp")).await, []);
             assert_eq!(heard(ns, monitor, &mdb("del", "")).await, []);
-            assert_eq!(heard(ns, monitor, &mdb("add", "permanent")).await, [Knock::Mdb { bridge, port }]);
-            assert_eq!(heard(ns, monitor, &mdb("del", "")).await, [Knock::Mdb { bridge, port }]);
+            assert_eq!(
+                heard(ns, monitor, &mdb("add", "permanent")).await,
+                [Knock::Mdb { bridge, port }]
+            );
+            assert_eq!(
+                heard(ns, monitor, &mdb("del", "")).await,
+                [Knock::Mdb { bridge, port }]
+            );
         }
     });
 }
@@ -254,17 +368,42 @@ fn our_own_neighbours_and_routes_do_not_knock_when_ignored() {
         let address = "10.0.0.7".parse().unwrap();
         let destination = "10.9.0.0/16".parse().unwrap();
         let neighbour = Knock::Neighbour { device, address };
-        let route = Knock::Route { destination, table, protocol: 242 };
+        let route = Knock::Route {
+            destination,
+            table,
+            protocol: 242,
+        };
         let add = [
-            Op::NeighbourReplace { device, address, mac: mac(1) },
-            Op::RouteReplace { table, destination, device, priority },
+            Op::NeighbourReplace {
+                device,
+                address,
+                mac: mac(1),
+            },
+            Op::RouteReplace {
+                table,
+                destination,
+                device,
+                priority,
+            },
         ];
         let delete = [
             Op::NeighbourDelete { device, address },
-            Op::RouteDelete { table, destination, device, priority },
+            Op::RouteDelete {
+                table,
+                destination,
+                device,
+                priority,
+            },
         ];
-        for (ignored, ops) in [(false, &add), (false, &delete), (true, &add), (true, &delete)] {
-            monitor.ignore(if ignored { rtnl.portid() } else { 0 }, 0).unwrap();
+        for (ignored, ops) in [
+            (false, &add),
+            (false, &delete),
+            (true, &add),
+            (true, &delete),
+        ] {
+            monitor
+                .ignore(if ignored { rtnl.portid() } else { 0 }, 0)
+                .unwrap();
             knocks(ns, monitor).await;
             apply(rtnl, ops);
             let all = knocks(ns, monitor).await;
@@ -292,11 +431,17 @@ fn each_nft_transaction_knocks_once_with_its_generation_except_our_own() {
                 family: Family::Bridge,
                 table: "t",
                 set: "s",
-                element: Element { key: mark.to_ne_bytes().into(), data: None, comment: None },
+                element: Element {
+                    key: mark.to_ne_bytes().into(),
+                    data: None,
+                    comment: None,
+                },
             };
             let one = async |monitor: &mut Monitor| {
                 let all = monitor.next().await.unwrap();
-                let [Knock::NftGeneration { generation, .. }] = all[..] else { panic!("{all:?}") };
+                let [Knock::NftGeneration { generation, .. }] = all[..] else {
+                    panic!("{all:?}")
+                };
                 generation
             };
             // Many objects, one knock.

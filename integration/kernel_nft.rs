@@ -34,9 +34,23 @@ fn with_table(body: impl FnOnce(&Ns, &mut Nft) + Send) {
     });
 }
 
-fn add_to(set: &'static str, key: impl Into<Vec<u8>>, data: Option<Vec<u8>>, comment: Option<&str>) -> ElementOp {
-    let element = Element { key: key.into(), data, comment: comment.map(str::to_owned) };
-    ElementOp::Add { family: Family::Bridge, table: "t", set, element }
+fn add_to(
+    set: &'static str,
+    key: impl Into<Vec<u8>>,
+    data: Option<Vec<u8>>,
+    comment: Option<&str>,
+) -> ElementOp {
+    let element = Element {
+        key: key.into(),
+        data,
+        comment: comment.map(str::to_owned),
+    };
+    ElementOp::Add {
+        family: Family::Bridge,
+        table: "t",
+        set,
+        element,
+    }
 }
 
 fn add(set: &'static str, key: impl Into<Vec<u8>>) -> ElementOp {
@@ -44,7 +58,12 @@ fn add(set: &'static str, key: impl Into<Vec<u8>>) -> ElementOp {
 }
 
 fn delete(set: &'static str, key: impl Into<Vec<u8>>) -> ElementOp {
-    ElementOp::Delete { family: Family::Bridge, table: "t", set, key: key.into() }
+    ElementOp::Delete {
+        family: Family::Bridge,
+        table: "t",
+        set,
+        key: key.into(),
+    }
 }
 
 fn elements(nft: &mut Nft, set: &str) -> Vec<Element> {
@@ -56,7 +75,10 @@ fn elements(nft: &mut Nft, set: &str) -> Vec<Element> {
 /// The elements of a set or map as nft prints them, in no order.
 fn nft_elements(ns: &Ns, kind: &str, set: &str) -> Vec<Value> {
     let objects = ns.nft_json(&format!("list {kind} bridge t {set}"));
-    objects[0][kind]["elem"].as_array().cloned().unwrap_or_default()
+    objects[0][kind]["elem"]
+        .as_array()
+        .cloned()
+        .unwrap_or_default()
 }
 
 /// A key of a concatenation: each part padded to 4 bytes.
@@ -105,29 +127,46 @@ fn elements_read_as_nft_made_them() {
         let key = concat(&[&name, &[6], &443u16.to_be_bytes()]);
         assert_eq!(elements(nft, "names"), [element(&key, None, None)]);
         let mark = 0x1234_5678u32.to_ne_bytes();
-        assert_eq!(elements(nft, "marks"), [element(&[10, 0, 0, 1], Some(&mark), Some("m"))]);
+        assert_eq!(
+            elements(nft, "marks"),
+            [element(&[10, 0, 0, 1], Some(&mark), Some("m"))]
+        );
         let wanted = [
             element(&[2, 0, 0, 0, 0, 1], Some(&verdict(-4, "one")), None),
             element(&[2, 0, 0, 0, 0, 2], Some(&verdict(0, "")), None),
         ];
         assert_eq!(elements(nft, "jumps"), wanted);
-        assert_eq!(elements(nft, "counts"), [element(&[10, 0, 0, 1], Some(b"c1"), None)]);
+        assert_eq!(
+            elements(nft, "counts"),
+            [element(&[10, 0, 0, 1], Some(b"c1"), None)]
+        );
     });
 }
 
 #[test]
 fn an_absent_table_or_set_is_none_and_an_empty_set_is_empty() {
     with_table(|_, nft| {
-        assert_eq!(nft.elements(Family::Bridge, "t", "macs").unwrap(), Some(vec![]));
+        assert_eq!(
+            nft.elements(Family::Bridge, "t", "macs").unwrap(),
+            Some(vec![])
+        );
         assert_eq!(nft.elements(Family::Bridge, "t", "absent").unwrap(), None);
-        assert_eq!(nft.elements(Family::Bridge, "absent", "macs").unwrap(), None);
+        assert_eq!(
+            nft.elements(Family::Bridge, "absent", "macs").unwrap(),
+            None
+        );
         // The other family's table has no such set.
         assert_eq!(nft.elements(Family::Inet, "t", "ports").unwrap(), None);
         assert_eq!(nft.structure(Family::Bridge, "absent").unwrap(), None);
         let error = nft.counters(Family::Bridge, "absent").unwrap_err();
         assert_eq!(error.errno(), Some(libc::ENOENT));
         let long = "x".repeat(70_000);
-        assert_eq!(nft.elements(Family::Bridge, &long, "s").unwrap_err().errno(), Some(libc::ENAMETOOLONG));
+        assert_eq!(
+            nft.elements(Family::Bridge, &long, "s")
+                .unwrap_err()
+                .errno(),
+            Some(libc::ENAMETOOLONG)
+        );
     });
 }
 
@@ -144,7 +183,12 @@ fn elements_of_every_shape_are_added_as_nft_prints_them_and_removed() {
             add("ports", ports.clone()),
             add("names", names.clone()),
             add("six", six.octets()),
-            add_to("marks", [10, 0, 0, 1], Some(0x12u32.to_ne_bytes().into()), Some("m")),
+            add_to(
+                "marks",
+                [10, 0, 0, 1],
+                Some(0x12u32.to_ne_bytes().into()),
+                Some("m"),
+            ),
             add_to("jumps", number(1), Some(verdict(-3, "two")), None),
             add_to("jumps", number(2), Some(verdict(1, "")), None),
             add_to("counts", [10, 0, 0, 1], Some(b"c2".to_vec()), None),
@@ -152,17 +196,27 @@ fn elements_of_every_shape_are_added_as_nft_prints_them_and_removed() {
                 family: Family::Inet,
                 table: "t",
                 set: "macs",
-                element: Element { key: number(9).into(), data: None, comment: None },
+                element: Element {
+                    key: number(9).into(),
+                    data: None,
+                    comment: None,
+                },
             },
         ];
         // Twice: adding what is there already is fine.
         for _ in 0..2 {
             nft.transaction(&ops).unwrap();
             let macs = nft_elements(ns, "set", "macs");
-            assert_eq!(macs, [json!({"elem": {"val": "02:00:00:00:00:01", "comment": "web1: \u{e9}"}})]);
+            assert_eq!(
+                macs,
+                [json!({"elem": {"val": "02:00:00:00:00:01", "comment": "web1: \u{e9}"}})]
+            );
             let wanted = json!({"concat": ["lo", "02:00:00:00:00:01", "10.0.0.1"]});
             assert_eq!(nft_elements(ns, "set", "ports"), [wanted]);
-            assert_eq!(nft_elements(ns, "set", "names"), [json!({"concat": ["lo", "tcp", 443]})]);
+            assert_eq!(
+                nft_elements(ns, "set", "names"),
+                [json!({"concat": ["lo", "tcp", 443]})]
+            );
             let six = nft_elements(ns, "set", "six");
             assert_eq!(six[0]["elem"]["val"], "2001:db8::1");
             let wanted = json!([{"elem": {"val": "10.0.0.1", "comment": "m"}}, 0x12]);
@@ -172,7 +226,10 @@ fn elements_of_every_shape_are_added_as_nft_prints_them_and_removed() {
             assert!(jumps.contains(&json!(["02:00:00:00:00:01", {"jump": {"target": "two"}}])));
             assert!(jumps.contains(&json!(["02:00:00:00:00:02", {"accept": null}])));
             let counts = nft_elements(ns, "map", "counts");
-            assert_eq!((counts.len(), &counts[0][0], &counts[0][1]), (1, &json!("10.0.0.1"), &json!("c2")));
+            assert_eq!(
+                (counts.len(), &counts[0][0], &counts[0][1]),
+                (1, &json!("10.0.0.1"), &json!("c2"))
+            );
             let inet = ns.nft_json("list set inet t macs");
             assert_eq!(inet[0]["set"]["elem"], json!(["02:00:00:00:00:09"]));
         }
@@ -187,7 +244,15 @@ fn elements_of_every_shape_are_added_as_nft_prints_them_and_removed() {
             delete("counts", [10, 0, 0, 1]),
         ];
         nft.transaction(&ops).unwrap();
-        for (kind, set) in [("set", "macs"), ("set", "ports"), ("set", "names"), ("set", "six"), ("map", "marks"), ("map", "jumps"), ("map", "counts")] {
+        for (kind, set) in [
+            ("set", "macs"),
+            ("set", "ports"),
+            ("set", "names"),
+            ("set", "six"),
+            ("map", "marks"),
+            ("map", "jumps"),
+            ("map", "counts"),
+        ] {
             assert_eq!(nft_elements(ns, kind, set), [] as [Value; 0], "{set}");
         }
     });
@@ -198,11 +263,18 @@ fn a_changed_map_value_is_a_delete_and_an_add_in_one_transaction() {
     with_table(|ns, nft| {
         let key = |i: u32| i.to_be_bytes();
         let value = |v: u32| Some(v.to_ne_bytes().to_vec());
-        let first: Vec<_> = (0..3000).map(|i| add_to("marks", key(i), value(1), None)).collect();
+        let first: Vec<_> = (0..3000)
+            .map(|i| add_to("marks", key(i), value(1), None))
+            .collect();
         nft.transaction(&first).unwrap();
         let generation = nft.generation().unwrap();
         let replace: Vec<_> = (0..3000)
-            .flat_map(|i| [delete("marks", key(i)), add_to("marks", key(i), value(2), None)])
+            .flat_map(|i| {
+                [
+                    delete("marks", key(i)),
+                    add_to("marks", key(i), value(2), None),
+                ]
+            })
             .collect();
         nft.transaction(&replace).unwrap();
         assert_eq!(nft.generation().unwrap(), generation + 1);
@@ -210,7 +282,10 @@ fn a_changed_map_value_is_a_delete_and_an_add_in_one_transaction() {
         assert_eq!(all.len(), 3000);
         assert!(all.iter().all(|e| e[1] == 2));
         // Nothing left of an element that was added and deleted again.
-        let ops = [add_to("marks", key(9000), value(1), None), delete("marks", key(9000))];
+        let ops = [
+            add_to("marks", key(9000), value(1), None),
+            delete("marks", key(9000)),
+        ];
         nft.transaction(&ops).unwrap();
         assert_eq!(nft_elements(ns, "map", "marks").len(), 3000);
     });
@@ -221,9 +296,16 @@ fn a_refused_transaction_names_the_change_and_does_nothing() {
     with_table(|ns, nft| {
         let key = |i: u32| i.to_be_bytes();
         let value = |v: u32| Some(v.to_ne_bytes().to_vec());
-        nft.transaction(&[add_to("marks", key(3210), value(1), None)]).unwrap();
+        nft.transaction(&[add_to("marks", key(3210), value(1), None)])
+            .unwrap();
         let many = |set: &'static str, n: u32| -> Vec<ElementOp> {
-            let one = |i| if set == "macs" { add(set, number(i)) } else { add_to(set, key(i), value(2), None) };
+            let one = |i| {
+                if set == "macs" {
+                    add(set, number(i))
+                } else {
+                    add_to(set, key(i), value(2), None)
+                }
+            };
             (0..n).map(one).collect()
         };
         let at = |ops: Vec<ElementOp>, index: usize, op: ElementOp| {
@@ -235,24 +317,75 @@ fn a_refused_transaction_names_the_change_and_does_nothing() {
         let long = add_to("macs", number(1), None, Some(&"x".repeat(129)));
         let cases = [
             // Several messages, the fault in the middle of one, after another set's.
-            (both.into_iter().chain(many("marks", 5000).split_off(3210)).collect(), 2000 + 3210, libc::EEXIST),
-            (at(many("macs", 4000), 2500, delete("macs", number(77_777))), 2500, libc::ENOENT),
-            (at(many("macs", 10), 3, delete("macs", number(77_777))), 3, libc::ENOENT),
-            (at(many("macs", 100), 99, add("macs", [1, 2, 3])), 99, libc::EINVAL),
-            (at(many("macs", 100), 50, add("absent", [1])), 50, libc::ENOENT),
-            (at(many("macs", 100), 50, add_to("absent", [1], Some(vec![1]), None)), 50, libc::ENOENT),
-            (at(many("macs", 100), 50, add_to("jumps", number(5), Some(verdict(-4, "no")), None)), 50, libc::ENOENT),
+            (
+                both.into_iter()
+                    .chain(many("marks", 5000).split_off(3210))
+                    .collect(),
+                2000 + 3210,
+                libc::EEXIST,
+            ),
+            (
+                at(many("macs", 4000), 2500, delete("macs", number(77_777))),
+                2500,
+                libc::ENOENT,
+            ),
+            (
+                at(many("macs", 10), 3, delete("macs", number(77_777))),
+                3,
+                libc::ENOENT,
+            ),
+            (
+                at(many("macs", 100), 99, add("macs", [1, 2, 3])),
+                99,
+                libc::EINVAL,
+            ),
+            (
+                at(many("macs", 100), 50, add("absent", [1])),
+                50,
+                libc::ENOENT,
+            ),
+            (
+                at(
+                    many("macs", 100),
+                    50,
+                    add_to("absent", [1], Some(vec![1]), None),
+                ),
+                50,
+                libc::ENOENT,
+            ),
+            (
+                at(
+                    many("macs", 100),
+                    50,
+                    add_to("jumps", number(5), Some(verdict(-4, "no")), None),
+                ),
+                50,
+                libc::ENOENT,
+            ),
             (at(many("macs", 100), 7, long), 7, libc::EINVAL),
-            (at(many("macs", 100), 8, add("macs", [0; 65])), 8, libc::EINVAL),
+            (
+                at(many("macs", 100), 8, add("macs", [0; 65])),
+                8,
+                libc::EINVAL,
+            ),
         ];
         for (i, (ops, index, errno)) in cases.into_iter().enumerate() {
             let error = nft.transaction(&ops).unwrap_err();
-            assert_eq!((error.index, error.source.errno()), (Some(index), Some(errno)), "case {i}: {error}");
+            assert_eq!(
+                (error.index, error.source.errno()),
+                (Some(index), Some(errno)),
+                "case {i}: {error}"
+            );
             assert_eq!(nft_elements(ns, "set", "macs").len(), 0, "case {i}");
             assert_eq!(nft_elements(ns, "map", "marks").len(), 1, "case {i}");
         }
         let error = nft.transaction(&[delete("macs", number(5))]).unwrap_err();
-        assert!(error.to_string().contains("set bridge t macs element 020000000005"), "{error}");
+        assert!(
+            error
+                .to_string()
+                .contains("set bridge t macs element 020000000005"),
+            "{error}"
+        );
         // And the socket is as good as before.
         nft.transaction(&[add("macs", number(5))]).unwrap();
         nft.transaction(&[]).unwrap();
@@ -262,7 +395,9 @@ fn a_refused_transaction_names_the_change_and_does_nothing() {
 #[test]
 fn single_lookups_find_what_is_there_and_only_that() {
     with_table(|_, nft| {
-        let there: Vec<_> = (0..1000).map(|i| add_to("macs", number(2 * i), None, Some(&format!("n{i}")))).collect();
+        let there: Vec<_> = (0..1000)
+            .map(|i| add_to("macs", number(2 * i), None, Some(&format!("n{i}"))))
+            .collect();
         nft.transaction(&there).unwrap();
         let keys: Vec<Vec<u8>> = (0..2000).map(|i| number(i).to_vec()).collect();
         let found = nft.lookup(Family::Bridge, "t", "macs", &keys).unwrap();
@@ -273,7 +408,11 @@ fn single_lookups_find_what_is_there_and_only_that() {
             assert!(element.as_ref().is_none_or(|e| e.key == keys[i]));
         }
         let none: [Vec<u8>; 0] = [];
-        assert!(nft.lookup(Family::Bridge, "t", "macs", &none).unwrap().is_empty());
+        assert!(
+            nft.lookup(Family::Bridge, "t", "macs", &none)
+                .unwrap()
+                .is_empty()
+        );
     });
 }
 
@@ -286,9 +425,14 @@ fn a_lookup_in_a_set_that_is_not_there_is_an_error_and_not_an_absent_element() {
             assert_eq!(error.errno(), Some(libc::ENOENT));
         }
         // A key of the wrong length is a mistake, not an absence.
-        let error = nft.lookup(Family::Bridge, "t", "macs", &[vec![1, 2, 3], vec![0; 6]]).unwrap_err();
+        let error = nft
+            .lookup(Family::Bridge, "t", "macs", &[vec![1, 2, 3], vec![0; 6]])
+            .unwrap_err();
         assert_eq!(error.errno(), Some(libc::EINVAL));
-        assert_eq!(nft.lookup(Family::Bridge, "t", "macs", &keys).unwrap(), [None, None]);
+        assert_eq!(
+            nft.lookup(Family::Bridge, "t", "macs", &keys).unwrap(),
+            [None, None]
+        );
     });
 }
 
@@ -323,17 +467,25 @@ fn a_script_is_run_whole_or_not_at_all_and_its_error_says_where() {
         nft.check("table inet new { }").unwrap();
         assert_eq!(tables(ns), before);
         for error in [
-            nft.run("table inet new { }\nadd rule inet new absent accept\n").unwrap_err(),
-            nft.check("table inet new { }\nadd rule inet new absent accept\n").unwrap_err(),
+            nft.run("table inet new { }\nadd rule inet new absent accept\n")
+                .unwrap_err(),
+            nft.check("table inet new { }\nadd rule inet new absent accept\n")
+                .unwrap_err(),
         ] {
-            assert!(error.text().unwrap().contains("No such file or directory"), "{error}");
+            assert!(
+                error.text().unwrap().contains("No such file or directory"),
+                "{error}"
+            );
             assert_eq!(tables(ns), before);
         }
         let error = nft.run("table inet new {").unwrap_err();
         assert!(error.to_string().contains("/dev/stdin:1:"), "{error}");
         nft.run("table inet new { }").unwrap();
         assert!(tables(ns).contains("table inet new"));
-        assert_eq!(nft.structure(Family::Inet, "new").unwrap().map(|_| ()), Some(()));
+        assert_eq!(
+            nft.structure(Family::Inet, "new").unwrap().map(|_| ()),
+            Some(())
+        );
     });
 }
 
@@ -348,15 +500,27 @@ fn thirty_thousand_elements_go_in_and_come_back() {
             .collect();
         let start = std::time::Instant::now();
         nft.transaction(&ops).unwrap();
-        println!("{} elements: {} ms to write", ops.len(), start.elapsed().as_millis());
+        println!(
+            "{} elements: {} ms to write",
+            ops.len(),
+            start.elapsed().as_millis()
+        );
         let start = std::time::Instant::now();
-        assert_eq!(nft.elements(Family::Bridge, "t", "ports").unwrap().unwrap().len(), ops.len());
+        assert_eq!(
+            nft.elements(Family::Bridge, "t", "ports")
+                .unwrap()
+                .unwrap()
+                .len(),
+            ops.len()
+        );
         println!("{} ms to read", start.elapsed().as_millis());
         assert_eq!(nft_elements(ns, "set", "ports").len(), ops.len());
         let deletes: Vec<_> = ops
             .iter()
             .map(|op| {
-                let ElementOp::Add { element, .. } = op else { unreachable!() };
+                let ElementOp::Add { element, .. } = op else {
+                    unreachable!()
+                };
                 delete("ports", element.key.clone())
             })
             .collect();
@@ -394,7 +558,9 @@ table inet d {
 }";
 
 fn digest(nft: &mut Nft) -> [u8; 32] {
-    nft.structure(Family::Inet, "d").unwrap().expect("the table is there")
+    nft.structure(Family::Inet, "d")
+        .unwrap()
+        .expect("the table is there")
 }
 
 #[test]
@@ -409,7 +575,10 @@ fn the_digest_stays_through_traffic_elements_dumps_and_other_tables() {
         }
         // It did pass through the rules.
         let listed = ns.sh("nft list table inet d");
-        assert!(listed.contains("counter packets 2") || listed.contains("counter packets 1"), "{listed}");
+        assert!(
+            listed.contains("counter packets 2") || listed.contains("counter packets 1"),
+            "{listed}"
+        );
         assert!(listed.contains("127.0.0.1"), "{listed}");
         assert_eq!(digest(&mut nft), before, "traffic");
         for change in [
@@ -445,7 +614,10 @@ fn the_digest_changes_with_every_structural_change_even_by_the_like() {
         };
         let handle = |ns: &Ns, text: &str| {
             let all = ns.sh("nft -a list table inet d");
-            let line = all.lines().find(|l| l.contains(text)).unwrap_or_else(|| panic!("{text} in {all}"));
+            let line = all
+                .lines()
+                .find(|l| l.contains(text))
+                .unwrap_or_else(|| panic!("{text} in {all}"));
             line.rsplit(' ').next().unwrap().to_owned()
         };
         for change in [
@@ -476,10 +648,14 @@ fn the_digest_changes_with_every_structural_change_even_by_the_like() {
             assert_ne!(digest(&mut nft), before, "{removal}");
         }
         let first = handle(ns, "comment \"first\"");
-        ns.sh(&format!("nft replace rule inet d a handle {first} counter comment '\"first\"'"));
+        ns.sh(&format!(
+            "nft replace rule inet d a handle {first} counter comment '\"first\"'"
+        ));
         changed("a rule replaced by its like", &mut nft);
         let quota = handle(ns, "quota over 5 mbytes");
-        ns.sh(&format!("nft replace rule inet d a handle {quota} quota over 6 mbytes drop"));
+        ns.sh(&format!(
+            "nft replace rule inet d a handle {quota} quota over 6 mbytes drop"
+        ));
         changed("another quota", &mut nft);
         let limit = handle(ns, "limit rate 1/day");
         ns.sh(&format!("nft delete rule inet d a handle {limit}"));

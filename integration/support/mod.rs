@@ -8,8 +8,8 @@
 use std::process::{Command, Stdio};
 use std::thread;
 
-use rustix::thread::UnshareFlags;
 use lxmesh::kernel::rtnl::{Op, Rtnl};
+use rustix::thread::UnshareFlags;
 use serde_json::Value;
 
 /// The network namespace of the thread it was made on. Its programs, and sockets opened on the
@@ -23,13 +23,17 @@ pub fn in_netns<T: Send>(body: impl FnOnce(&Ns) -> T + Send) -> T {
         let thread = scope.spawn(|| {
             // SAFETY: CLONE_NEWNET changes the thread's network namespace and nothing else.
             unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }.unwrap_or_else(|e| {
-                panic!("this test makes network namespaces and must run as root (CAP_SYS_ADMIN): {e}")
+                panic!(
+                    "this test makes network namespaces and must run as root (CAP_SYS_ADMIN): {e}"
+                )
             });
             let ns = Ns(());
             ns.sh("ip link set lo up");
             body(&ns)
         });
-        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        thread
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
 }
 
@@ -121,5 +125,8 @@ pub fn apply(rtnl: &mut Rtnl, ops: &[Op]) {
 pub fn errno(rtnl: &mut Rtnl, op: Op) -> Option<i32> {
     let results = rtnl.apply(std::slice::from_ref(&op));
     assert_eq!(results.len(), 1);
-    results[0].as_ref().expect_err(&format!("{op} was done")).errno()
+    results[0]
+        .as_ref()
+        .expect_err(&format!("{op} was done"))
+        .errno()
 }

@@ -2,7 +2,7 @@
 //! told by SIGHUP when only the NICs' addresses changed, started again, ever more slowly, when it
 //! dies. It dies with the agent. The files' content is `kinds::dnsmasq_file`'s matter.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -53,7 +53,9 @@ pub async fn run(
             Err(error) => format!("starting {}: {error}", program.display()),
             Ok(mut child) => {
                 tracing::info!(pid = child.id(), "dnsmasq started");
-                state.send_replace(State::Running { pid: child.id().unwrap_or(0) });
+                state.send_replace(State::Running {
+                    pid: child.id().unwrap_or(0),
+                });
                 match follow(&mut child, &mut orders).await {
                     End::Ordered => {
                         pause = FIRST_PAUSE;
@@ -67,7 +69,11 @@ pub async fn run(
         if started.elapsed() > WELL_AFTER {
             pause = FIRST_PAUSE;
         }
-        tracing::warn!(error = why, retry_in_ms = pause.as_millis() as u64, "dnsmasq is not running");
+        tracing::warn!(
+            error = why,
+            retry_in_ms = pause.as_millis() as u64,
+            "dnsmasq is not running"
+        );
         state.send_replace(State::Failed { why });
         tokio::select! {
             () = tokio::time::sleep(pause) => pause = (pause * 2).min(LONGEST_PAUSE),
@@ -87,7 +93,7 @@ enum End {
     Died(String),
 }
 
-fn start(program: &PathBuf, config: &PathBuf) -> std::io::Result<Child> {
+fn start(program: &Path, config: &Path) -> std::io::Result<Child> {
     let mut command = Command::new(program);
     command
         .arg("--keep-in-foreground")
@@ -114,7 +120,10 @@ fn start(program: &PathBuf, config: &PathBuf) -> std::io::Result<Child> {
 
 /// Watches over a running dnsmasq: its last words, its orders, its end.
 async fn follow(child: &mut Child, orders: &mut mpsc::Receiver<Order>) -> End {
-    let mut lines = child.stderr.take().map(|stderr| BufReader::new(stderr).lines());
+    let mut lines = child
+        .stderr
+        .take()
+        .map(|stderr| BufReader::new(stderr).lines());
     let mut last = String::new();
     loop {
         let line = async {
@@ -159,7 +168,9 @@ async fn follow(child: &mut Child, orders: &mut mpsc::Receiver<Order>) -> End {
 }
 
 fn signal(child: &Child, signal: rustix::process::Signal) {
-    let pid = child.id().and_then(|pid| rustix::process::Pid::from_raw(pid as i32));
+    let pid = child
+        .id()
+        .and_then(|pid| rustix::process::Pid::from_raw(pid as i32));
     if let Some(pid) = pid
         && let Err(error) = rustix::process::kill_process(pid, signal)
     {
@@ -169,7 +180,10 @@ fn signal(child: &Child, signal: rustix::process::Signal) {
 
 async fn stop(child: &mut Child) {
     signal(child, rustix::process::Signal::TERM);
-    if tokio::time::timeout(Duration::from_secs(3), child.wait()).await.is_err() {
+    if tokio::time::timeout(Duration::from_secs(3), child.wait())
+        .await
+        .is_err()
+    {
         // It is about to be killed by kill_on_drop; wait so that its ports are free.
         let _ = child.kill().await;
     }

@@ -64,6 +64,9 @@ pub fn notes(file: &HostFile) -> Vec<String> {
                 .into(),
         );
     }
+    if file.ipsec.enabled {
+        notes.push("ipsec.enabled only makes room for ESP in the MTU: this version renders no IPsec, so tunnels and BGP are NOT encrypted".into());
+    }
     notes
 }
 

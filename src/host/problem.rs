@@ -103,7 +103,12 @@ pub struct Findings<'a> {
     problems: Vec<Problem>,
     /// False after a syntax error: what seems to be missing may only be unreadable.
     pub complete: bool,
+    /// How many there were beyond [`MOST`].
+    more: usize,
 }
+
+/// Nobody reads more problems at once than this, and each costs time and memory.
+const MOST: usize = 200;
 
 impl<'a> Findings<'a> {
     pub fn new(file: &'a str, text: &'a str) -> Self {
@@ -112,16 +117,21 @@ impl<'a> Findings<'a> {
             text,
             problems: Vec::new(),
             complete: true,
+            more: 0,
         }
     }
 
-    /// Notes a problem with the bytes `span` of the text.
+    /// Notes a problem with the bytes `span` of the text. Beyond [`MOST`] only counts it.
     pub fn add(
         &mut self,
         span: Range<usize>,
         message: impl Into<String>,
         remedy: impl Into<String>,
     ) {
+        if self.problems.len() >= MOST {
+            self.more += 1;
+            return;
+        }
         let (line, column, source, width) = self.locate(span);
         self.problems.push(Problem {
             file: self.file.into(),
@@ -173,6 +183,14 @@ impl<'a> Findings<'a> {
         self.problems
             .sort_by(|a, b| (a.line, a.column, &a.message).cmp(&(b.line, b.column, &b.message)));
         self.problems.dedup();
+        if let (Some(last), more @ 1..) = (self.problems.last(), self.more) {
+            self.problems.push(Problem {
+                message: format!("and {more} more problems"),
+                remedy: "correct the ones above first".into(),
+                source: String::new(),
+                ..last.clone()
+            });
+        }
         Problems(self.problems)
     }
 

@@ -50,7 +50,11 @@ pub struct KernelError {
 }
 
 impl KernelError {
-    pub(crate) fn new(attempt: impl fmt::Display, errno: Option<i32>, text: Option<String>) -> Self {
+    pub(crate) fn new(
+        attempt: impl fmt::Display,
+        errno: Option<i32>,
+        text: Option<String>,
+    ) -> Self {
         KernelError {
             attempt: attempt.to_string(),
             errno,
@@ -149,8 +153,15 @@ mod tests {
 
     #[test]
     fn an_error_says_what_was_tried_the_errno_and_the_kernels_own_words() {
-        let error = KernelError::new("adding 10.0.0.1", Some(libc::EEXIST), Some("Route exists".into()));
-        assert_eq!(error.to_string(), "adding 10.0.0.1: EEXIST (File exists): Route exists");
+        let error = KernelError::new(
+            "adding 10.0.0.1",
+            Some(libc::EEXIST),
+            Some("Route exists".into()),
+        );
+        assert_eq!(
+            error.to_string(),
+            "adding 10.0.0.1: EEXIST (File exists): Route exists"
+        );
         assert!(!error.is_transient());
         let error = KernelError::new("x", Some(libc::EBUSY), None);
         assert_eq!(error.to_string(), "x: EBUSY (Device or resource busy)");

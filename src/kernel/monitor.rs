@@ -121,8 +121,10 @@ impl Monitor {
     /// a tokio runtime with I/O enabled.
     pub fn open(filter: &MonitorFilter) -> Result<Self, KernelError> {
         let failed = |e| KernelError::from_errno("opening the event sockets", e);
-        let rtnl = event_socket(None, RTNL_GROUPS, &bpf::rtnetlink(&filter.tunnels, 0)).map_err(failed)?;
-        let nft = event_socket(Some(netlink::NETFILTER), NFT_GROUPS, &bpf::nfnetlink(0)).map_err(failed)?;
+        let rtnl =
+            event_socket(None, RTNL_GROUPS, &bpf::rtnetlink(&filter.tunnels, 0)).map_err(failed)?;
+        let nft = event_socket(Some(netlink::NETFILTER), NFT_GROUPS, &bpf::nfnetlink(0))
+            .map_err(failed)?;
         Ok(Monitor {
             rtnl: Events::watch(rtnl)?,
             nft: Events::watch(nft)?,
@@ -173,7 +175,11 @@ impl Monitor {
                 Poll::Ready(_) | Poll::Pending => {}
             }
         }
-        if knocks.is_empty() { Poll::Pending } else { Poll::Ready(Ok(knocks)) }
+        if knocks.is_empty() {
+            Poll::Pending
+        } else {
+            Poll::Ready(Ok(knocks))
+        }
     }
 }
 
@@ -197,7 +203,11 @@ impl Events {
         let watched = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) };
         let fd = watched.map_err(|e| {
             let e = std::io::Error::from(e);
-            KernelError::new("watching the event sockets", e.raw_os_error(), Some(e.to_string()))
+            KernelError::new(
+                "watching the event sockets",
+                e.raw_os_error(),
+                Some(e.to_string()),
+            )
         })?;
         Ok(Events { fd, discard: None })
     }
@@ -217,7 +227,9 @@ impl Events {
             };
             match receive_from_kernel(self.fd.as_fd(), buffer, RecvFlags::DONTWAIT) {
                 Ok(len) => match self.discard.as_mut() {
-                    None => knocks.extend(Messages(&buffer[..len]).filter_map(|m| knock(&m, filter))),
+                    None => {
+                        knocks.extend(Messages(&buffer[..len]).filter_map(|m| knock(&m, filter)))
+                    }
                     Some(left) => *left -= 1,
                 },
                 // The queue was full (netlink_overrun()), or an event was larger than any we know.
@@ -248,21 +260,29 @@ fn knock(message: &Message<'_>, filter: &MonitorFilter) -> Option<Knock> {
                 index: read_u32(message.body, 4)?,
                 name: name.and_then(|a| a.text()?.parse().ok()),
                 // With AF_BRIDGE it only has left its bridge (br_ifinfo_notify()).
-                removed: message.kind == RTM_DELLINK && *message.body.first()? == libc::AF_UNSPEC as u8,
+                removed: message.kind == RTM_DELLINK
+                    && *message.body.first()? == libc::AF_UNSPEC as u8,
             })
         }
         RTM_NEWNEIGH | RTM_DELNEIGH => {
             let header = neighbour_header(message)?;
             if header.family != libc::AF_BRIDGE as u8 {
                 let address = neighbour_address(message)?;
-                return Some(Knock::Neighbour { device: header.index, address });
+                return Some(Knock::Neighbour {
+                    device: header.index,
+                    address,
+                });
             }
             // Again, for tunnels beyond what a program can hold and events from before it.
             if filter.tunnels.contains(&header.index) {
                 return None;
             }
             let (mac, bridge) = fdb_key(message)?;
-            Some(Knock::Fdb { port: header.index, bridge, mac })
+            Some(Knock::Fdb {
+                port: header.index,
+                bridge,
+                mac,
+            })
         }
         RTM_NEWROUTE | RTM_DELROUTE => {
             let route = parse_route(message)?;

@@ -164,7 +164,9 @@ impl Op {
             Op::MdbAdd { .. } => (RTM_NEWMDB, REPLACE),
             Op::MdbDelete { .. } => (RTM_DELMDB, 0),
         };
-        writer.message(kind, NLM_F_REQUEST | extra | flags, seq, |m| self.write_body(m));
+        writer.message(kind, NLM_F_REQUEST | extra | flags, seq, |m| {
+            self.write_body(m)
+        });
     }
 
     fn write_body(&self, w: &mut Writer) {
@@ -213,7 +215,11 @@ impl Op {
                 neighbour(w, libc::AF_BRIDGE as u8, port, 0, NTF_MASTER);
                 w.attr(NDA_LLADDR, &mac.0);
             }
-            Op::NeighbourReplace { device, address, mac } => {
+            Op::NeighbourReplace {
+                device,
+                address,
+                mac,
+            } => {
                 neighbour(w, family(address), device, NUD_PERMANENT, 0);
                 w.address(NDA_DST, address);
                 w.attr(NDA_LLADDR, &mac.0);
@@ -223,15 +229,40 @@ impl Op {
                 neighbour(w, family(address), device, 0, 0);
                 w.address(NDA_DST, address);
             }
-            Op::RouteAdd { table, destination, device, priority }
-            | Op::RouteReplace { table, destination, device, priority }
-            | Op::RouteDelete { table, destination, device, priority } => {
+            Op::RouteAdd {
+                table,
+                destination,
+                device,
+                priority,
+            }
+            | Op::RouteReplace {
+                table,
+                destination,
+                device,
+                priority,
+            }
+            | Op::RouteDelete {
+                table,
+                destination,
+                device,
+                priority,
+            } => {
                 route(w, table, destination, device, priority);
             }
-            Op::MdbAdd { bridge, port, group, source } => {
+            Op::MdbAdd {
+                bridge,
+                port,
+                group,
+                source,
+            } => {
                 mdb_codec::write_entry(w, bridge, port, group, source, true);
             }
-            Op::MdbDelete { bridge, port, group, source } => {
+            Op::MdbDelete {
+                bridge,
+                port,
+                group,
+                source,
+            } => {
                 mdb_codec::write_entry(w, bridge, port, group, source, false);
             }
         }
@@ -258,7 +289,18 @@ fn route(w: &mut Writer, table: u32, destination: IpNet, device: u32, priority: 
     // The table's byte is for small numbers only; RTA_TABLE counts.
     let table_byte = u8::try_from(table).unwrap_or(0);
     w.raw(&[
-        family(address), destination.prefix_len(), 0, 0, table_byte, PROTOCOL, RT_SCOPE_LINK, RTN_UNICAST, 0, 0, 0, 0,
+        family(address),
+        destination.prefix_len(),
+        0,
+        0,
+        table_byte,
+        PROTOCOL,
+        RT_SCOPE_LINK,
+        RTN_UNICAST,
+        0,
+        0,
+        0,
+        0,
     ]);
     w.address(RTA_DST, address);
     w.u32(RTA_TABLE, table);
@@ -346,31 +388,67 @@ impl fmt::Display for Op {
         match self {
             Op::LinkUp { index } => write!(f, "setting link {index} up"),
             Op::LinkDown { index } => write!(f, "setting link {index} down"),
-            Op::LinkMaster { index, master: 0 } => write!(f, "taking link {index} out of its master"),
+            Op::LinkMaster { index, master: 0 } => {
+                write!(f, "taking link {index} out of its master")
+            }
             Op::LinkMaster { index, master } => write!(f, "putting link {index} into {master}"),
-            Op::LinkAddrGenMode { index, mode } => write!(f, "setting link {index} to addrgenmode {mode}"),
+            Op::LinkAddrGenMode { index, mode } => {
+                write!(f, "setting link {index} to addrgenmode {mode}")
+            }
             Op::Port { index, .. } => write!(f, "setting attributes of bridge port {index}"),
             Op::Bridge { index, .. } => write!(f, "setting attributes of bridge {index}"),
             Op::Vxlan { index, .. } => write!(f, "setting learning of VXLAN link {index}"),
             Op::FdbReplace { port, mac } => write!(f, "putting {mac} on bridge port {port}"),
             Op::FdbDelete { port, mac } => write!(f, "removing {mac} from bridge port {port}"),
-            Op::NeighbourReplace { device, address, mac } => {
+            Op::NeighbourReplace {
+                device,
+                address,
+                mac,
+            } => {
                 write!(f, "setting neighbour {address} on link {device} to {mac}")
             }
             Op::NeighbourDelete { device, address } => {
                 write!(f, "removing neighbour {address} from link {device}")
             }
-            Op::RouteAdd { table, destination, device, .. } => {
-                write!(f, "adding route {destination} via link {device} to table {table}")
+            Op::RouteAdd {
+                table,
+                destination,
+                device,
+                ..
+            } => {
+                write!(
+                    f,
+                    "adding route {destination} via link {device} to table {table}"
+                )
             }
-            Op::RouteReplace { table, destination, device, .. } => {
-                write!(f, "replacing route {destination} via link {device} in table {table}")
+            Op::RouteReplace {
+                table,
+                destination,
+                device,
+                ..
+            } => {
+                write!(
+                    f,
+                    "replacing route {destination} via link {device} in table {table}"
+                )
             }
-            Op::RouteDelete { table, destination, device, .. } => {
-                write!(f, "removing route {destination} via link {device} from table {table}")
+            Op::RouteDelete {
+                table,
+                destination,
+                device,
+                ..
+            } => {
+                write!(
+                    f,
+                    "removing route {destination} via link {device} from table {table}"
+                )
             }
-            Op::MdbAdd { port, group, .. } => write!(f, "joining bridge port {port} to group {group}"),
-            Op::MdbDelete { port, group, .. } => write!(f, "taking bridge port {port} out of group {group}"),
+            Op::MdbAdd { port, group, .. } => {
+                write!(f, "joining bridge port {port} to group {group}")
+            }
+            Op::MdbDelete { port, group, .. } => {
+                write!(f, "taking bridge port {port} out of group {group}")
+            }
         }
     }
 }

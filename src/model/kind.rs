@@ -23,6 +23,23 @@ pub trait Kind: Sized + 'static {
     type Key: Ord + Clone + Debug + Display + Send;
     type Attrs: Eq + Clone + Debug + Display + Send;
 
+    /// How fast an object in this state is to be put right again if that is needed repeatedly.
+    fn pace(_have: &Self::Attrs) -> Pace {
+        Pace::Quick
+    }
+
     /// The objects that should be there. Pure; must not depend on anything but the inputs.
     fn derive(inputs: &Inputs<'_>) -> Table<Self>;
+}
+
+/// How fast the same repair may be made again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pace {
+    /// At once, without a word: a program that we know does this now and then.
+    Expected,
+    /// Half a second, then twice as long each time, up to a minute.
+    Quick,
+    /// Two minutes, then twice as long each time, up to an hour: another host claims the same
+    /// address, and zebra takes five moves within 180 s for a duplicate.
+    Contested,
 }
