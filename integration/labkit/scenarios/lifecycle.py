@@ -80,7 +80,7 @@ def pause_and_resume(scene):
     guest = _t1(scene)
     nic = scene.present(guest)
     guest.lxc("pause", guest.name)
-    scene.absent(dataclasses.replace(nic))
+    scene.absent(nic)
     guest.lxc("start", guest.name)
     scene.present(guest)
     scene.reaches(scene.c1, guest.ipv4, guest.ipv6)

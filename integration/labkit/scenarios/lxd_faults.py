@@ -12,6 +12,13 @@ _PROXY = "/var/tmp/lxmesh-lab-proxy.py"
 _DROP_IN = f"/run/systemd/system/{AGENT}.service.d/lab-proxy.conf"
 
 
+def _stop_lxd(host):
+    """Stops LXD and not its containers, which a stop of the socket alone would bring along; the
+    socket goes first, or the agent's next question would start LXD again."""
+    for unit in ("lxd.socket", "lxd.service"):
+        host.run(["systemctl", "stop", "--job-mode=ignore-dependencies", unit], timeout=120)
+
+
 def _flows(scene):
     return [
         (scene.c2, scene.c1.ipv4), (scene.c1, scene.c3.ipv6), (scene.extra, scene.c1.ipv4), (scene.c3, scene.extra.ipv6),
@@ -24,7 +31,7 @@ def lxd_stopped(scene):
     host = scene.sups[0]
     before = scene.ours(host)
     with scene.no_ping_lost(*_flows(scene), what="LXD stopped and started"):
-        host.run(["systemctl", "stop", "lxd.socket", "lxd.service"], timeout=120)
+        _stop_lxd(host)
         try:
             def noticed():
                 lxd = scene.status(host)["lxd"]
@@ -54,7 +61,7 @@ def instance_gone(scene):
     guest = scene.guest(host, "t2", 26)
     scene.dressed(guest)
     nic = scene.present(guest)
-    host.run(["systemctl", "stop", "lxd.socket", "lxd.service"], timeout=120)
+    _stop_lxd(host)
     try:
         # busybox's init powers off
         guest.place.run(["kill", "-USR2", "1"], check=False)
