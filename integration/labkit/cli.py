@@ -79,6 +79,7 @@ def _up(options):
     ran_before = lab.is_up()
     if ran_before:
         say(f"already up with {', '.join(host.name for host in lab.hosts)}; refreshing")
+    lab.refuse_if_impossible(options.no_vm)
     # built first: a mistake there should not cost a boot
     deb = None if options.no_product else fleet.package(options.deb)
     try:
@@ -114,16 +115,16 @@ def _status(_options):
 def _report(lab, wait):
     # measured first: what the agents say afterwards is how things ended
     with step("who reaches whom"):
-        result = reach.until_complete(lab) if wait else reach.measure(lab)
+        reached = reach.until_complete(lab) if wait else reach.measure(lab)
     for host in lab.supervisors:
         print(f"\n== {host.name}: lxmesh status")
-        result = host.run(["lxmesh", "status"], check=False)
-        print((result.stdout + result.stderr).rstrip(), flush=True)
+        said = host.run(["lxmesh", "status"], check=False)
+        print((said.stdout + said.stderr).rstrip(), flush=True)
     for host in lab.reflectors:
         print(f"\n== {host.name}: {_sessions(host)}", flush=True)
     print()
-    print(reach.as_table(result), flush=True)
-    if not all(result.values()):
+    print(reach.as_table(reached), flush=True)
+    if not all(reached.values()):
         raise LabError("not everybody reaches everybody (NO- above); `integration/lab exec sup1 -- "
                        "journalctl -u lxmesh-agent` is where to look first")
     return 0

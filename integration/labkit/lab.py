@@ -59,13 +59,18 @@ class Lab:
 
     # -- life ----------------------------------------------------------------------------
 
+    def refuse_if_impossible(self, native):
+        """Says why a lab without a machine cannot be started here, before anything is changed."""
+        if native and not self.is_up():
+            Native().check()
+        elif native and not self.native:
+            raise LabError("the lab is up in its machine; `integration/lab down` first")
+
     def start(self, native=False):
         """Machine, hosts, LXD: everything but the product. Reuses what is up already."""
         if not self.is_up():
             self.native = native
             self._make_places()
-            if native:
-                self.machine.check()
             base = image.ensure()
             self.machine.start(base)
             RUN.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -73,8 +78,6 @@ class Lab:
                 "native": native,
                 "plan": {"supervisors": self.plan.supervisors, "reflectors": self.plan.reflectors},
             }))
-        elif native and not self.native:
-            raise LabError("the lab is up in its machine; `integration/lab down` first")
         self.start_hosts()
         self.start_lxd()
 

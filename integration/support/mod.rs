@@ -5,6 +5,11 @@
 
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
+pub mod expected;
+pub mod fake_lxd;
+pub mod silence;
+pub mod world;
+
 use std::process::{Command, Stdio};
 use std::thread;
 

@@ -58,10 +58,14 @@ impl Agent {
         }
     }
     pub(super) fn after_pass(&mut self, extent: &Extent, facts: Facts, report: &Report) {
-        if let Some(nics) = self.world.nics() {
-            self.world.passed = nics.to_vec();
+        // A look at nftables alone has done nothing about the links that it saw: their events must
+        // still find them changed.
+        if *extent != Extent::Nftables || self.world.facts.is_none() {
+            if let Some(nics) = self.world.nics() {
+                self.world.passed = nics.to_vec();
+            }
+            self.world.facts = Some(facts);
         }
-        self.world.facts = Some(facts);
         // What we changed on links is known only by looking again; the events ask for that.
         match extent {
             Extent::All => {

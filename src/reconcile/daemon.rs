@@ -211,6 +211,8 @@ impl Agent {
                 return;
             }
             Update::Instance(id, instance) => {
+                // The stream is open still: a failed read before this one was only that.
+                self.lxd.connected = true;
                 self.pending.nics.extend(self.world.nics_of(&id));
                 self.world.put_instance(id, instance);
             }
@@ -234,6 +236,7 @@ impl Agent {
                 }
                 self.say("lxd listing", None);
                 self.say("lxd", None);
+                self.lxd.connected = true;
                 self.lxd.error = None;
                 self.lxd.listed = Some(Instant::now());
                 self.pending.everything |= first;

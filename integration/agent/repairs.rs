@@ -1,0 +1,323 @@
+//! Somebody alters or deletes what the agent made, while no full pass is due: it is noticed and put
+//! right, and nothing of others is touched.
+
+use super::cold_start::busy_world;
+use super::support::world::{NETWORKS, World, network_devices};
+use super::support::{Ns, in_netns};
+
+/// Each damage to a world of its own things, one after another; strangers must not notice.
+fn each_is_repaired(damages: &[&str]) {
+    in_netns(|ns| {
+        let mut world = busy_world(ns);
+        let strangers = world.strangers();
+        for damage in damages {
+            world.repairs(&with_names(&world, damage));
+        }
+        world.strangers_are(&strangers);
+    });
+}
+
+/// PORT, MAC, V4, V6 and LL are those of the first NIC.
+fn with_names(world: &World<'_>, command: &str) -> String {
+    let nic = &world.nics[0];
+    let address = |address: &Option<String>| address.clone().expect("it has both");
+    command
+        .replace("PORT", &nic.port)
+        .replace("MAC", &nic.mac)
+        .replace("V4", &address(&nic.ipv4))
+        .replace("V6", &address(&nic.ipv6))
+        .replace("LL", &super::support::expected::link_local(&nic.mac))
+}
+
+#[test]
+fn a_deleted_fdb_entry_is_repaired() {
+    each_is_repaired(&["bridge fdb del MAC dev PORT master"]);
+}
+
+#[test]
+fn an_altered_fdb_entry_is_repaired() {
+    each_is_repaired(&[
+        "bridge fdb del MAC dev PORT master; bridge fdb add MAC dev PORT master static",
+    ]);
+}
+
+#[test]
+fn an_fdb_entry_moved_to_another_port_is_repaired() {
+    in_netns(|ns| {
+        let mut world = busy_world(ns);
+        let (mac, other) = (world.nics[0].mac.clone(), world.nics[1].port.clone());
+        world.repairs(&format!(
+            "bridge fdb replace {mac} dev {other} master extern_learn"
+        ));
+    });
+}
+
+#[test]
+fn deleted_neighbours_are_repaired() {
+    each_is_repaired(&[
+        "ip neighbour del V4 dev svi-vpc",
+        "ip neighbour del V6 dev svi-vpc",
+        "ip neighbour del LL dev svi-vpc",
+    ]);
+}
+
+#[test]
+fn altered_neighbours_are_repaired() {
+    each_is_repaired(&[
+        "ip neighbour replace V4 lladdr 02:66:66:66:66:66 dev svi-vpc nud permanent protocol 242",
+        "ip neighbour replace V6 lladdr MAC dev svi-vpc nud reachable protocol 242",
+    ]);
+}
+
+#[test]
+fn a_neighbour_taken_over_by_another_protocol_is_repaired() {
+    each_is_repaired(&[
+        "ip neighbour replace V4 lladdr 02:66:66:66:66:66 dev svi-vpc nud noarp extern_learn protocol zebra",
+    ]);
+}
+
+#[test]
+fn a_deleted_group_is_repaired() {
+    each_is_repaired(&[
+        "g=$(bridge -d mdb | sed -n 's/.*port PORT grp \\(ff02::1:ff[^ ]*\\) permanent.*/\\1/p' | head -1); bridge mdb del dev svi-vpc port PORT grp $g permanent",
+    ]);
+}
+
+#[test]
+fn deleted_and_altered_routes_are_repaired() {
+    each_is_repaired(&[
+        "ip route del V4/32 dev svi-vpc protocol 242",
+        "ip route del V6/128 dev svi-vpc protocol 242",
+        "ip route del 198.51.100.13/32 table 1200",
+    ]);
+}
+
+#[test]
+fn every_attribute_of_a_port_is_repaired() {
+    let attributes = [
+        "learning on",
+        "flood on",
+        "mcast_flood on",
+        "bcast_flood on",
+        "proxy_arp on",
+        "proxy_arp_wifi off",
+        "guard off",
+        "mcast_router 2",
+        "neigh_suppress on",
+        "isolated on",
+        "hairpin on",
+    ];
+    each_is_repaired(&[&attributes
+        .map(|a| format!("ip link set PORT type bridge_slave {a}"))
+        .join("; ")]);
+}
+
+#[test]
+fn attributes_set_by_bridge_are_repaired() {
+    // The kernel tells of these in another family than of those that `ip` sets.
+    each_is_repaired(&[
+        "bridge link set dev PORT learning on",
+        "bridge link set dev vxlan-vpc learning on",
+        "bridge link set dev vxlan-vpc neigh_suppress off",
+    ]);
+}
+
+#[test]
+fn a_port_set_down_detached_or_given_addresses_is_repaired() {
+    each_is_repaired(&[
+        "ip link set PORT down",
+        "ip link set PORT nomaster",
+        "ip link set PORT master br-other",
+        "ip link set PORT addrgenmode eui64",
+    ]);
+}
+
+#[test]
+fn every_attribute_of_a_bridge_is_repaired() {
+    each_is_repaired(&[
+        "ip link set svi-vpc type bridge mcast_querier 0 mcast_igmp_version 2 mcast_mld_version 1 mcast_router 0 mcast_query_response_interval 1000",
+        "ip link set svi-dmz type bridge mcast_snooping 0",
+    ]);
+}
+
+#[test]
+fn every_attribute_of_a_tunnel_is_repaired() {
+    let attributes = [
+        "flood on",
+        "mcast_flood on",
+        "bcast_flood on",
+        "proxy_arp on",
+        "guard off",
+        "mcast_router 2",
+    ];
+    each_is_repaired(&[&attributes
+        .map(|a| format!("ip link set vxlan-vpc type bridge_slave {a}"))
+        .join("; ")]);
+}
+
+#[test]
+fn vtep_learning_of_a_tunnel_is_repaired() {
+    each_is_repaired(&["ip link set vxlan-vpc type vxlan learning"]);
+}
+
+#[test]
+fn deleted_and_altered_elements_are_repaired() {
+    each_is_repaired(&[
+        "nft 'delete element bridge lxmesh ports { \"PORT\" }'",
+        "nft 'delete element bridge lxmesh id4 { \"PORT\" . MAC . V4 }'",
+        "nft 'delete element bridge lxmesh zones { \"PORT\" }'",
+        "nft 'delete element bridge lxmesh zones { \"PORT\" }; add element bridge lxmesh zones { \"PORT\" : 7 }'",
+        "nft 'add element bridge lxmesh in_svc { \"PORT\" . tcp . 22 }'",
+        "nft 'flush set bridge lxmesh svis'",
+        "nft 'flush set inet lxmesh ports'",
+    ]);
+}
+
+#[test]
+fn a_deleted_table_is_repaired() {
+    each_is_repaired(&["nft delete table bridge lxmesh"]);
+    each_is_repaired(&["nft delete table inet lxmesh"]);
+}
+
+#[test]
+fn a_deleted_set_is_repaired() {
+    each_is_repaired(&[
+        "nft flush set bridge lxmesh out_svc; nft delete set bridge lxmesh out_svc",
+    ]);
+}
+
+#[test]
+fn a_rule_added_to_the_table_is_taken_out() {
+    in_netns(|ns| {
+        let mut world = busy_world(ns);
+        ns.sh("nft 'add chain bridge lxmesh hole { type filter hook forward priority -500; }; add rule bridge lxmesh hole accept'");
+        world.until("the chain is gone", |_| {
+            (!ns.sh("nft list table bridge lxmesh").contains("hole")).then_some(())
+        });
+        world.in_step();
+    });
+}
+
+#[test]
+fn a_flushed_ruleset_is_repaired() {
+    in_netns(|ns| {
+        let mut world = busy_world(ns);
+        world.repairs("nft flush ruleset");
+    });
+}
+
+#[test]
+fn dnsmasq_files_are_repaired_by_a_full_pass() {
+    in_netns(|ns| {
+        let mut world = World::with_interval(ns, 5);
+        world.launch("c1", "vpc");
+        let mut world = world.started();
+        let hosts = world.path("dnsmasq/hosts");
+        world.repairs(&format!(
+            "echo 02:66:66:66:66:66,192.0.2.66 >> {}",
+            hosts.display()
+        ));
+        world.repairs(&format!("rm {}", hosts.display()));
+    });
+}
+
+fn recreated(ns: &Ns, remove: &str, make: &str) {
+    let mut world = busy_world(ns);
+    ns.sh(remove);
+    world.until_logged("network vpc");
+    world.until("the log says what is missing", |world| {
+        world
+            .log()
+            .lines()
+            .any(|line| line.contains("WARN") && line.contains("does not exist"))
+            .then_some(())
+    });
+    let status = world.until("a status", |world| world.status());
+    assert_eq!(status["in_step"], false, "{status:#}");
+    ns.sh(make);
+    world.in_step();
+    world.until("the log says that it is well again", |world| {
+        world
+            .log()
+            .lines()
+            .any(|line| line.contains("no longer:") && line.contains("does not exist"))
+            .then_some(())
+    });
+}
+
+#[test]
+fn a_bridge_deleted_and_made_again_recovers() {
+    in_netns(|ns| {
+        let make = network_devices("vpc").replace(
+            "ip link add vxlan-vpc",
+            "ip link show dev vxlan-vpc || ip link add vxlan-vpc",
+        );
+        recreated(ns, "ip link delete svi-vpc", &make);
+    });
+}
+
+#[test]
+fn a_tunnel_deleted_and_made_again_recovers() {
+    in_netns(|ns| {
+        let make =
+            "ip link add vxlan-vpc type vxlan id 100 dstport 4789 local 203.0.113.1 nolearning gbp
+                    ip link set vxlan-vpc master svi-vpc up";
+        recreated(ns, "ip link delete vxlan-vpc", make);
+    });
+}
+
+#[test]
+fn networks_that_come_after_the_agent_are_put_in_order() {
+    in_netns(|ns| {
+        let mut world = World::bare(ns, 3600);
+        world.launch("c1", "vpc");
+        world.launch("c2", "dmz");
+        world.start();
+        world.until_logged("svi-dmz does not exist");
+        for network in NETWORKS {
+            ns.sh(&network_devices(network.name));
+        }
+        world.in_step();
+    });
+}
+
+#[test]
+fn a_bridge_set_down_and_up_recovers() {
+    in_netns(|ns| {
+        let mut world = busy_world(ns);
+        // The kernel takes routes and groups away with it.
+        world.signal("STOP");
+        ns.sh("ip link set svi-vpc down");
+        assert!(!world.differences().is_empty());
+        ns.sh("ip link set svi-vpc up");
+        world.signal("CONT");
+        world.in_step();
+    });
+}
+
+#[test]
+fn a_mac_that_keeps_moving_to_the_tunnel_is_claimed_ever_more_slowly() {
+    in_netns(|ns| {
+        let mut world = World::with_interval(ns, 5);
+        world.launch("c1", "vpc");
+        let mut world = world.started();
+        let nic = world.nics[0].clone();
+        let steal = format!(
+            "bridge fdb replace {} dev vxlan-vpc master extern_learn",
+            nic.mac
+        );
+        // As zebra does when the same MAC is announced by another host, again and again.
+        let mut thefts = 0;
+        world.until("the agent holds back", |world| {
+            if world.differences().is_empty() {
+                world.ns.sh(&steal);
+                thefts += 1;
+            }
+            let deferred = world.status()?["deferred"].as_array()?.len();
+            (deferred > 0).then_some(())
+        });
+        world.until_logged("something else keeps undoing this");
+        assert!(thefts >= 2, "{thefts}");
+        world.in_step();
+    });
+}
