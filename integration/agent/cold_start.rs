@@ -106,7 +106,7 @@ fn instances_that_stopped_while_no_agent_ran_are_withdrawn() {
 }
 
 #[test]
-fn dnsmasq_runs_and_dies_with_the_agent() {
+fn dnsmasq_runs_stops_with_the_agent_and_is_replaced_after_a_crash() {
     in_netns(|ns| {
         let mut world = busy_world(ns);
         let pid = world.until("dnsmasq runs", |world| {
@@ -137,8 +137,22 @@ fn dnsmasq_runs_and_dies_with_the_agent() {
                 .strip_suffix(')')?;
             (now != pid).then(|| now.to_string())
         });
-        // ... and goes when the agent does.
+        // ... one that a crashed agent left behind makes way for the next agent's, ...
         world.kill();
-        world.until("dnsmasq ends", |_| alive(&other).is_none().then_some(()));
+        world.start();
+        world.until("dnsmasq of the crashed agent ends", |_| {
+            alive(&other).is_none().then_some(())
+        });
+        let last = world.until("dnsmasq of the new agent runs", |world| {
+            let text = world.status()?["dhcp"].as_str()?.to_string();
+            let pid = text
+                .strip_prefix("dnsmasq running (pid ")?
+                .strip_suffix(')')?;
+            Some(pid.to_string())
+        });
+        world.until("it listens", dnsmasq_listens);
+        // ... and it goes when the agent is stopped.
+        world.signal("TERM");
+        world.until("dnsmasq ends", |_| alive(&last).is_none().then_some(()));
     });
 }

@@ -306,18 +306,16 @@ fn a_mac_that_keeps_moving_to_the_tunnel_is_claimed_ever_more_slowly() {
             "bridge fdb replace {} dev vxlan-vpc master extern_learn",
             nic.mac
         );
-        // As zebra does when the same MAC is announced by another host, again and again.
-        let mut thefts = 0;
+        // As zebra does when the same MAC is announced by another host. Claimed once, ...
+        world.ns.sh(&steal);
+        world.until_logged("another host claims this");
+        world.in_step();
+        // ... and the second time not for two minutes: five moves in 180 s are a duplicate to zebra.
+        world.ns.sh(&steal);
         world.until("the agent holds back", |world| {
-            if world.differences().is_empty() {
-                world.ns.sh(&steal);
-                thefts += 1;
-            }
             let deferred = world.status()?["deferred"].as_array()?.len();
             (deferred > 0).then_some(())
         });
-        world.until_logged("something else keeps undoing this");
-        assert!(thefts >= 2, "{thefts}");
-        world.in_step();
+        assert!(!world.differences().is_empty(), "claimed again at once");
     });
 }

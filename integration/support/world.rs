@@ -6,6 +6,7 @@
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -49,7 +50,9 @@ pub struct World<'a> {
     agent: Option<Child>,
     starts: usize,
     made: usize,
-    /// How to run the agent: before its own arguments.
+    /// The program under test.
+    pub program: PathBuf,
+    /// What runs it.
     pub wrapper: Vec<String>,
     pub environment: BTreeMap<String, String>,
 }
@@ -209,6 +212,7 @@ impl<'a> World<'a> {
             agent: None,
             starts: 0,
             made: 0,
+            program: env!("CARGO_BIN_EXE_lxmesh").into(),
             wrapper: Vec::new(),
             environment: BTreeMap::from([("LXMESH_TEST_SETS_ONLY".into(), "1".into())]),
             directory,
@@ -378,9 +382,8 @@ impl<'a> World<'a> {
 
     /// A command of the program under test, with this world's host file.
     pub fn lxmesh(&self, arguments: &[&str]) -> Command {
-        let program = env!("CARGO_BIN_EXE_lxmesh");
-        let mut line: Vec<String> = self.wrapper.clone();
-        line.push(program.into());
+        let mut line: Vec<OsString> = self.wrapper.iter().map(OsString::from).collect();
+        line.push(self.program.clone().into());
         let mut command = Command::new(&line[0]);
         command
             .args(&line[1..])
@@ -389,6 +392,7 @@ impl<'a> World<'a> {
             .arg(self.path("host.toml"))
             .env_clear()
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            .envs(std::env::var_os("LXMESH_LOG").map(|level| ("LXMESH_LOG", level)))
             .envs(&self.environment)
             .stdin(Stdio::null());
         command

@@ -1,6 +1,6 @@
 //! Running dnsmasq: started when its files are there, restarted when its configuration changed,
 //! told by SIGHUP when only the NICs' addresses changed, started again, ever more slowly, when it
-//! dies. It dies with the agent. The files' content is `kinds::dnsmasq_file`'s matter.
+//! dies. It is stopped with the agent, or by the next one. The files' content is `kinds::dnsmasq_file`'s matter.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -49,6 +49,7 @@ pub async fn run(
             }
         }
         let started = Instant::now();
+        bury_orphans(&config).await;
         let why = match start(&program, &config) {
             Err(error) => format!("starting {}: {error}", program.display()),
             Ok(mut child) => {
@@ -93,13 +94,56 @@ enum End {
     Died(String),
 }
 
+/// Ends dnsmasq processes of an agent that died without stopping its own: they hold the port and
+/// nobody tells them of changes. The kernel forgets the parent-death signal set in [`start`] when
+/// dnsmasq changes its user (`commit_creds()` in kernel/cred.c).
+async fn bury_orphans(config: &Path) {
+    let orphans = processes_with(&config_argument(config));
+    for pid in &orphans {
+        tracing::info!(
+            pid = pid.as_raw_nonzero().get(),
+            "stopping the dnsmasq of an earlier agent"
+        );
+        // It may have ended meanwhile.
+        let _ = rustix::process::kill_process(*pid, rustix::process::Signal::TERM);
+    }
+    for _ in 0..100 {
+        if orphans.is_empty() || processes_with(&config_argument(config)).is_empty() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn config_argument(config: &Path) -> String {
+    format!("--conf-file={}", config.display())
+}
+
+/// Processes that have this argument.
+fn processes_with(argument: &str) -> Vec<rustix::process::Pid> {
+    let Ok(entries) = std::fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    entries
+        .filter_map(|entry| {
+            let name = entry.ok()?.file_name();
+            let pid = name.to_str()?.parse::<i32>().ok()?;
+            let arguments = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+            let has = arguments
+                .split(|byte| *byte == 0)
+                .any(|word| word == argument.as_bytes());
+            has.then(|| rustix::process::Pid::from_raw(pid)).flatten()
+        })
+        .collect()
+}
+
 fn start(program: &Path, config: &Path) -> std::io::Result<Child> {
     let mut command = Command::new(program);
     command
         .arg("--keep-in-foreground")
         .arg("--pid-file")
         .arg("--log-facility=-")
-        .arg(format!("--conf-file={}", config.display()))
+        .arg(config_argument(config))
         .env_clear()
         .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
         .stdin(Stdio::null())

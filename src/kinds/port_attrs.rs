@@ -230,8 +230,11 @@ impl KernelKind for PortAttrs {
             .links()
             .filter(|link| scope.has(&link.name))
             .map(|link| (link, attrs_of(link, look)))
-            .filter(|(link, attrs)| {
-                desired.contains_key(&link.name) || (attrs.master.is_some() && is_ours(link))
+            .filter(|(link, _)| {
+                // In whatever bridge: a network may have left the host file while nobody looked,
+                // and its bridge is about to leave the filters.
+                let left_behind = link.master.is_some() && is_ours(link);
+                desired.contains_key(&link.name) || left_behind
             })
             .map(|(link, attrs)| (link.name.clone(), attrs))
             .collect())

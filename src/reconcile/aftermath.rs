@@ -95,7 +95,7 @@ impl Agent {
         }
     }
 
-    fn log_pass(&mut self, extent: &Extent, report: &Report) {
+    pub(super) fn log_pass(&mut self, extent: &Extent, report: &Report) {
         self.stats.last_took = report.took;
         self.stats.changes += report.lines.len() as u64;
         let mut trouble = Vec::new();

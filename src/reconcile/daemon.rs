@@ -11,7 +11,7 @@ use crate::dhcp;
 use crate::host::{self, HostFile};
 use crate::kernel::Kernel;
 use crate::kernel::monitor::{Knock, Monitor};
-use crate::model::NicId;
+use crate::model::{Nic, NicId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -171,6 +171,7 @@ impl Agent {
         match host::load(&self.host_path) {
             Ok(host) => {
                 tracing::info!(file = %self.host_path.display(), "host file read again");
+                self.leave_networks(&host);
                 self.host = host;
                 self.say("host file", None);
                 self.world.resolve(&self.host);
@@ -183,6 +184,42 @@ impl Agent {
             ),
         }
         notify(&[sd_notify::NotifyState::Ready]);
+    }
+
+    /// Takes NICs off the networks that a new host file lacks, as long as the old one tells us
+    /// their bridges: left attached there, they would be in no filter.
+    fn leave_networks(&mut self, host: &HostFile) {
+        let Some(facts) = &self.world.facts else {
+            return;
+        };
+        let bridge =
+            |host: &HostFile, nic: &Nic| host.network(&nic.network).map(|n| n.bridge.clone());
+        let (staying, leaving): (Vec<Nic>, Vec<Nic>) = self
+            .world
+            .passed
+            .iter()
+            .cloned()
+            .partition(|nic| bridge(host, nic) == bridge(&self.host, nic));
+        if leaving.is_empty() {
+            return;
+        }
+        let extent = Extent::Nics(leaving.into_iter().map(|nic| nic.id).collect());
+        let before = Some((self.world.passed.as_slice(), facts));
+        let wanted = Wanted {
+            host: &self.host,
+            nics: Some(&staying),
+            current: true,
+            before,
+        };
+        match plan(&mut self.kernel, wanted, &extent, None) {
+            Ok(plan) => {
+                let (facts, report) = plan.apply(&mut self.kernel);
+                self.world.passed = staying;
+                self.world.facts = Some(facts);
+                self.log_pass(&extent, &report);
+            }
+            Err(error) => self.say("pass", Some(format!("the links cannot be read: {error}"))),
+        }
     }
 
     fn learn(&mut self, update: Update) {

@@ -341,11 +341,15 @@ impl Planner<'_> {
         match repairs.ask(&change, pace, Instant::now()) {
             Verdict::Go => true,
             Verdict::GoAndWarn(times) => {
-                tracing::warn!(
-                    object = change,
-                    times,
-                    "something else keeps undoing this; repairing it ever more slowly"
-                );
+                let who = match pace {
+                    Pace::Contested => {
+                        "another host claims this; claiming it here ever more slowly"
+                    }
+                    Pace::Expected | Pace::Quick => {
+                        "something else keeps undoing this; repairing it ever more slowly"
+                    }
+                };
+                tracing::warn!(object = change, times, "{who}");
                 true
             }
             Verdict::Wait(wait) => {

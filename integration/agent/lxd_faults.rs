@@ -1,0 +1,214 @@
+//! LXD fails in every way it can: nothing is withdrawn, it is said once, and when LXD is well
+//! again everything that changed meanwhile is caught up with.
+
+use super::cold_start::busy_world;
+use super::support::fake_lxd::{Fault, Status};
+use super::support::in_netns;
+use super::support::silence::Listeners;
+use super::support::world::World;
+
+/// A fault during listings, and single reads; then well again.
+fn survived(fault: Fault, said: &str) {
+    in_netns(|ns| {
+        let mut world = World::with_interval(ns, 5);
+        for n in 1..=4 {
+            world.launch(&format!("c{n}"), "vpc");
+        }
+        let mut world = world.started();
+        world.until("dnsmasq has started", |world| {
+            world.status()?["dhcp"]
+                .as_str()?
+                .contains("pid")
+                .then_some(())
+        });
+        let listeners = Listeners::new(&world);
+        world.lxd.fail(fault);
+        // Asked for by name, and by a listing; the repair of something else still works.
+        world.lxd.emit("instance-updated", "default", "c1");
+        let listings = world.lxd.requests("/1.0/instances?");
+        world.until_logged(said);
+        if !matches!(fault, Fault::Refuse | Fault::WrongServer | Fault::Hang) {
+            world.until("another listing", |world| {
+                (world.lxd.requests("/1.0/instances?") >= listings + 2).then_some(())
+            });
+        }
+        assert_eq!(listeners.heard(&world), [""; 0]);
+        let nic = world.nics[0].clone();
+        world.repairs(&format!(
+            "ip neighbour del {} dev svi-vpc",
+            nic.ipv4.as_deref().unwrap()
+        ));
+        // Changes that nobody could tell of.
+        let stopped = world.nics[1].clone();
+        world.set(&stopped, Status::Stopped);
+        world.unplug(&stopped);
+        world.forget(&stopped);
+        let new = world.nic("new", "dmz");
+        world.plug(&new);
+        world.set(&new, Status::Running);
+        world.expect(&new);
+        world.lxd.heal();
+        world.in_step();
+        world.until("the agent says that it is well", |world| {
+            (world.status()?["in_step"] == true).then_some(())
+        });
+    });
+}
+
+#[test]
+fn errors_500_withdraw_nothing() {
+    survived(Fault::Status500, "HTTP 500");
+}
+
+#[test]
+fn cut_off_answers_withdraw_nothing() {
+    survived(Fault::CutOff, "broke off");
+}
+
+#[test]
+fn cut_off_json_withdraws_nothing() {
+    survived(Fault::CutOffJson, "cannot be understood");
+}
+
+#[test]
+fn garbage_withdraws_nothing() {
+    survived(Fault::Garbage, "cannot be understood");
+}
+
+#[test]
+fn json_of_another_shape_withdraws_nothing() {
+    survived(Fault::WrongShape, "cannot be understood");
+}
+
+#[test]
+fn an_empty_list_by_mistake_withdraws_nothing() {
+    survived(Fault::EmptyListing, "no instance at all");
+}
+
+#[test]
+fn another_server_behind_the_socket_withdraws_nothing() {
+    survived(Fault::WrongServer, "is not LXD or Incus");
+}
+
+#[test]
+fn a_server_that_refuses_withdraws_nothing() {
+    survived(Fault::Refuse, "WARN");
+}
+
+#[test]
+fn a_listing_that_lacks_instances_withdraws_nothing() {
+    in_netns(|ns| {
+        let mut world = World::with_interval(ns, 5);
+        for n in 1..=4 {
+            world.launch(&format!("c{n}"), "vpc");
+        }
+        let mut world = world.started();
+        let listeners = Listeners::new(&world);
+        world.lxd.fail(Fault::ShortListing);
+        let asked = world.lxd.requests("/1.0/instances/c1");
+        world.until("the missing are asked for by name", |world| {
+            (world.lxd.requests("/1.0/instances/c1") >= asked + 2).then_some(())
+        });
+        assert_eq!(listeners.heard(&world), [""; 0]);
+        assert_eq!(world.differences(), [""; 0]);
+    });
+}
+
+#[test]
+fn a_server_that_hangs_delays_no_repair() {
+    in_netns(|ns| {
+        let mut world = busy_world(ns);
+        let strangers = world.strangers();
+        world.lxd.fail(Fault::Hang);
+        world.lxd.emit("instance-updated", "default", "c1");
+        let nic = world.nics[0].clone();
+        world.repairs(&format!(
+            "bridge fdb del {} dev {} master",
+            nic.mac, nic.port
+        ));
+        world.repairs("nft delete table bridge lxmesh");
+        world.lxd.heal();
+        world.settle();
+        world.strangers_are(&strangers);
+    });
+}
+
+#[test]
+fn after_a_closed_event_stream_everything_is_read_again() {
+    in_netns(|ns| {
+        let mut world = busy_world(ns);
+        let nic = world.nic("unheard", "dmz");
+        world.plug(&nic);
+        world.set(&nic, Status::Running);
+        world.expect(&nic);
+        world.lxd.close_events();
+        world.in_step();
+        world.settle();
+    });
+}
+
+#[test]
+fn an_event_that_cannot_be_understood_means_reading_everything() {
+    in_netns(|ns| {
+        let mut world = busy_world(ns);
+        let nic = world.nic("unnamed", "dmz");
+        world.plug(&nic);
+        world.set(&nic, Status::Running);
+        world.expect(&nic);
+        world.lxd.say("{cut off");
+        world.in_step();
+    });
+}
+
+#[test]
+fn an_instance_in_error_keeps_its_network() {
+    in_netns(|ns| {
+        let mut world = busy_world(ns);
+        let nic = world.nics[0].clone();
+        world.set(&nic, Status::Error);
+        world.lxd.emit("instance-updated", "default", &nic.instance);
+        world.settle();
+        assert_eq!(world.differences(), [""; 0]);
+    });
+}
+
+#[test]
+fn without_lxd_a_restarted_agent_withdraws_nothing_and_repairs_what_it_can() {
+    in_netns(|ns| {
+        let mut world = busy_world(ns);
+        world.kill();
+        world.lxd.fail(Fault::Status500);
+        let listeners = Listeners::new(&world);
+        world.start();
+        world.until_logged("HTTP 500");
+        world.until("a full pass", |world| {
+            (world.status()?["passes"]["full"].as_u64()? >= 1).then_some(())
+        });
+        assert_eq!(listeners.heard(&world), [""; 0]);
+        assert_eq!(world.differences(), [""; 0]);
+        world.repairs("ip link set vxlan-vpc type bridge_slave learning on");
+        world.lxd.heal();
+        world.settle();
+    });
+}
+
+#[test]
+fn without_lxd_from_the_start_a_deleted_table_comes_back_closed() {
+    in_netns(|ns| {
+        let mut world = busy_world(ns);
+        world.kill();
+        ns.sh("nft delete table bridge lxmesh");
+        world.lxd.fail(Fault::Status500);
+        world.start();
+        // Nobody knows the instances: only what holds for networks is there, and nothing passes.
+        world.until("the table is back", |_| {
+            ns.try_sh("nft list table bridge lxmesh")
+                .ok()
+                .filter(|text| text.contains("svi-dmz"))
+        });
+        let ports = ns.nft_json("list set bridge lxmesh ports");
+        assert!(ports[0]["set"].get("elem").is_none(), "{ports:?}");
+        world.lxd.heal();
+        world.in_step();
+    });
+}
