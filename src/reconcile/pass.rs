@@ -300,7 +300,9 @@ impl Planner<'_> {
     /// What is wanted otherwise than in the last pass is no repair: LXD re-creates a device at each
     /// change of its keys, and nobody undoes anything then.
     fn forget_what_is_new<K: Kind>(&mut self, desired: &Table<K>) {
-        let (Some(before), Some(repairs)) = (&self.before, &mut self.repairs) else { return };
+        let (Some(before), Some(repairs)) = (&self.before, &mut self.repairs) else {
+            return;
+        };
         let was = K::derive(before);
         for key in was.keys().chain(desired.keys()) {
             if was.get(key) != desired.get(key) {
