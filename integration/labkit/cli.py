@@ -9,6 +9,7 @@ import sys
 from labkit import fleet, reach
 from labkit.console import LabError, say, step, table
 from labkit.lab import Lab
+from labkit.scenarios import run
 from labkit.settings import FleetPlan
 
 
@@ -54,6 +55,14 @@ def _parser():
     deploy = commands.add_parser("deploy", help="install the package again and configure the running hosts")
     deploy.set_defaults(command=_deploy)
     deploy.add_argument("--deb", metavar="FILE", help="install this package instead of building one")
+
+    test = commands.add_parser("test", help="run the scenarios: all, or those (or the themes) named")
+    test.set_defaults(command=_test)
+    test.add_argument("names", nargs="*", metavar="NAME")
+    test.add_argument("--list", action="store_true", help="say which there are, and run none")
+    test.add_argument("--no-vm", action="store_true", help="run the hosts on this machine's own kernel")
+    test.add_argument("--deb", metavar="FILE", help="install this package instead of building one")
+    test.add_argument("--keep", action="store_true", help="leave the lab running afterwards")
 
     down = commands.add_parser("down", help="stop the lab and forget it; the image stays cached")
     down.set_defaults(command=_down)
@@ -159,6 +168,28 @@ def _deploy(options):
     lab = _running()
     fleet.deploy(lab, fleet.package(options.deb))
     return 0
+
+
+def _test(options):
+    if options.list:
+        print(table([["SCENARIO", "SHOWS THAT"], *run.listing()]))
+        return 0
+    wanted = run.chosen(options.names)
+    lab = Lab()
+    was_up = lab.is_up()
+    failed = True
+    try:
+        if not was_up:
+            words = ["up"] + (["--no-vm"] if options.no_vm else []) + (["--deb", options.deb] if options.deb else [])
+            _up(_parser().parse_args(words))
+            lab = Lab()
+        elif options.deb:
+            fleet.deploy(lab, fleet.package(options.deb))
+        failed = run.run(lab, wanted) > 0
+    finally:
+        if not was_up and not options.keep:
+            lab.stop(keep_logs=failed)
+    return 1 if failed else 0
 
 
 def _down(_options):

@@ -8,6 +8,7 @@ import contextlib
 import json
 import shlex
 import subprocess
+import threading
 import time
 
 from labkit.console import LabError
@@ -130,13 +131,17 @@ class Background:
     def stop(self, timeout=15):
         """Ends it by SIGINT (then SIGTERM); returns all that it printed and was not read."""
         if self.output is None:
-            try:
-                # closing its standard input is the sign to stop
-                self.output, _ = self._process.communicate(timeout=timeout)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self.output, _ = self._process.communicate()
-                raise LabError(f"{self._where}: {shlex.join(map(str, self._command))} does not stop") from None
+            late = []
+            killer = threading.Timer(timeout, lambda: (late.append(True), self._process.kill()))
+            killer.start()
+            # closing its standard input is the sign to stop
+            self._process.stdin.close()
+            # read() and not communicate(), which would lose what lines() has buffered
+            self.output = self._process.stdout.read()
+            self._process.wait()
+            killer.cancel()
+            if late:
+                raise LabError(f"{self._where}: {shlex.join(map(str, self._command))} does not stop")
         return self.output
 
 

@@ -297,6 +297,21 @@ impl Planner<'_> {
         }
     }
 
+    /// What is wanted otherwise than in the last pass is no repair: LXD re-creates a device at each
+    /// change of its keys, and nobody undoes anything then.
+    fn forget_what_is_new<K: Kind>(&mut self, desired: &Table<K>) {
+        let (Some(before), Some(repairs)) = (&self.before, &mut self.repairs) else {
+            return;
+        };
+        let was = K::derive(before);
+        for key in was.keys().chain(desired.keys()) {
+            if was.get(key) != desired.get(key) {
+                repairs.forget(&format!("{} {key}", K::NAME));
+                repairs.forget(&format!("-{} {key}", K::NAME));
+            }
+        }
+    }
+
     /// Whether the change may be made now, or is one that somebody keeps undoing.
     fn may<K: Kind>(&mut self, asked: &Change<K>) -> bool {
         let key = asked.key();
@@ -373,6 +388,7 @@ impl Visitor for Planner<'_> {
             Ok(observed) => observed,
             Err(error) => return self.unreadable::<K>(&error),
         };
+        self.forget_what_is_new::<K>(&desired);
         let mut changes = diff::<K>(&desired, &observed);
         self.drop_deletes_if_unknown(&mut changes);
         changes.retain(|change| self.may::<K>(change));
