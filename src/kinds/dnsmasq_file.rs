@@ -6,7 +6,7 @@ use super::{KernelKind, KindError, Look, Scope};
 use crate::host::{Dhcp, HostFile, Network};
 use crate::kernel::Kernel;
 use crate::kernel::files::{read_if_exists, write_atomic};
-use crate::model::{Change, Facts, Inputs, Kind, Nic, Owns, Table};
+use crate::model::{Change, Facts, FollowUp, Inputs, Kind, Nic, Owns, Table};
 use std::collections::BTreeSet;
 use std::fmt;
 use std::fmt::Write;
@@ -48,6 +48,27 @@ impl Kind for DnsmasqFile {
     const PER_NIC: bool = false;
     type Key = Key;
     type Attrs = Attrs;
+
+    /// dnsmasq holds leases in memory and gives an address to nobody else before its lease ends, so
+    /// it starts anew when a NIC went or changed: an instance made again may have another DUID.
+    fn follow_up(change: &Change<Self>) -> Option<FollowUp> {
+        match change {
+            Change::Create { key, .. } | Change::Update { key, .. } if key.0.ends_with(CONFIG) => {
+                Some(FollowUp::RestartDnsmasq)
+            }
+            Change::Update { have, want, .. } => {
+                let staying: BTreeSet<&str> = want.0.lines().collect();
+                let went = have.0.lines().any(|line| !staying.contains(line));
+                Some(if went {
+                    FollowUp::RestartDnsmasq
+                } else {
+                    FollowUp::ReloadDnsmasq
+                })
+            }
+            Change::Create { .. } => Some(FollowUp::ReloadDnsmasq),
+            Change::Delete { .. } => None,
+        }
+    }
 
     fn derive(inputs: &Inputs<'_>) -> Table<Self> {
         if !inputs.host.dhcp.enabled {
