@@ -214,7 +214,9 @@ impl<'a> World<'a> {
             agent: None,
             starts: 0,
             made: 0,
-            program: option_env!("CARGO_BIN_EXE_lxmesh").expect("tests are built with the program").into(),
+            program: option_env!("CARGO_BIN_EXE_lxmesh")
+                .expect("tests are built with the program")
+                .into(),
             wrapper: Vec::new(),
             environment: BTreeMap::from([("LXMESH_TEST_SETS_ONLY".into(), "1".into())]),
             directory,
