@@ -2,17 +2,17 @@
 //! machine's kernel need not have what the rules use: only the sets are loaded here; the lab tests
 //! the rules.
 
-#[path = "support/mod.rs"]
-mod support;
+#[path = "agent/bad_input.rs"]
+mod bad_input;
 #[path = "agent/cold_start.rs"]
 mod cold_start;
-#[path = "agent/repairs.rs"]
-mod repairs;
+#[path = "agent/commands.rs"]
+mod commands;
 #[path = "agent/lifecycle.rs"]
 mod lifecycle;
 #[path = "agent/lxd_faults.rs"]
 mod lxd_faults;
-#[path = "agent/commands.rs"]
-mod commands;
-#[path = "agent/bad_input.rs"]
-mod bad_input;
+#[path = "agent/repairs.rs"]
+mod repairs;
+#[path = "support/mod.rs"]
+mod support;

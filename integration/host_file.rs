@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 const MINIMAL: &str = include_str!("golden/fleets/minimal/host.toml");
 
 fn golden(directory: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("integration/golden").join(directory)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("integration/golden")
+        .join(directory)
 }
 
 fn parse(text: &str) -> HostFile {
@@ -36,7 +38,8 @@ fn every_rule_is_explained_in_the_exact_words_of_its_golden_file() {
         if std::env::var_os("UPDATE_GOLDEN").is_some() {
             std::fs::write(&expected, &found).unwrap();
         }
-        if std::fs::read_to_string(&expected).unwrap_or_default() != found || found == "accepted\n" {
+        if std::fs::read_to_string(&expected).unwrap_or_default() != found || found == "accepted\n"
+        {
             wrong.push(format!("{name}:\n{found}"));
         }
     }
@@ -50,20 +53,31 @@ fn the_minimal_file_is_accepted_and_all_defaults_are_safe() {
     assert_eq!(file.fabric.underlay_mtu, 1500);
     assert_eq!(file.fabric.vxlan_port, 4789);
     assert!(file.fabric.gbp && file.ipsec.enabled && file.dhcp.enabled && file.dhcp.run);
-    assert_eq!((file.agent.reload_interval_s, file.dhcp.lease_s), (60, 3600));
-    let [network] = &file.networks[..] else { panic!("one network") };
+    assert_eq!(
+        (file.agent.reload_interval_s, file.dhcp.lease_s),
+        (60, 3600)
+    );
+    let [network] = &file.networks[..] else {
+        panic!("one network")
+    };
     assert_eq!(network.bridge.as_str(), "svi-vpc");
     assert_eq!(network.tunnel.as_str(), "vxlan-vpc");
     assert_eq!(network.mtu, 1408);
     assert_eq!(network.conntrack_zone, 100);
-    assert_eq!((network.vxlan_port, network.gbp, network.multicast), (4789, true, false));
+    assert_eq!(
+        (network.vxlan_port, network.gbp, network.multicast),
+        (4789, true, false)
+    );
     assert!(network.vrf.is_none() && network.host_routes.is_none());
 }
 
 /// A changed formula would give the hosts of a fleet different gateways during an upgrade.
 #[test]
 fn the_derived_gateway_mac_is_what_it_always_was() {
-    assert_eq!(parse(MINIMAL).networks[0].gateway_mac.to_string(), "ea:cb:fc:d0:15:85");
+    assert_eq!(
+        parse(MINIMAL).networks[0].gateway_mac.to_string(),
+        "ea:cb:fc:d0:15:85"
+    );
 }
 
 #[test]
@@ -103,25 +117,40 @@ vrf = "blue"
 host_routes = 254
 "#,
     );
-    let [a, b, c] = &file.networks[..] else { panic!("three networks") };
+    let [a, b, c] = &file.networks[..] else {
+        panic!("three networks")
+    };
     assert_eq!((a.mtu, a.conntrack_zone), (8930, 4466));
     assert_eq!(u32::from(b.conntrack_zone), 16_777_214 % 65535 + 1);
     assert_eq!(a.host_route_table(), Some(77));
     assert_eq!(b.vrf.as_ref().unwrap().table, 1009);
     assert_eq!(c.host_route_table(), Some(254));
     assert!(b.gbp && !a.gbp && b.vxlan_port == 4790);
-    assert_eq!(file.host.roles, Some(vec![Role::Supervisor, Role::Reflector]));
+    assert_eq!(
+        file.host.roles,
+        Some(vec![Role::Supervisor, Role::Reflector])
+    );
     assert_eq!(file.tags["web"], 3);
-    assert!(file.fabric.supervisors.contains(&"2001:db8:ffff::1/128".parse::<IpNet>().unwrap()));
+    assert!(
+        file.fabric
+            .supervisors
+            .contains(&"2001:db8:ffff::1/128".parse::<IpNet>().unwrap())
+    );
 }
 
 #[test]
 fn networks_of_different_vrfs_may_use_the_same_prefix() {
     let network = |name: &str, vni: u32| {
-        format!("[[network]]\nname = \"{name}\"\nvni = {vni}\nvrf = \"{name}\"\ngateway = [\"198.51.100.1/24\"]\n")
+        format!(
+            "[[network]]\nname = \"{name}\"\nvni = {vni}\nvrf = \"{name}\"\ngateway = [\"198.51.100.1/24\"]\n"
+        )
     };
     let fabric = MINIMAL.split("[[network]]").next().unwrap();
-    parse(&format!("{fabric}{}{}", network("red", 1), network("blue", 2)));
+    parse(&format!(
+        "{fabric}{}{}",
+        network("red", 1),
+        network("blue", 2)
+    ));
 }
 
 #[test]
@@ -134,7 +163,10 @@ fn an_unreadable_file_is_named_with_the_reason_and_a_remedy() {
          remedy: write /nonexistent/host.toml, or name another file with --host-file"
     );
     let directory = tempfile::tempdir().unwrap();
-    assert!(matches!(host::load(directory.path()).unwrap_err(), LoadError::Unreadable { .. }));
+    assert!(matches!(
+        host::load(directory.path()).unwrap_err(),
+        LoadError::Unreadable { .. }
+    ));
     let bytes = directory.path().join("host.toml");
     std::fs::write(&bytes, [0xff, 0xfe, 0]).unwrap();
     let error = host::load(&bytes).unwrap_err().to_string();
@@ -149,13 +181,19 @@ fn a_file_is_loaded_and_its_path_is_in_the_messages() {
     assert_eq!(host::load(&path).unwrap(), parse(MINIMAL));
     std::fs::write(&path, "version = 1\n").unwrap();
     let message = host::load(&path).unwrap_err().to_string();
-    assert!(message.starts_with(&format!("{}:1:1: ", path.display())), "{message}");
+    assert!(
+        message.starts_with(&format!("{}:1:1: ", path.display())),
+        "{message}"
+    );
 }
 
 #[test]
 fn the_schema_knows_every_key_and_says_what_it_means() {
     let schema = host::json_schema();
-    assert_eq!(schema["$schema"], "https://json-schema.org/draft/2020-12/schema");
+    assert_eq!(
+        schema["$schema"],
+        "https://json-schema.org/draft/2020-12/schema"
+    );
     assert_eq!(schema["properties"]["version"]["const"], 1);
     let network = &schema["properties"]["network"]["items"];
     assert_eq!(network["properties"]["vni"]["maximum"], 16_777_214);
@@ -164,7 +202,10 @@ fn the_schema_knows_every_key_and_says_what_it_means() {
     fn described(schema: &serde_json::Value, path: &str) {
         for (key, child) in schema["properties"].as_object().into_iter().flatten() {
             let path = format!("{path}.{key}");
-            assert!(child["description"].is_string() || child["items"]["description"].is_string(), "{path}");
+            assert!(
+                child["description"].is_string() || child["items"]["description"].is_string(),
+                "{path}"
+            );
             described(child, &path);
             described(&child["items"], &path);
         }
@@ -172,12 +213,126 @@ fn the_schema_knows_every_key_and_says_what_it_means() {
     described(&schema, "");
 }
 
+#[test]
+fn a_hopeless_file_is_refused_with_as_many_problems_as_one_reads() {
+    let text: String = (0..5000).map(|number| format!("k{number} = 1\n")).collect();
+    let problems = host::parse("x", &text).unwrap_err();
+    assert_eq!(problems.0.len(), 201);
+    assert_eq!(problems.0[200].message, "and 4802 more problems");
+    for deep in [
+        "a = ".to_string() + &"[".repeat(100_000),
+        "a.".repeat(100_000) + "a = 1",
+    ] {
+        assert!(host::parse("x", &deep).is_err());
+    }
+}
+
+/// docs/host-file.md, from the same declarations as the parser.
+fn reference(schema: &serde_json::Value) -> String {
+    fn table(text: &mut String, schema: &serde_json::Value) {
+        *text += &format!(
+            "\n## {}\n\n{}\n\n",
+            schema["title"].as_str().unwrap(),
+            schema["description"].as_str().unwrap()
+        );
+        *text += "| key | type | meaning |\n|---|---|---|\n";
+        let required = schema["required"].as_array().unwrap();
+        for (key, value) in schema["properties"].as_object().unwrap() {
+            if value["title"].is_string() || value["items"]["title"].is_string() {
+                continue;
+            }
+            let kind = match (&value["type"], &value["items"]["type"]) {
+                (serde_json::Value::String(kind), serde_json::Value::String(item)) => {
+                    format!("{kind} of {item}")
+                }
+                (serde_json::Value::String(kind), _) => kind.clone(),
+                _ if value.get("const").is_some() => "integer".into(),
+                _ => "string or integer".into(),
+            };
+            let must = if required.contains(&serde_json::json!(key)) {
+                " **Required.**"
+            } else {
+                ""
+            };
+            let meaning = value["description"].as_str().unwrap().replace('|', "\\|");
+            *text += &format!("| `{key}` | {kind} | {meaning}{must} |\n");
+        }
+        for value in schema["properties"].as_object().unwrap().values() {
+            for section in [value, &value["items"]] {
+                if section["title"].is_string() {
+                    table(text, section);
+                }
+            }
+        }
+    }
+    let mut text = String::from(
+        "# The host file: every key\n\nMade from the declarations in `src/host/keys.rs` by `UPDATE_GOLDEN=1 cargo test --test host_file`; \
+         `lxmesh-gen schema` prints\nthe same as a JSON Schema for editors, `lxmesh-gen check` reports all problems of a file at once.\n",
+    );
+    table(&mut text, schema);
+    text
+}
+
+#[test]
+fn the_reference_documents_every_key_as_it_is() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/host-file.md");
+    let text = reference(&host::json_schema());
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, &text).unwrap();
+    }
+    assert_eq!(std::fs::read_to_string(&path).unwrap_or_default(), text);
+}
+
 fn tomlish() -> impl Strategy<Value = String> {
     let word = prop::sample::select(vec![
-        "version", "fabric", "name", "asn", "network", "vni", "gateway", "tags", "vrf", "table", "mtu", "gbp",
-        "reflectors", "supervisors", "=", "=", "=", "\n", "\n", "\n", "[", "]", "[[", "]]", "{", "}", ",", ".", "1",
-        "0", "-7", "16777215", "99999999999999999999", "0x1F", "true", "nan", "\"vpc\"", "\"ä\u{0}\"", "\"192.0.2.1/24\"",
-        "\"2001:db8::/64\"", "\"198.51.100.0/24\"", "'''", "\"\"\"", "#", "1979-05-27T07:32:00Z", "\u{feff}", "\r",
+        "version",
+        "fabric",
+        "name",
+        "asn",
+        "network",
+        "vni",
+        "gateway",
+        "tags",
+        "vrf",
+        "table",
+        "mtu",
+        "gbp",
+        "reflectors",
+        "supervisors",
+        "=",
+        "=",
+        "=",
+        "\n",
+        "\n",
+        "\n",
+        "[",
+        "]",
+        "[[",
+        "]]",
+        "{",
+        "}",
+        ",",
+        ".",
+        "1",
+        "0",
+        "-7",
+        "16777215",
+        "99999999999999999999",
+        "0x1F",
+        "true",
+        "nan",
+        "\"vpc\"",
+        "\"ä\u{0}\"",
+        "\"192.0.2.1/24\"",
+        "\"2001:db8::/64\"",
+        "\"198.51.100.0/24\"",
+        "'''",
+        "\"\"\"",
+        "#",
+        "1979-05-27T07:32:00Z",
+        "\u{feff}",
+        "\r",
     ]);
     prop::collection::vec(word, 0..60).prop_map(|words| words.join(" "))
 }

@@ -39,19 +39,35 @@ fn a_bridge_reads_as_ip_made_it() {
         );
         let mut rtnl = Rtnl::open().unwrap();
         let br0 = rtnl.link(&name("br0")).unwrap().unwrap();
-        assert_eq!((br0.index, br0.mtu, br0.mac), (ns.index("br0"), 1400, Some(mac("02:00:5e:00:00:09"))));
-        assert_eq!((br0.up, br0.master, br0.addr_gen_mode), (false, None, Some(0)));
+        assert_eq!(
+            (br0.index, br0.mtu, br0.mac),
+            (ns.index("br0"), 1400, Some(mac("02:00:5e:00:00:09")))
+        );
+        assert_eq!(
+            (br0.up, br0.master, br0.addr_gen_mode),
+            (false, None, Some(0))
+        );
         assert!(br0.port.is_none());
-        let LinkKind::Bridge(data) = br0.kind else { panic!("{br0:?}") };
+        let LinkKind::Bridge(data) = br0.kind else {
+            panic!("{br0:?}")
+        };
         assert!(!data.mcast_snooping && data.mcast_querier && !data.vlan_filtering);
         assert_eq!((data.mcast_igmp_version, data.mcast_mld_version), (3, 2));
-        assert_eq!((data.mcast_router, data.mcast_query_response_interval), (2, 100));
+        assert_eq!(
+            (data.mcast_router, data.mcast_query_response_interval),
+            (2, 100)
+        );
         let br1 = rtnl.link_by_index(ns.index("br1")).unwrap().unwrap();
         assert_eq!((br1.up, br1.addr_gen_mode), (true, Some(1)));
-        let LinkKind::Bridge(data) = br1.kind else { panic!("{br1:?}") };
+        let LinkKind::Bridge(data) = br1.kind else {
+            panic!("{br1:?}")
+        };
         assert!(data.mcast_snooping && !data.mcast_querier);
         assert_eq!((data.mcast_igmp_version, data.mcast_mld_version), (2, 1));
-        assert_eq!((data.mcast_router, data.mcast_query_response_interval), (0, 200));
+        assert_eq!(
+            (data.mcast_router, data.mcast_query_response_interval),
+            (0, 200)
+        );
     });
 }
 
@@ -65,11 +81,27 @@ fn a_vxlan_link_reads_as_ip_made_it() {
         );
         let mut rtnl = Rtnl::open().unwrap();
         let links = rtnl.links().unwrap();
-        let kind = |n: &str| links.iter().find(|l| l.name.as_str() == n).unwrap().kind.clone();
-        let vxlan = |vni, local: Option<&str>, port, learning, gbp| {
-            LinkKind::Vxlan(VxlanData { vni, local: local.map(ip), port, learning, gbp })
+        let kind = |n: &str| {
+            links
+                .iter()
+                .find(|l| l.name.as_str() == n)
+                .unwrap()
+                .kind
+                .clone()
         };
-        assert_eq!(kind("x4"), vxlan(16_777_214, Some("192.0.2.1"), 4790, false, true));
+        let vxlan = |vni, local: Option<&str>, port, learning, gbp| {
+            LinkKind::Vxlan(VxlanData {
+                vni,
+                local: local.map(ip),
+                port,
+                learning,
+                gbp,
+            })
+        };
+        assert_eq!(
+            kind("x4"),
+            vxlan(16_777_214, Some("192.0.2.1"), 4790, false, true)
+        );
         assert_eq!(kind("x6"), vxlan(7, Some("2001:db8::1"), 4789, true, false));
         assert_eq!(kind("x0"), vxlan(8, None, 8472, true, false));
         assert_eq!(kind("lo"), LinkKind::Other);
@@ -81,8 +113,16 @@ fn a_port_reads_as_ip_made_it() {
     with_bridge(|ns, rtnl| {
         // Two patterns, so that no attribute can be taken for another or for a constant.
         let names = [
-            "learning", "flood", "mcast_flood", "bcast_flood", "proxy_arp", "proxy_arp_wifi", "guard",
-            "neigh_suppress", "isolated", "hairpin",
+            "learning",
+            "flood",
+            "mcast_flood",
+            "bcast_flood",
+            "proxy_arp",
+            "proxy_arp_wifi",
+            "guard",
+            "neigh_suppress",
+            "isolated",
+            "hairpin",
         ];
         for pattern in [0b01_0110_1001u32, 0b10_1001_0110, 0b00_1111_0000] {
             let on = |i: usize| pattern >> i & 1 == 1;
@@ -90,11 +130,22 @@ fn a_port_reads_as_ip_made_it() {
                 let value = if on(i) { "on" } else { "off" };
                 ns.sh(&format!("ip link set v0 type bridge_slave {n} {value}"));
             }
-            ns.sh(&format!("ip link set v0 type bridge_slave mcast_router {}", pattern % 3));
+            ns.sh(&format!(
+                "ip link set v0 type bridge_slave mcast_router {}",
+                pattern % 3
+            ));
             let port = rtnl.link(&name("v0")).unwrap().unwrap().port.unwrap();
             let got = [
-                port.learning, port.unicast_flood, port.mcast_flood, port.bcast_flood, port.proxy_arp,
-                port.proxy_arp_wifi, port.guard, port.neigh_suppress, port.isolated, port.hairpin,
+                port.learning,
+                port.unicast_flood,
+                port.mcast_flood,
+                port.bcast_flood,
+                port.proxy_arp,
+                port.proxy_arp_wifi,
+                port.guard,
+                port.neigh_suppress,
+                port.isolated,
+                port.hairpin,
             ];
             for (i, n) in names.iter().enumerate() {
                 assert_eq!(got[i], on(i), "{n} of {pattern:b}");
@@ -103,7 +154,10 @@ fn a_port_reads_as_ip_made_it() {
             assert_eq!(port.state, 3);
         }
         let v0 = rtnl.link(&name("v0")).unwrap().unwrap();
-        assert_eq!((v0.master, v0.up, v0.running), (Some(ns.index("br0")), true, true));
+        assert_eq!(
+            (v0.master, v0.up, v0.running),
+            (Some(ns.index("br0")), true, true)
+        );
         assert!(rtnl.link(&name("p0")).unwrap().unwrap().port.is_none());
     });
 }
@@ -139,9 +193,17 @@ fn links_are_all_there_but_for_names_that_we_would_not_use() {
         }
         ns.sh("ip link add 'a\"b' type bridge; ip link add caf\u{e9} type bridge");
         let mut rtnl = Rtnl::open().unwrap();
-        let mut names: Vec<String> = rtnl.links().unwrap().iter().map(|l| l.name.to_string()).collect();
+        let mut names: Vec<String> = rtnl
+            .links()
+            .unwrap()
+            .iter()
+            .map(|l| l.name.to_string())
+            .collect();
         names.sort();
-        let mut wanted: Vec<String> = (0..200).map(|i| format!("v{i}")).chain(["lo".into()]).collect();
+        let mut wanted: Vec<String> = (0..200)
+            .map(|i| format!("v{i}"))
+            .chain(["lo".into()])
+            .collect();
         wanted.sort();
         assert_eq!(names, wanted);
     });
@@ -165,7 +227,9 @@ fn a_dump_that_others_disturb_still_has_every_lasting_link() {
         for i in 0..300 {
             ns.sh(&format!("ip link add last{i} type bridge"));
         }
-        let batch: String = (0..40).map(|i| format!("link add t{i} type bridge\nlink del t{i}\n")).collect();
+        let batch: String = (0..40)
+            .map(|i| format!("link add t{i} type bridge\nlink del t{i}\n"))
+            .collect();
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), batch).unwrap();
         let mut rtnl = Rtnl::open().unwrap();
@@ -180,7 +244,10 @@ fn a_dump_that_others_disturb_still_has_every_lasting_link() {
                 )
                 .unwrap();
                 for _ in 0..5 {
-                    let status = std::process::Command::new("ip").arg("-batch").arg(path).status();
+                    let status = std::process::Command::new("ip")
+                        .arg("-batch")
+                        .arg(path)
+                        .status();
                     assert!(status.unwrap().success());
                 }
                 done.store(true, Ordering::Release);
@@ -205,19 +272,42 @@ fn a_link_goes_up_and_down_and_in_and_out_of_a_bridge() {
         ns.sh("ip link add br0 type bridge; ip link add v0 type veth peer name p0");
         let mut rtnl = Rtnl::open().unwrap();
         let (index, master) = (ns.index("v0"), ns.index("br0"));
-        let up = |ns: &Ns| ns.link("v0")["flags"].as_array().unwrap().contains(&json!("UP"));
+        let up = |ns: &Ns| {
+            ns.link("v0")["flags"]
+                .as_array()
+                .unwrap()
+                .contains(&json!("UP"))
+        };
         for _ in 0..2 {
-            apply(&mut rtnl, &[Op::LinkMaster { index, master }, Op::LinkUp { index }]);
+            apply(
+                &mut rtnl,
+                &[Op::LinkMaster { index, master }, Op::LinkUp { index }],
+            );
             assert!(up(ns));
             assert_eq!(ns.link("v0")["master"], "br0");
         }
         for _ in 0..2 {
-            apply(&mut rtnl, &[Op::LinkMaster { index, master: 0 }, Op::LinkDown { index }]);
+            apply(
+                &mut rtnl,
+                &[Op::LinkMaster { index, master: 0 }, Op::LinkDown { index }],
+            );
             assert!(!up(ns));
             assert_eq!(ns.link("v0")["master"], Value::Null);
         }
-        assert_eq!(errno(&mut rtnl, Op::LinkUp { index: 4_000_000 }), Some(libc::ENODEV));
-        assert_eq!(errno(&mut rtnl, Op::LinkMaster { index, master: 4_000_000 }), Some(libc::EINVAL));
+        assert_eq!(
+            errno(&mut rtnl, Op::LinkUp { index: 4_000_000 }),
+            Some(libc::ENODEV)
+        );
+        assert_eq!(
+            errno(
+                &mut rtnl,
+                Op::LinkMaster {
+                    index,
+                    master: 4_000_000
+                }
+            ),
+            Some(libc::EINVAL)
+        );
     });
 }
 
@@ -239,12 +329,13 @@ fn port_attributes_are_set_one_by_one_and_the_others_are_left() {
     with_bridge(|ns, rtnl| {
         let index = ns.index("v0");
         let data = |ns: &Ns| ns.link("v0")["linkinfo"]["info_slave_data"].clone();
-        let one = |f: fn(&mut PortSet, bool), value| {
+        type Setter = fn(&mut PortSet, bool);
+        let one = |f: Setter, value| {
             let mut attrs = PortSet::default();
             f(&mut attrs, value);
             attrs
         };
-        let attributes: [(&str, fn(&mut PortSet, bool)); 10] = [
+        let attributes: [(&str, Setter); 10] = [
             ("learning", |a, v| a.learning = Some(v)),
             ("flood", |a, v| a.unicast_flood = Some(v)),
             ("mcast_flood", |a, v| a.mcast_flood = Some(v)),
@@ -258,9 +349,17 @@ fn port_attributes_are_set_one_by_one_and_the_others_are_left() {
         ];
         for (key, set) in attributes {
             let before = data(ns);
-            let old = before[key].as_bool().unwrap_or_else(|| panic!("ip gives no {key}"));
+            let old = before[key]
+                .as_bool()
+                .unwrap_or_else(|| panic!("ip gives no {key}"));
             for value in [!old, old] {
-                apply(rtnl, &[Op::Port { index, attrs: one(set, value) }]);
+                apply(
+                    rtnl,
+                    &[Op::Port {
+                        index,
+                        attrs: one(set, value),
+                    }],
+                );
                 let mut wanted = before.clone();
                 wanted[key] = json!(value);
                 let mut after = data(ns);
@@ -272,11 +371,17 @@ fn port_attributes_are_set_one_by_one_and_the_others_are_left() {
             }
         }
         for value in [0u8, 2, 1] {
-            let attrs = PortSet { mcast_router: Some(value), ..PortSet::default() };
+            let attrs = PortSet {
+                mcast_router: Some(value),
+                ..PortSet::default()
+            };
             apply(rtnl, &[Op::Port { index, attrs }]);
             assert_eq!(data(ns)["multicast_router"], value);
         }
-        let loose = Op::Port { index: ns.index("p0"), attrs: PortSet::default() };
+        let loose = Op::Port {
+            index: ns.index("p0"),
+            attrs: PortSet::default(),
+        };
         assert!(errno(rtnl, loose).is_some());
     });
 }
@@ -286,19 +391,45 @@ fn the_group_limit_of_a_port_limits_its_groups() {
     // Older iproute2 does not show it, so it shows by what it does.
     with_bridge(|ns, rtnl| {
         let index = ns.index("v0");
-        if rtnl.link(&name("v0")).unwrap().unwrap().port.unwrap().mcast_max_groups.is_none() {
+        if rtnl
+            .link(&name("v0"))
+            .unwrap()
+            .unwrap()
+            .port
+            .unwrap()
+            .mcast_max_groups
+            .is_none()
+        {
             let release = ns.sh("uname -r");
-            assert!(release.starts_with("6.2.") || release.starts_with("6.1."), "{release} has the limit");
+            assert!(
+                release.starts_with("6.2.") || release.starts_with("6.1."),
+                "{release} has the limit"
+            );
             return;
         }
-        let attrs = PortSet { mcast_max_groups: Some(1), ..PortSet::default() };
+        let attrs = PortSet {
+            mcast_max_groups: Some(1),
+            ..PortSet::default()
+        };
         apply(rtnl, &[Op::Port { index, attrs }]);
         ns.sh("bridge mdb add dev br0 port v0 grp 239.1.1.1 permanent");
-        ns.try_sh("bridge mdb add dev br0 port v0 grp 239.1.1.2 permanent").unwrap_err();
-        let attrs = PortSet { mcast_max_groups: Some(0), ..PortSet::default() };
+        ns.try_sh("bridge mdb add dev br0 port v0 grp 239.1.1.2 permanent")
+            .unwrap_err();
+        let attrs = PortSet {
+            mcast_max_groups: Some(0),
+            ..PortSet::default()
+        };
         apply(rtnl, &[Op::Port { index, attrs }]);
         ns.sh("bridge mdb add dev br0 port v0 grp 239.1.1.2 permanent");
-        assert_eq!(rtnl.link(&name("v0")).unwrap().unwrap().port.unwrap().mcast_max_groups, Some(0));
+        assert_eq!(
+            rtnl.link(&name("v0"))
+                .unwrap()
+                .unwrap()
+                .port
+                .unwrap()
+                .mcast_max_groups,
+            Some(0)
+        );
     });
 }
 
@@ -328,13 +459,19 @@ fn bridge_attributes_are_set_and_the_others_are_left() {
         ] {
             assert_eq!(data(ns, key), value, "{key}");
         }
-        let one = BridgeSet { mcast_router: Some(0), ..BridgeSet::default() };
+        let one = BridgeSet {
+            mcast_router: Some(0),
+            ..BridgeSet::default()
+        };
         apply(&mut rtnl, &[Op::Bridge { index, attrs: one }]);
         assert_eq!(data(ns, "mcast_router"), 0);
         assert_eq!(data(ns, "mcast_igmp_version"), 3);
         assert_eq!(data(ns, "mcast_querier"), 1);
         ns.sh("ip link add v0 type veth peer name p0");
-        let wrong = Op::Bridge { index: ns.index("v0"), attrs: one };
+        let wrong = Op::Bridge {
+            index: ns.index("v0"),
+            attrs: one,
+        };
         assert_eq!(errno(&mut rtnl, wrong), Some(libc::EOPNOTSUPP));
     });
 }
@@ -362,11 +499,29 @@ fn solicitation_counts_are_read_and_set_for_one_device_of_this_namespace() {
     use lxmesh::kernel::sysctl::{NeighSolicit, neigh_solicit, set_neigh_solicit};
     with_bridge(|ns, _| {
         let (br0, absent) = (name("br0"), name("absent"));
-        let sysctl = |ns: &Ns, key: &str| ns.sh(&format!("sysctl -n net.{key}")).trim().parse::<u32>().unwrap();
+        let sysctl = |ns: &Ns, key: &str| {
+            ns.sh(&format!("sysctl -n net.{key}"))
+                .trim()
+                .parse::<u32>()
+                .unwrap()
+        };
         ns.sh("sysctl -qw net.ipv4.neigh.br0.mcast_solicit=11 net.ipv6.neigh.br0.ucast_solicit=12");
         let before = neigh_solicit(&br0).unwrap().unwrap();
-        assert_eq!(before, NeighSolicit { v4_mcast: 11, v4_ucast: 3, v6_mcast: 3, v6_ucast: 12 });
-        let value = NeighSolicit { v4_mcast: 0, v4_ucast: 1, v6_mcast: 2, v6_ucast: 4 };
+        assert_eq!(
+            before,
+            NeighSolicit {
+                v4_mcast: 11,
+                v4_ucast: 3,
+                v6_mcast: 3,
+                v6_ucast: 12
+            }
+        );
+        let value = NeighSolicit {
+            v4_mcast: 0,
+            v4_ucast: 1,
+            v6_mcast: 2,
+            v6_ucast: 4,
+        };
         set_neigh_solicit(&br0, &value).unwrap();
         assert_eq!(sysctl(ns, "ipv4.neigh.br0.mcast_solicit"), 0);
         assert_eq!(sysctl(ns, "ipv4.neigh.br0.ucast_solicit"), 1);

@@ -28,7 +28,22 @@ impl Mac {
     pub fn eui64_link_local(self) -> Ipv6Addr {
         let [a, b, c, d, e, f] = self.0;
         Ipv6Addr::from([
-            0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f,
+            0xfe,
+            0x80,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+            a ^ 2,
+            b,
+            c,
+            0xff,
+            0xfe,
+            d,
+            e,
+            f,
         ])
     }
 }
@@ -151,9 +166,7 @@ impl fmt::Debug for IfName {
 /// The solicited-node multicast group of an address (RFC 4291 section 2.7.1).
 pub fn solicited_node(address: Ipv6Addr) -> Ipv6Addr {
     let [.., a, b, c] = address.octets();
-    Ipv6Addr::from([
-        0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, a, b, c,
-    ])
+    Ipv6Addr::from([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, a, b, c])
 }
 
 /// True if the address can be a station's own: not unspecified, loopback, multicast, broadcast,
@@ -192,7 +205,14 @@ mod tests {
     fn a_mac_reads_back_as_it_was_written() {
         let mac: Mac = "02:aB:00:01:fe:ff".parse().unwrap();
         assert_eq!(mac.to_string(), "02:ab:00:01:fe:ff");
-        for bad in ["", "02:ab:00:01:fe", "02:ab:00:01:fe:ff:00", "2:ab:00:01:fe:ff", "+2:ab:00:01:fe:ff", "02-ab-00-01-fe-ff"] {
+        for bad in [
+            "",
+            "02:ab:00:01:fe",
+            "02:ab:00:01:fe:ff:00",
+            "2:ab:00:01:fe:ff",
+            "+2:ab:00:01:fe:ff",
+            "02-ab-00-01-fe-ff",
+        ] {
             assert!(bad.parse::<Mac>().is_err(), "{bad}");
         }
     }
@@ -217,7 +237,10 @@ mod tests {
     fn interface_names_of_more_than_15_bytes_are_refused() {
         assert!("abcdefghijklmno".parse::<IfName>().is_ok());
         let error = "abcdefghijklmnop".parse::<IfName>().unwrap_err();
-        assert_eq!(error.to_string(), "is 16 bytes long, an interface name has at most 15");
+        assert_eq!(
+            error.to_string(),
+            "is 16 bytes long, an interface name has at most 15"
+        );
         for bad in ["", ".", "..", "a/b", "a b", "a:b", "a\"b", "ä"] {
             assert!(bad.parse::<IfName>().is_err(), "{bad}");
         }

@@ -1,15 +1,33 @@
 //! LXMesh: EVPN overlays for LXD and Incus instances.
 //!
-//! Imports between modules (checked by `integration/layering.rs`):
-//! `addr` → nothing. `host`, `lxd`, `kernel` → `addr`. `policy` → `addr`, `host`.
-//! `model` → `addr`, `host`, `lxd`, `policy`. `kinds` → `model`, `addr`, `host`, `policy`, `kernel`.
-//! `generate` → `addr`, `host`, `kernel`. `reconcile`, `dhcp`, `control` → all but `generate`.
+//! Each module imports from those named to the right of it only; `integration/layering.rs` reads
+//! the table below and checks every `use crate::` line against it.
+//!
+//! | module | may import |
+//! |---|---|
+//! | addr | |
+//! | host | addr |
+//! | lxd | addr |
+//! | kernel | addr |
+//! | policy | addr host |
+//! | model | addr host lxd policy kernel |
+//! | kinds | addr host policy model kernel |
+//! | generate | addr host kernel |
+//! | dhcp | |
+//! | control | |
+//! | reconcile | addr host lxd kernel policy model kinds dhcp control |
+//!
+//! `model` takes only plain values from `kernel` (`kernel::link`, `kernel::sysctl`,
+//! `kernel::monitor::Knock`); nothing but `kinds` and `reconcile` makes system calls through it.
+
+#![cfg_attr(test, allow(clippy::disallowed_methods))]
 
 pub mod addr;
-pub mod host;
-pub mod kernel;
 pub mod control;
 pub mod dhcp;
+pub mod generate;
+pub mod host;
+pub mod kernel;
 pub mod kinds;
 pub mod lxd;
 pub mod model;

@@ -2,9 +2,9 @@
 
 use super::cold_start::busy_world;
 use super::support::fake_lxd::Status;
+use super::support::in_netns;
 use super::support::silence::Listeners;
 use super::support::world::{Nic, World};
-use super::support::in_netns;
 
 /// Starts an agent that must end by itself, saying all of this; nothing may be changed.
 fn refused(world: &mut World<'_>, texts: &[&str]) {
@@ -13,7 +13,11 @@ fn refused(world: &mut World<'_>, texts: &[&str]) {
     let status = world.wait();
     assert_eq!(status.code(), Some(1));
     for text in texts {
-        assert!(world.log().contains(text), "no {text:?} in\n{}", world.log());
+        assert!(
+            world.log().contains(text),
+            "no {text:?} in\n{}",
+            world.log()
+        );
     }
     assert_eq!(world.logged("ERROR").len(), 1, "{}", world.log());
     assert_eq!(listeners.heard(world), [""; 0]);
@@ -22,7 +26,9 @@ fn refused(world: &mut World<'_>, texts: &[&str]) {
 /// Each with a listing.
 fn three_more_passes(world: &mut World<'_>) {
     let listings = world.lxd.requests("/1.0/instances?");
-    world.until("more listings", |world| (world.lxd.requests("/1.0/instances?") >= listings + 3).then_some(()));
+    world.until("more listings", |world| {
+        (world.lxd.requests("/1.0/instances?") >= listings + 3).then_some(())
+    });
 }
 
 fn said_once(world: &mut World<'_>, text: &str) {
@@ -61,7 +67,10 @@ fn an_unreadable_host_file_is_named() {
 fn a_broken_host_file_is_named_with_line_column_and_all_problems() {
     in_netns(|ns| {
         let mut world = World::new(ns);
-        let broken = world.host_file().replace("vni = 200", "vni = 100\nvin = 3").replace("asn = 64500", "asn = 0");
+        let broken = world
+            .host_file()
+            .replace("vni = 200", "vni = 100\nvin = 3")
+            .replace("asn = 64500", "asn = 0");
         world.write_host_file(&broken);
         refused(&mut world, &["host.toml:4:7", "vin", "remedy"]);
         world.write_host_file("version = \n");
@@ -91,8 +100,17 @@ fn a_missing_socket_is_said_once_and_waited_for() {
 fn a_socket_without_permission_is_said_once() {
     in_netns(|ns| {
         let mut world = World::with_interval(ns, 5);
-        let uid = ["--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=+net_admin", "--ambient-caps=+net_admin"];
-        world.wrapper = std::iter::once("setpriv").chain(uid).map(str::to_string).collect();
+        let uid = [
+            "--reuid=65534",
+            "--regid=65534",
+            "--clear-groups",
+            "--inh-caps=+net_admin",
+            "--ambient-caps=+net_admin",
+        ];
+        world.wrapper = std::iter::once("setpriv")
+            .chain(uid)
+            .map(str::to_string)
+            .collect();
         ns.sh(&format!("chmod 600 {}", world.path("lxd.sock").display()));
         // Programs of the build are not everybody's.
         let copy = world.path("lxmesh");
@@ -101,7 +119,12 @@ fn a_socket_without_permission_is_said_once() {
         world.start();
         world.until_logged("may not connect to");
         std::thread::sleep(std::time::Duration::from_secs(6));
-        assert_eq!(world.logged("may not connect to").len(), 1, "{}", world.log());
+        assert_eq!(
+            world.logged("may not connect to").len(),
+            1,
+            "{}",
+            world.log()
+        );
         ns.sh(&format!("chmod 666 {}", world.path("lxd.sock").display()));
         world.until_logged("connected to LXD");
     });
@@ -111,7 +134,13 @@ fn a_socket_without_permission_is_said_once() {
 fn without_net_admin_nothing_is_tried() {
     in_netns(|ns| {
         let mut world = World::new(ns);
-        world.wrapper = ["setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin"].map(str::to_string).into();
+        world.wrapper = [
+            "setpriv",
+            "--bounding-set=-net_admin",
+            "--inh-caps=-net_admin",
+        ]
+        .map(str::to_string)
+        .into();
         refused(&mut world, &["CAP_NET_ADMIN", "root"]);
     });
 }
@@ -126,8 +155,20 @@ fn a_kernel_or_nft_that_lacks_what_the_rules_need_is_named_and_nothing_is_change
         let nft = "#!/bin/sh\ncat > /dev/null\necho 'Error: Could not process rule: No such file or directory' >&2\necho 'meta ibrname @svis' >&2\nexit 1\n";
         std::fs::write(bin.join("nft"), nft).unwrap();
         ns.sh(&format!("chmod 755 {}/nft", bin.display()));
-        world.environment.insert("PATH".into(), format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", bin.display()));
-        refused(&mut world, &["nft_meta_bridge", "nf_conntrack_bridge", "1.0.9", "meta ibrname", "nothing was changed"]);
+        world.environment.insert(
+            "PATH".into(),
+            format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", bin.display()),
+        );
+        refused(
+            &mut world,
+            &[
+                "nft_meta_bridge",
+                "nf_conntrack_bridge",
+                "1.0.9",
+                "meta ibrname",
+                "nothing was changed",
+            ],
+        );
     });
 }
 
@@ -137,10 +178,16 @@ fn two_nics_that_claim_one_address_leave_it_to_its_holder() {
         let mut world = World::with_interval(ns, 5);
         let holder = world.launch("holder", "vpc");
         let mut world = world.started();
-        let thief = Nic { ipv4: holder.ipv4.clone(), ..world.nic("athief", "vpc") };
+        let thief = Nic {
+            ipv4: holder.ipv4.clone(),
+            ..world.nic("athief", "vpc")
+        };
         world.run(&thief);
         // All but the address is the newcomer's.
-        world.expect(&Nic { ipv4: None, ..thief.clone() });
+        world.expect(&Nic {
+            ipv4: None,
+            ..thief.clone()
+        });
         world.in_step();
         said_once(&mut world, "is used in network vpc by holder");
         // Also across a restart: whoever was started first has it.
@@ -219,15 +266,21 @@ fn garbage_in_any_key_costs_only_that_key_and_is_said_once() {
             each.push(nic);
         }
         // A name that no device can have, and a MAC that is none.
-        for (n, (key, value)) in
-            [("host_name", "veth-of-sixteen0"), ("host_name", "../../etc"), ("hwaddr", "00:16:3e:00:00"), ("hwaddr", "ff:ff:ff:ff:ff:ff")]
-                .iter()
-                .enumerate()
+        for (n, (key, value)) in [
+            ("host_name", "veth-of-sixteen0"),
+            ("host_name", "../../etc"),
+            ("hwaddr", "00:16:3e:00:00"),
+            ("hwaddr", "ff:ff:ff:ff:ff:ff"),
+        ]
+        .iter()
+        .enumerate()
         {
             let nic = world.nic(&format!("odd{n}"), "vpc");
             world.set(&nic, Status::Running);
             let mut instance = world.lxd.get("default", &nic.instance);
-            instance.config.insert(format!("volatile.eth0.{key}"), value.to_string());
+            instance
+                .config
+                .insert(format!("volatile.eth0.{key}"), value.to_string());
             world.lxd.put(instance);
             each.push(nic);
         }
@@ -235,20 +288,33 @@ fn garbage_in_any_key_costs_only_that_key_and_is_said_once() {
         three_more_passes(&mut world);
         for nic in &each {
             let lines = world.logged(&format!("instance {} ", nic.instance));
-            let [line] = lines.as_slice() else { panic!("{}: {lines:?}", nic.instance) };
+            let [line] = lines.as_slice() else {
+                panic!("{}: {lines:?}", nic.instance)
+            };
             assert!(line.contains("eth0") && line.len() < 700, "{line}");
         }
         assert_eq!(world.logged("good"), [""; 0]);
         // Put right, that is said once, too.
         let nic = each[0].clone();
         world.set(&nic, Status::Running);
-        let fixed = Nic { ipv4: nic.ipv4.clone().or(Some("192.0.2.11".into())), ..nic };
+        let fixed = Nic {
+            ipv4: nic.ipv4.clone().or(Some("192.0.2.11".into())),
+            ..nic
+        };
         world.set(&fixed, Status::Running);
         world.expect(&fixed);
-        world.lxd.emit("instance-updated", "default", &fixed.instance);
+        world
+            .lxd
+            .emit("instance-updated", "default", &fixed.instance);
         world.in_step();
         world.until("the log says so", |world| {
-            (world.logged("no longer:").iter().filter(|line| line.contains("bad0")).count() == 1).then_some(())
+            (world
+                .logged("no longer:")
+                .iter()
+                .filter(|line| line.contains("bad0"))
+                .count()
+                == 1)
+                .then_some(())
         });
         assert!(world.nics.contains(&good));
     });
@@ -260,13 +326,23 @@ fn a_stranger_in_the_place_of_a_route_is_left_alone_and_said_once() {
         let mut world = World::with_interval(ns, 5);
         let nic = world.nic("c1", "vpc");
         let address = nic.ipv4.clone().unwrap();
-        ns.sh(&format!("ip route add {address}/32 dev svi-vpc protocol static"));
+        ns.sh(&format!(
+            "ip route add {address}/32 dev svi-vpc protocol static"
+        ));
         world.run(&nic);
         world.start();
-        world.until("all else is there", |world| (world.differences() == [format!("- route {address} dev svi-vpc table main")]).then_some(()));
+        world.until("all else is there", |world| {
+            (world.differences() == [format!("- route {address} dev svi-vpc table main")])
+                .then_some(())
+        });
         said_once(&mut world, "EEXIST");
-        assert!(ns.sh(&format!("ip route show {address}")).contains("proto static"));
-        ns.sh(&format!("ip route del {address}/32 dev svi-vpc protocol static"));
+        assert!(
+            ns.sh(&format!("ip route show {address}"))
+                .contains("proto static")
+        );
+        ns.sh(&format!(
+            "ip route del {address}/32 dev svi-vpc protocol static"
+        ));
         world.in_step();
     });
 }

@@ -1,7 +1,7 @@
 //! From nothing to everything, and then nothing more.
 
-use super::support::in_netns;
 use super::support::fake_lxd::Status;
+use super::support::in_netns;
 use super::support::silence::Listeners;
 use super::support::world::World;
 
@@ -68,7 +68,9 @@ fn an_idle_pass_changes_nothing() {
         let listeners = Listeners::new(&world);
         for more in 1..=3 {
             world.signal("HUP");
-            world.until("another full pass", |world| (full(world)? >= before + more).then_some(()));
+            world.until("another full pass", |world| {
+                (full(world)? >= before + more).then_some(())
+            });
         }
         assert_eq!(listeners.heard(&world), [""; 0]);
     });
@@ -104,12 +106,14 @@ fn instances_that_stopped_while_no_agent_ran_are_withdrawn() {
 }
 
 #[test]
-fn dnsmasq_runs_and_dies_with_the_agent() {
+fn dnsmasq_runs_stops_with_the_agent_and_is_replaced_after_a_crash() {
     in_netns(|ns| {
         let mut world = busy_world(ns);
         let pid = world.until("dnsmasq runs", |world| {
             let text = world.status()?["dhcp"].as_str()?.to_string();
-            text.strip_prefix("dnsmasq running (pid ")?.strip_suffix(')').map(str::to_string)
+            text.strip_prefix("dnsmasq running (pid ")?
+                .strip_suffix(')')
+                .map(str::to_string)
         });
         // Of a dead one that nobody has buried yet, nothing but the name is left.
         let alive = |pid: &str| {
@@ -119,17 +123,36 @@ fn dnsmasq_runs_and_dies_with_the_agent() {
         assert_eq!(alive(&pid).as_deref(), Some("dnsmasq"));
         world.until("dnsmasq listens", dnsmasq_listens);
         let options = std::fs::read_to_string(world.path("dnsmasq/dnsmasq.conf")).unwrap();
-        assert!(options.contains("\ninterface=svi-dmz\n") && options.contains(",static,"), "{options}");
+        assert!(
+            options.contains("\ninterface=svi-dmz\n") && options.contains(",static,"),
+            "{options}"
+        );
         // It comes back by itself, ...
         world.ns.sh(&format!("kill {pid}"));
         world.until_logged("dnsmasq is not running");
         let other = world.until("dnsmasq runs again", |world| {
             let text = world.status()?["dhcp"].as_str()?.to_string();
-            let now = text.strip_prefix("dnsmasq running (pid ")?.strip_suffix(')')?;
+            let now = text
+                .strip_prefix("dnsmasq running (pid ")?
+                .strip_suffix(')')?;
             (now != pid).then(|| now.to_string())
         });
-        // ... and goes when the agent does.
+        // ... one that a crashed agent left behind makes way for the next agent's, ...
         world.kill();
-        world.until("dnsmasq ends", |_| alive(&other).is_none().then_some(()));
+        world.start();
+        world.until("dnsmasq of the crashed agent ends", |_| {
+            alive(&other).is_none().then_some(())
+        });
+        let last = world.until("dnsmasq of the new agent runs", |world| {
+            let text = world.status()?["dhcp"].as_str()?.to_string();
+            let pid = text
+                .strip_prefix("dnsmasq running (pid ")?
+                .strip_suffix(')')?;
+            Some(pid.to_string())
+        });
+        world.until("it listens", dnsmasq_listens);
+        // ... and it goes when the agent is stopped.
+        world.signal("TERM");
+        world.until("dnsmasq ends", |_| alive(&last).is_none().then_some(()));
     });
 }

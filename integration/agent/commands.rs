@@ -20,19 +20,30 @@ fn a_plan_is_empty_in_step_and_says_what_would_change_without_changing_it() {
         assert_eq!(text(&plan.stdout), "nothing to do\n");
         world.stop();
         let nic = world.nics[0].clone();
-        ns.sh(&format!("bridge fdb del {} dev {} master; nft delete table inet lxmesh", nic.mac, nic.port));
+        ns.sh(&format!(
+            "bridge fdb del {} dev {} master; nft delete table inet lxmesh",
+            nic.mac, nic.port
+        ));
         world.launch("new", "dmz");
         let before = world.differences();
         let listeners = Listeners::new(&world);
         let plan = world.output(&["plan"]);
         assert_eq!(plan.status.code(), Some(2), "{plan:?}");
         let out = text(&plan.stdout);
-        for line in [&format!("+ fdb svi-vpc {}", nic.mac), "~ nft_table lxmesh", "~ port", "+ neighbour svi-dmz"] {
+        for line in [
+            &format!("+ fdb svi-vpc {}", nic.mac),
+            "~ nft_table lxmesh",
+            "~ port",
+            "+ neighbour svi-dmz",
+        ] {
             assert!(out.contains(line), "no {line:?} in\n{out}");
         }
         let json = world.output(&["plan", "--json"]);
         let json: Value = serde_json::from_slice(&json.stdout).unwrap();
-        assert_eq!(json["changes"].as_array().unwrap().len(), out.lines().count() - 1);
+        assert_eq!(
+            json["changes"].as_array().unwrap().len(),
+            out.lines().count() - 1
+        );
         assert_eq!(listeners.heard(&world), [""; 0]);
         assert_eq!(world.differences(), before);
     });
@@ -44,7 +55,18 @@ fn a_plan_before_the_first_start_lists_everything() {
         let mut world = World::new(ns);
         world.launch("c1", "vpc");
         let plan = text(&world.output(&["plan"]).stdout);
-        for kind in ["nft_table", "dnsmasq_file", "bridge", "solicit", "tunnel", "port", "fdb", "neighbour", "mdb", "route"] {
+        for kind in [
+            "nft_table",
+            "dnsmasq_file",
+            "bridge",
+            "solicit",
+            "tunnel",
+            "port",
+            "fdb",
+            "neighbour",
+            "mdb",
+            "route",
+        ] {
             assert!(plan.contains(&format!(" {kind} ")), "no {kind} in\n{plan}");
         }
     });
@@ -57,7 +79,11 @@ fn a_plan_without_lxd_is_an_error_and_not_empty() {
         world.lxd.fail(Fault::Status500);
         let plan = world.output(&["plan"]);
         assert_eq!(plan.status.code(), Some(1));
-        assert!(text(&plan.stderr).contains("HTTP 500"), "{}", text(&plan.stderr));
+        assert!(
+            text(&plan.stderr).contains("HTTP 500"),
+            "{}",
+            text(&plan.stderr)
+        );
     });
 }
 
@@ -65,7 +91,9 @@ fn a_plan_without_lxd_is_an_error_and_not_empty() {
 fn status_shows_networks_nics_and_vteps() {
     in_netns(|ns| {
         let mut world = busy_world(ns);
-        let status = world.until("in step", |world| world.status().filter(|status| status["in_step"] == true));
+        let status = world.until("in step", |world| {
+            world.status().filter(|status| status["in_step"] == true)
+        });
         assert_eq!(status["nics"].as_array().unwrap().len(), 4, "{status:#}");
         assert_eq!(status["networks"][0]["vteps"][0], "203.0.113.2");
         assert_eq!(status["networks"][1]["nics"], 1);
@@ -77,7 +105,11 @@ fn status_shows_networks_nics_and_vteps() {
         world.stop();
         let gone = world.output(&["status"]);
         assert_eq!(gone.status.code(), Some(1));
-        assert!(text(&gone.stderr).contains("start it"), "{}", text(&gone.stderr));
+        assert!(
+            text(&gone.stderr).contains("start it"),
+            "{}",
+            text(&gone.stderr)
+        );
     });
 }
 
@@ -97,7 +129,11 @@ fn purge_leaves_nothing_of_ours_and_everything_of_others() {
         assert!(done.status.success(), "{done:?}");
         let ports: Vec<String> = world.nics.drain(..).map(|nic| nic.port).collect();
         // Attributes of the bridges and tunnels stay.
-        let left: Vec<String> = world.differences().into_iter().filter(|line| line.starts_with('+')).collect();
+        let left: Vec<String> = world
+            .differences()
+            .into_iter()
+            .filter(|line| line.starts_with('+'))
+            .collect();
         assert_eq!(left, [""; 0]);
         assert!(!ns.sh("nft list tables").contains("lxmesh"));
         for port in ports {
@@ -116,7 +152,11 @@ fn a_second_agent_is_refused_and_changes_nothing() {
         let world = busy_world(ns);
         let second = world.output(&["agent"]);
         assert_eq!(second.status.code(), Some(1));
-        assert!(text(&second.stderr).contains("another lxmesh agent is running"), "{}", text(&second.stderr));
+        assert!(
+            text(&second.stderr).contains("another lxmesh agent is running"),
+            "{}",
+            text(&second.stderr)
+        );
         assert!(world.status().is_some());
     });
 }
@@ -133,9 +173,16 @@ fn a_changed_host_file_is_read_on_sighup_and_a_broken_one_is_refused() {
         // Without the network, nothing of its instances is wanted.
         let start = file.find("[[network]]\nname = \"dmz\"").unwrap();
         world.write_host_file(&file[..start]);
-        let nic = world.nics.iter().find(|nic| nic.network == "dmz").unwrap().clone();
+        let nic = world
+            .nics
+            .iter()
+            .find(|nic| nic.network == "dmz")
+            .unwrap()
+            .clone();
         world.signal("HUP");
-        world.until("the port has left", |_| ns.link(&nic.port).get("master").is_none().then_some(()));
+        world.until("the port has left", |_| {
+            ns.link(&nic.port).get("master").is_none().then_some(())
+        });
         world.write_host_file(&file);
         world.set(&nic, Status::Running);
         world.signal("HUP");

@@ -12,7 +12,9 @@ fn stop(world: &mut World<'_>, nic: &Nic) {
     world.set(nic, Status::Stopped);
     world.unplug(nic);
     world.forget(nic);
-    world.lxd.emit("instance-stopped", &nic.project, &nic.instance);
+    world
+        .lxd
+        .emit("instance-stopped", &nic.project, &nic.instance);
 }
 
 #[test]
@@ -24,7 +26,10 @@ fn an_instance_is_followed_through_stop_start_and_delete() {
         stop(&mut world, &nic);
         world.in_step();
         // LXD gives the device a new name each time.
-        let again = Nic { port: "vethagain".into(), ..nic.clone() };
+        let again = Nic {
+            port: "vethagain".into(),
+            ..nic.clone()
+        };
         world.run(&again);
         world.in_step();
         stop(&mut world, &again);
@@ -46,7 +51,10 @@ fn a_paused_instance_is_withdrawn_and_comes_back() {
         world.lxd.emit("instance-paused", "default", &nic.instance);
         world.in_step();
         let down = ns.link(&nic.port);
-        assert!(!down["flags"].as_array().unwrap().contains(&"UP".into()), "{down}");
+        assert!(
+            !down["flags"].as_array().unwrap().contains(&"UP".into()),
+            "{down}"
+        );
         world.set(&nic, Status::Running);
         world.expect(&nic);
         world.lxd.emit("instance-resumed", "default", &nic.instance);
@@ -61,14 +69,23 @@ fn a_renamed_instance_keeps_its_network() {
         let old = world.nics[0].clone();
         stop(&mut world, &old);
         world.in_step();
-        let new = Nic { instance: "renamed".into(), ..old.clone() };
+        let new = Nic {
+            instance: "renamed".into(),
+            ..old.clone()
+        };
         world.lxd.remove("default", &old.instance);
         world.set(&new, Status::Stopped);
         let context = json!({"old_name": old.instance});
-        world.lxd.emit_with("instance-renamed", "default", "renamed", &context);
+        world
+            .lxd
+            .emit_with("instance-renamed", "default", "renamed", &context);
         world.run(&new);
         world.in_step();
-        assert!(std::fs::read_to_string(world.path("dnsmasq/hosts")).unwrap().contains(",renamed\n"));
+        assert!(
+            std::fs::read_to_string(world.path("dnsmasq/hosts"))
+                .unwrap()
+                .contains(",renamed\n")
+        );
     });
 }
 
@@ -153,14 +170,19 @@ fn a_second_device_is_added_and_removed() {
     in_netns(|ns| {
         let mut world = busy_world(ns);
         let first = world.nics[0].clone();
-        let second = Nic { device: "eth1".into(), ..world.nic(&first.instance, "dmz") };
+        let second = Nic {
+            device: "eth1".into(),
+            ..world.nic(&first.instance, "dmz")
+        };
         world.plug(&second);
         let mut instance = world.lxd.get("default", &first.instance);
         world.add_device(&mut instance, &second);
         world.lxd.put(instance);
         // dnsmasq's name goes to the first device; only the other lines are compared here.
         world.expect(&second);
-        world.lxd.emit("instance-updated", "default", &first.instance);
+        world
+            .lxd
+            .emit("instance-updated", "default", &first.instance);
         let name_only_once = |line: &String| !line.contains(&format!("dhcp {}", second.mac));
         world.until("the second device is connected", |world| {
             (!world.differences().iter().any(name_only_once)).then_some(())
@@ -170,7 +192,9 @@ fn a_second_device_is_added_and_removed() {
         world.set(&first, Status::Running);
         world.unplug(&second);
         world.forget(&second);
-        world.lxd.emit("instance-updated", "default", &first.instance);
+        world
+            .lxd
+            .emit("instance-updated", "default", &first.instance);
         world.in_step();
     });
 }
@@ -179,7 +203,10 @@ fn a_second_device_is_added_and_removed() {
 fn an_instance_of_another_project_with_the_same_name_is_another_instance() {
     in_netns(|ns| {
         let mut world = busy_world(ns);
-        let other = Nic { project: "prod".into(), ..world.nic("c1", "vpc") };
+        let other = Nic {
+            project: "prod".into(),
+            ..world.nic("c1", "vpc")
+        };
         world.run(&other);
         world.in_step();
         stop(&mut world, &other);
@@ -200,9 +227,17 @@ fn a_nic_that_is_not_ours_is_left_alone() {
         instance.status = Status::Running;
         world.add_device(&mut instance, &ours);
         for (device, kind, port) in [("br", "bridged", "veththeirs"), ("p2p", "p2p", "vethalone")] {
-            instance.devices.insert(device.into(), keys(&[("type", "nic"), ("nictype", kind), ("name", device)]));
-            instance.config.insert(format!("volatile.{device}.host_name"), port.into());
-            instance.config.insert(format!("volatile.{device}.hwaddr"), "00:16:3e:99:99:99".into());
+            instance.devices.insert(
+                device.into(),
+                keys(&[("type", "nic"), ("nictype", kind), ("name", device)]),
+            );
+            instance
+                .config
+                .insert(format!("volatile.{device}.host_name"), port.into());
+            instance.config.insert(
+                format!("volatile.{device}.hwaddr"),
+                "00:16:3e:99:99:99".into(),
+            );
         }
         let ask = "for i in veththeirs vethalone; do ip -o -d link show $i; done | sed 's/[a-z_]*_timer *[0-9.]*//g; s/state [a-zA-Z]*//g'";
         let before = ns.sh(ask);
@@ -257,7 +292,9 @@ fn an_event_before_the_device_is_there_is_no_loss() {
 fn many_instances_at_once_are_all_connected_and_withdrawn() {
     in_netns(|ns| {
         let mut world = World::new(ns).started();
-        let nics: Vec<Nic> = (0..80).map(|n| world.launch(&format!("m{n}"), "vpc")).collect();
+        let nics: Vec<Nic> = (0..80)
+            .map(|n| world.launch(&format!("m{n}"), "vpc"))
+            .collect();
         world.in_step();
         for nic in &nics {
             stop(&mut world, nic);

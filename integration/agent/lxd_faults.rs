@@ -15,7 +15,12 @@ fn survived(fault: Fault, said: &str) {
             world.launch(&format!("c{n}"), "vpc");
         }
         let mut world = world.started();
-        world.until("dnsmasq has started", |world| world.status()?["dhcp"].as_str()?.contains("pid").then_some(()));
+        world.until("dnsmasq has started", |world| {
+            world.status()?["dhcp"]
+                .as_str()?
+                .contains("pid")
+                .then_some(())
+        });
         let listeners = Listeners::new(&world);
         world.lxd.fail(fault);
         // Asked for by name, and by a listing; the repair of something else still works.
@@ -23,11 +28,16 @@ fn survived(fault: Fault, said: &str) {
         let listings = world.lxd.requests("/1.0/instances?");
         world.until_logged(said);
         if !matches!(fault, Fault::Refuse | Fault::WrongServer | Fault::Hang) {
-            world.until("another listing", |world| (world.lxd.requests("/1.0/instances?") >= listings + 2).then_some(()));
+            world.until("another listing", |world| {
+                (world.lxd.requests("/1.0/instances?") >= listings + 2).then_some(())
+            });
         }
         assert_eq!(listeners.heard(&world), [""; 0]);
         let nic = world.nics[0].clone();
-        world.repairs(&format!("ip neighbour del {} dev svi-vpc", nic.ipv4.as_deref().unwrap()));
+        world.repairs(&format!(
+            "ip neighbour del {} dev svi-vpc",
+            nic.ipv4.as_deref().unwrap()
+        ));
         // Changes that nobody could tell of.
         let stopped = world.nics[1].clone();
         world.set(&stopped, Status::Stopped);
@@ -39,7 +49,9 @@ fn survived(fault: Fault, said: &str) {
         world.expect(&new);
         world.lxd.heal();
         world.in_step();
-        world.until("the agent says that it is well", |world| (world.status()?["in_step"] == true).then_some(()));
+        world.until("the agent says that it is well", |world| {
+            (world.status()?["in_step"] == true).then_some(())
+        });
     });
 }
 
@@ -110,7 +122,10 @@ fn a_server_that_hangs_delays_no_repair() {
         world.lxd.fail(Fault::Hang);
         world.lxd.emit("instance-updated", "default", "c1");
         let nic = world.nics[0].clone();
-        world.repairs(&format!("bridge fdb del {} dev {} master", nic.mac, nic.port));
+        world.repairs(&format!(
+            "bridge fdb del {} dev {} master",
+            nic.mac, nic.port
+        ));
         world.repairs("nft delete table bridge lxmesh");
         world.lxd.heal();
         world.settle();
@@ -166,7 +181,9 @@ fn without_lxd_a_restarted_agent_withdraws_nothing_and_repairs_what_it_can() {
         let listeners = Listeners::new(&world);
         world.start();
         world.until_logged("HTTP 500");
-        world.until("a full pass", |world| (world.status()?["passes"]["full"].as_u64()? >= 1).then_some(()));
+        world.until("a full pass", |world| {
+            (world.status()?["passes"]["full"].as_u64()? >= 1).then_some(())
+        });
         assert_eq!(listeners.heard(&world), [""; 0]);
         assert_eq!(world.differences(), [""; 0]);
         world.repairs("ip link set vxlan-vpc type bridge_slave learning on");
@@ -185,7 +202,9 @@ fn without_lxd_from_the_start_a_deleted_table_comes_back_closed() {
         world.start();
         // Nobody knows the instances: only what holds for networks is there, and nothing passes.
         world.until("the table is back", |_| {
-            ns.try_sh("nft list table bridge lxmesh").ok().filter(|text| text.contains("svi-dmz"))
+            ns.try_sh("nft list table bridge lxmesh")
+                .ok()
+                .filter(|text| text.contains("svi-dmz"))
         });
         let ports = ns.nft_json("list set bridge lxmesh ports");
         assert!(ports[0]["set"].get("elem").is_none(), "{ports:?}");

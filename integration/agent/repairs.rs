@@ -36,7 +36,9 @@ fn a_deleted_fdb_entry_is_repaired() {
 
 #[test]
 fn an_altered_fdb_entry_is_repaired() {
-    each_is_repaired(&["bridge fdb del MAC dev PORT master; bridge fdb add MAC dev PORT master static"]);
+    each_is_repaired(&[
+        "bridge fdb del MAC dev PORT master; bridge fdb add MAC dev PORT master static",
+    ]);
 }
 
 #[test]
@@ -44,7 +46,9 @@ fn an_fdb_entry_moved_to_another_port_is_repaired() {
     in_netns(|ns| {
         let mut world = busy_world(ns);
         let (mac, other) = (world.nics[0].mac.clone(), world.nics[1].port.clone());
-        world.repairs(&format!("bridge fdb replace {mac} dev {other} master extern_learn"));
+        world.repairs(&format!(
+            "bridge fdb replace {mac} dev {other} master extern_learn"
+        ));
     });
 }
 
@@ -91,10 +95,21 @@ fn deleted_and_altered_routes_are_repaired() {
 #[test]
 fn every_attribute_of_a_port_is_repaired() {
     let attributes = [
-        "learning on", "flood on", "mcast_flood on", "bcast_flood on", "proxy_arp on", "proxy_arp_wifi off",
-        "guard off", "mcast_router 2", "neigh_suppress on", "isolated on", "hairpin on",
+        "learning on",
+        "flood on",
+        "mcast_flood on",
+        "bcast_flood on",
+        "proxy_arp on",
+        "proxy_arp_wifi off",
+        "guard off",
+        "mcast_router 2",
+        "neigh_suppress on",
+        "isolated on",
+        "hairpin on",
     ];
-    each_is_repaired(&[&attributes.map(|a| format!("ip link set PORT type bridge_slave {a}")).join("; ")]);
+    each_is_repaired(&[&attributes
+        .map(|a| format!("ip link set PORT type bridge_slave {a}"))
+        .join("; ")]);
 }
 
 #[test]
@@ -127,8 +142,17 @@ fn every_attribute_of_a_bridge_is_repaired() {
 
 #[test]
 fn every_attribute_of_a_tunnel_is_repaired() {
-    let attributes = ["flood on", "mcast_flood on", "bcast_flood on", "proxy_arp on", "guard off", "mcast_router 2"];
-    each_is_repaired(&[&attributes.map(|a| format!("ip link set vxlan-vpc type bridge_slave {a}")).join("; ")]);
+    let attributes = [
+        "flood on",
+        "mcast_flood on",
+        "bcast_flood on",
+        "proxy_arp on",
+        "guard off",
+        "mcast_router 2",
+    ];
+    each_is_repaired(&[&attributes
+        .map(|a| format!("ip link set vxlan-vpc type bridge_slave {a}"))
+        .join("; ")]);
 }
 
 #[test]
@@ -157,7 +181,9 @@ fn a_deleted_table_is_repaired() {
 
 #[test]
 fn a_deleted_set_is_repaired() {
-    each_is_repaired(&["nft flush set bridge lxmesh out_svc; nft delete set bridge lxmesh out_svc"]);
+    each_is_repaired(&[
+        "nft flush set bridge lxmesh out_svc; nft delete set bridge lxmesh out_svc",
+    ]);
 }
 
 #[test]
@@ -187,7 +213,10 @@ fn dnsmasq_files_are_repaired_by_a_full_pass() {
         world.launch("c1", "vpc");
         let mut world = world.started();
         let hosts = world.path("dnsmasq/hosts");
-        world.repairs(&format!("echo 02:66:66:66:66:66,192.0.2.66 >> {}", hosts.display()));
+        world.repairs(&format!(
+            "echo 02:66:66:66:66:66,192.0.2.66 >> {}",
+            hosts.display()
+        ));
         world.repairs(&format!("rm {}", hosts.display()));
     });
 }
@@ -197,21 +226,32 @@ fn recreated(ns: &Ns, remove: &str, make: &str) {
     ns.sh(remove);
     world.until_logged("network vpc");
     world.until("the log says what is missing", |world| {
-        world.log().lines().any(|line| line.contains("WARN") && line.contains("does not exist")).then_some(())
+        world
+            .log()
+            .lines()
+            .any(|line| line.contains("WARN") && line.contains("does not exist"))
+            .then_some(())
     });
     let status = world.until("a status", |world| world.status());
     assert_eq!(status["in_step"], false, "{status:#}");
     ns.sh(make);
     world.in_step();
     world.until("the log says that it is well again", |world| {
-        world.log().lines().any(|line| line.contains("no longer:") && line.contains("does not exist")).then_some(())
+        world
+            .log()
+            .lines()
+            .any(|line| line.contains("no longer:") && line.contains("does not exist"))
+            .then_some(())
     });
 }
 
 #[test]
 fn a_bridge_deleted_and_made_again_recovers() {
     in_netns(|ns| {
-        let make = network_devices("vpc").replace("ip link add vxlan-vpc", "ip link show dev vxlan-vpc || ip link add vxlan-vpc");
+        let make = network_devices("vpc").replace(
+            "ip link add vxlan-vpc",
+            "ip link show dev vxlan-vpc || ip link add vxlan-vpc",
+        );
         recreated(ns, "ip link delete svi-vpc", &make);
     });
 }
@@ -219,7 +259,8 @@ fn a_bridge_deleted_and_made_again_recovers() {
 #[test]
 fn a_tunnel_deleted_and_made_again_recovers() {
     in_netns(|ns| {
-        let make = "ip link add vxlan-vpc type vxlan id 100 dstport 4789 local 203.0.113.1 nolearning gbp
+        let make =
+            "ip link add vxlan-vpc type vxlan id 100 dstport 4789 local 203.0.113.1 nolearning gbp
                     ip link set vxlan-vpc master svi-vpc up";
         recreated(ns, "ip link delete vxlan-vpc", make);
     });
@@ -261,19 +302,20 @@ fn a_mac_that_keeps_moving_to_the_tunnel_is_claimed_ever_more_slowly() {
         world.launch("c1", "vpc");
         let mut world = world.started();
         let nic = world.nics[0].clone();
-        let steal = format!("bridge fdb replace {} dev vxlan-vpc master extern_learn", nic.mac);
-        // As zebra does when the same MAC is announced by another host, again and again.
-        let mut thefts = 0;
+        let steal = format!(
+            "bridge fdb replace {} dev vxlan-vpc master extern_learn",
+            nic.mac
+        );
+        // As zebra does when the same MAC is announced by another host. Claimed once, ...
+        world.ns.sh(&steal);
+        world.until_logged("another host claims this");
+        world.in_step();
+        // ... and the second time not for two minutes: five moves in 180 s are a duplicate to zebra.
+        world.ns.sh(&steal);
         world.until("the agent holds back", |world| {
-            if world.differences().is_empty() {
-                world.ns.sh(&steal);
-                thefts += 1;
-            }
             let deferred = world.status()?["deferred"].as_array()?.len();
             (deferred > 0).then_some(())
         });
-        world.until_logged("something else keeps undoing this");
-        assert!(thefts >= 2, "{thefts}");
-        world.in_step();
+        assert!(!world.differences().is_empty(), "claimed again at once");
     });
 }

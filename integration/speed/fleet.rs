@@ -53,7 +53,10 @@ impl Nic {
 
     /// The solicited-node groups of its IPv6 addresses.
     pub fn groups(&self) -> Vec<String> {
-        let mut groups: Vec<String> = self.addresses()[1..].iter().map(|address| solicited(address)).collect();
+        let mut groups: Vec<String> = self.addresses()[1..]
+            .iter()
+            .map(|address| solicited(address))
+            .collect();
         groups.dedup();
         groups
     }
@@ -72,23 +75,52 @@ impl<'a> Fleet<'a> {
                ip address add 10.20.0.1/16 dev svi-vpc
                ip address add 2001:db8::1/64 dev svi-vpc nodad");
         let mut peers = Command::new("unshare")
-            .args(["--net", "sh", "-c", "sysctl -qw net.ipv6.conf.default.disable_ipv6=1; echo; exec sleep 3600"])
+            .args([
+                "--net",
+                "sh",
+                "-c",
+                "sysctl -qw net.ipv6.conf.default.disable_ipv6=1; echo; exec sleep 3600",
+            ])
             .stdout(Stdio::piped())
             .spawn()
             .expect("unshare can be run");
-        peers.stdout.as_mut().expect("it was piped").read_exact(&mut [0]).expect("the namespace is there");
+        peers
+            .stdout
+            .as_mut()
+            .expect("it was piped")
+            .read_exact(&mut [0])
+            .expect("the namespace is there");
         let lxd = FakeLxd::start(&directory.path().join("lxd.sock"));
         let nics: Vec<Nic> = (0..count).map(Nic::new).collect();
-        let fleet = Fleet { ns, directory, lxd, nics, peers };
+        let fleet = Fleet {
+            ns,
+            directory,
+            lxd,
+            nics,
+            peers,
+        };
         let pid = fleet.peers.id();
         let veths: String = fleet
             .nics
             .iter()
-            .map(|nic| format!("link add {0} type veth peer name {0}p address {1} netns {pid}\n", nic.port, nic.mac))
+            .map(|nic| {
+                format!(
+                    "link add {0} type veth peer name {0}p address {1} netns {pid}\n",
+                    nic.port, nic.mac
+                )
+            })
             .collect();
         fleet.batch("ip", &veths);
-        let up: String = fleet.nics.iter().map(|nic| format!("link set {}p up\n", nic.port)).collect();
-        run("nsenter", &["-t", &pid.to_string(), "-n", "ip", "-batch", "-"], &up);
+        let up: String = fleet
+            .nics
+            .iter()
+            .map(|nic| format!("link set {}p up\n", nic.port))
+            .collect();
+        run(
+            "nsenter",
+            &["-t", &pid.to_string(), "-n", "ip", "-batch", "-"],
+            &up,
+        );
         for nic in &fleet.nics {
             fleet.put(nic, Status::Running, &OUT_SERVICES);
         }
@@ -141,14 +173,34 @@ impl<'a> Fleet<'a> {
     pub fn check_complete(&self) {
         let n = self.nics.len();
         let count = |command: &str| -> usize {
-            self.ns.sh(command).trim().parse().unwrap_or_else(|_| panic!("{command} gives no number"))
+            self.ns
+                .sh(command)
+                .trim()
+                .parse()
+                .unwrap_or_else(|_| panic!("{command} gives no number"))
         };
         let groups: usize = self.nics.iter().map(|nic| nic.groups().len()).sum();
         for (what, command, wanted) in [
-            ("ports", "ip -o link show master svi-vpc up | grep -c veth", n),
-            ("FDB entries", "bridge fdb show br svi-vpc | grep -c 'veth.* extern_learn'", n),
-            ("neighbours", "ip -d neigh show dev svi-vpc | grep -c 'PERMANENT.* proto 242'", 3 * n),
-            ("groups", "bridge -d mdb | grep -c 'veth.*permanent'", groups),
+            (
+                "ports",
+                "ip -o link show master svi-vpc up | grep -c veth",
+                n,
+            ),
+            (
+                "FDB entries",
+                "bridge fdb show br svi-vpc | grep -c 'veth.* extern_learn'",
+                n,
+            ),
+            (
+                "neighbours",
+                "ip -d neigh show dev svi-vpc | grep -c 'PERMANENT.* proto 242'",
+                3 * n,
+            ),
+            (
+                "groups",
+                "bridge -d mdb | grep -c 'veth.*permanent'",
+                groups,
+            ),
             ("IPv4 routes", "ip -4 route show protocol 242 | wc -l", n),
             ("IPv6 routes", "ip -6 route show protocol 242 | wc -l", n),
         ] {
@@ -156,18 +208,35 @@ impl<'a> Fleet<'a> {
         }
         let (family, set) = ("bridge", "id6");
         let sets = self.ns.nft_json(&format!("list set {family} lxmesh {set}"));
-        assert_eq!(sets[0]["set"]["elem"].as_array().map_or(0, Vec::len), 2 * n, "elements of {set}");
+        assert_eq!(
+            sets[0]["set"]["elem"].as_array().map_or(0, Vec::len),
+            2 * n,
+            "elements of {set}"
+        );
     }
 
     /// Counts all changes that the kernel tells of.
     pub fn listen(&self) -> Listeners {
-        let commands: [&[&str]; 3] = [&["ip", "monitor", "all"], &["bridge", "monitor", "all"], &["nft", "monitor"]];
-        let mut listeners = Listeners { children: Vec::new(), files: Vec::new() };
+        let commands: [&[&str]; 3] = [
+            &["ip", "monitor", "all"],
+            &["bridge", "monitor", "all"],
+            &["nft", "monitor"],
+        ];
+        let mut listeners = Listeners {
+            children: Vec::new(),
+            files: Vec::new(),
+        };
         for (n, command) in commands.iter().enumerate() {
             let path = self.path(&format!("monitor{n}"));
             let out = File::create(&path).expect("the directory is ours");
-            let child = Command::new(command[0]).args(&command[1..]).stdin(Stdio::null()).stdout(out).spawn();
-            listeners.children.push(child.expect("the monitor can be run"));
+            let child = Command::new(command[0])
+                .args(&command[1..])
+                .stdin(Stdio::null())
+                .stdout(out)
+                .spawn();
+            listeners
+                .children
+                .push(child.expect("the monitor can be run"));
             listeners.files.push(path);
         }
         thread::sleep(Duration::from_millis(500));
@@ -195,8 +264,13 @@ impl Listeners {
             let _ = child.kill();
             let _ = child.wait();
         }
-        let texts = self.files.iter().map(|path| fs::read_to_string(path).expect("the file is there"));
-        let lines: Vec<String> = texts.flat_map(|text| text.lines().map(str::to_string).collect::<Vec<_>>()).collect();
+        let texts = self
+            .files
+            .iter()
+            .map(|path| fs::read_to_string(path).expect("the file is there"));
+        let lines: Vec<String> = texts
+            .flat_map(|text| text.lines().map(str::to_string).collect::<Vec<_>>())
+            .collect();
         if let Some(line) = lines.first() {
             eprintln!("heard: {line}");
         }

@@ -42,7 +42,10 @@ pub fn events(fleet: &Fleet<'_>, count: usize) -> Vec<(&'static str, Vec<f64>)> 
         fleet.put(nic, Status::Running, &OUT_SERVICES);
         one(2, "instance-resumed", &|kernel| is_there(kernel, nic));
     }
-    ["config set", "stop", "start"].into_iter().zip(times).collect()
+    ["config set", "stop", "start"]
+        .into_iter()
+        .zip(times)
+        .collect()
 }
 
 /// The times at which the kernel told of something.
@@ -52,9 +55,15 @@ fn listen(fleet: &Fleet<'_>) -> mpsc::Receiver<Instant> {
     let (ready, is_ready) = mpsc::channel();
     // A new thread is in the namespace of the one that makes it.
     thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime");
         runtime.block_on(async {
-            let mut monitor = Monitor::open(&MonitorFilter { tunnels: Vec::new() }).expect("events can be had");
+            let mut monitor = Monitor::open(&MonitorFilter {
+                tunnels: Vec::new(),
+            })
+            .expect("events can be had");
             let _ = ready.send(());
             while monitor.next().await.is_ok() {
                 if out.send(Instant::now()).is_err() {
@@ -77,7 +86,9 @@ fn wait(
 ) -> f64 {
     let path = format!("/1.0/instances/{}?", nic.instance);
     loop {
-        let tick = ticks.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("{} is never complete", nic.instance));
+        let tick = ticks
+            .recv_timeout(PATIENCE)
+            .unwrap_or_else(|_| panic!("{} is never complete", nic.instance));
         // Only the last of those that came together.
         let tick = ticks.try_iter().last().unwrap_or(tick);
         if done(kernel) {
@@ -85,7 +96,11 @@ fn wait(
             assert!(answer.at >= emitted, "the answer is an old one");
             return tick.saturating_duration_since(answer.at).as_secs_f64() * 1000.0;
         }
-        assert!(emitted.elapsed() < PATIENCE, "{} is never complete", nic.instance);
+        assert!(
+            emitted.elapsed() < PATIENCE,
+            "{} is never complete",
+            nic.instance
+        );
     }
 }
 
@@ -99,7 +114,12 @@ fn names(kernel: &mut Kernel, nic: &Nic) -> Names {
     let svi: IfName = "svi-vpc".parse().expect("a name");
     let port: IfName = nic.port.parse().expect("a name");
     Names {
-        svi: kernel.rtnl.link(&svi).expect("links can be read").expect("it is there").index,
+        svi: kernel
+            .rtnl
+            .link(&svi)
+            .expect("links can be read")
+            .expect("it is there")
+            .index,
         port: kernel.rtnl.link(&port).expect("links can be read"),
         mac: nic.mac.parse().expect("a MAC"),
     }
@@ -109,20 +129,39 @@ fn names(kernel: &mut Kernel, nic: &Nic) -> Names {
 fn objects(kernel: &mut Kernel, nic: &Nic) -> usize {
     let Names { svi, port, mac } = names(kernel, nic);
     let Some(port) = port else { return 0 };
-    let addresses: Vec<IpAddr> = nic.addresses().iter().map(|address| address.parse().expect("an address")).collect();
+    let addresses: Vec<IpAddr> = nic
+        .addresses()
+        .iter()
+        .map(|address| address.parse().expect("an address"))
+        .collect();
     let mut count = usize::from(port.master == Some(svi) && port.up);
-    let entry = kernel.rtnl.fdb_entry(svi, mac).expect("the FDB can be read");
+    let entry = kernel
+        .rtnl
+        .fdb_entry(svi, mac)
+        .expect("the FDB can be read");
     count += usize::from(entry.is_some_and(|entry| entry.port == port.index));
     for address in &addresses {
-        let neighbour = kernel.rtnl.neighbour(svi, *address).expect("neighbours can be read");
+        let neighbour = kernel
+            .rtnl
+            .neighbour(svi, *address)
+            .expect("neighbours can be read");
         count += usize::from(neighbour.is_some_and(|neighbour| neighbour.protocol == PROTOCOL));
     }
     let routes = kernel.rtnl.routes(PROTOCOL).expect("routes can be read");
-    count += routes.iter().filter(|route| addresses.contains(&route.destination.addr())).count();
+    count += routes
+        .iter()
+        .filter(|route| addresses.contains(&route.destination.addr()))
+        .count();
     let groups = kernel.rtnl.mdb().expect("groups can be read");
-    count += groups.iter().filter(|group| group.port == port.index && group.permanent).count();
+    count += groups
+        .iter()
+        .filter(|group| group.port == port.index && group.permanent)
+        .count();
     let identity = element(port.index, &[&padded_mac(mac)]);
-    let found = kernel.nft.lookup(Family::Bridge, "lxmesh", "mac", &[identity]).expect("sets can be read");
+    let found = kernel
+        .nft
+        .lookup(Family::Bridge, "lxmesh", "mac", &[identity])
+        .expect("sets can be read");
     count + found.iter().flatten().count()
 }
 
@@ -142,7 +181,10 @@ fn services(kernel: &mut Kernel, nic: &Nic) -> usize {
         element(port, &[&[protocol, 0, 0, 0], &[number[0], number[1], 0, 0]])
     };
     let keys = [service(6, 8443), service(17, 123)];
-    let found = kernel.nft.lookup(Family::Bridge, "lxmesh", "out_svc", &keys).expect("sets can be read");
+    let found = kernel
+        .nft
+        .lookup(Family::Bridge, "lxmesh", "out_svc", &keys)
+        .expect("sets can be read");
     found.iter().flatten().count()
 }
 

@@ -65,7 +65,11 @@ fn arguments() -> Result<Plan, String> {
                     .collect::<Result<_, _>>()?;
             }
             "--agent" => plan.agent = value()?.into(),
-            _ => return Err(format!("{argument} is unknown; there are --quick, --nics N,N and --agent PROGRAM")),
+            _ => {
+                return Err(format!(
+                    "{argument} is unknown; there are --quick, --nics N,N and --agent PROGRAM"
+                ));
+            }
         }
     }
     Ok(plan)
@@ -82,8 +86,20 @@ fn main() {
 }
 
 /// Prints a figure. Smaller is better everywhere.
-fn print(plan: &Plan, nics: usize, figure: &str, value: f64, unit: &str, target: Option<f64>, more: Value) {
-    let ruleset = if plan.whole_ruleset { "whole" } else { "sets only" };
+fn print(
+    plan: &Plan,
+    nics: usize,
+    figure: &str,
+    value: f64,
+    unit: &str,
+    target: Option<f64>,
+    more: Value,
+) {
+    let ruleset = if plan.whole_ruleset {
+        "whole"
+    } else {
+        "sets only"
+    };
     let round = |value: f64| (value * 1000.0).round() / 1000.0;
     let mut line = json!({"figure": figure, "nics": nics, "value": round(value), "unit": unit, "ruleset": ruleset});
     if let Some(target) = target {
@@ -103,7 +119,8 @@ fn median(values: &[f64]) -> f64 {
 }
 
 fn measure(plan: &Plan, nics: usize) {
-    let (mut tools, mut agents, mut agents_cpu, mut tools_cpu) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut tools, mut agents, mut agents_cpu, mut tools_cpu) =
+        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for repetition in 0..plan.repetitions {
         in_netns(|ns| {
             let fleet = Fleet::new(ns, nics);
@@ -128,19 +145,45 @@ fn measure(plan: &Plan, nics: usize) {
         "agent_cpu_ms": median(&agents_cpu) * 1000.0, "tools_cpu_ms": median(&tools_cpu) * 1000.0,
         "runs": plan.repetitions,
     });
-    print(plan, nics, "cold start ÷ ip -batch, bridge -batch, nft -f", ratio, "ratio", Some(1.0), more);
+    print(
+        plan,
+        nics,
+        "cold start ÷ ip -batch, bridge -batch, nft -f",
+        ratio,
+        "ratio",
+        Some(1.0),
+        more,
+    );
 }
 
 fn figures_of_a_running_agent(plan: &Plan, fleet: &mut Fleet<'_>, agent: Agent) {
     let nics = fleet.nics.len();
-    print(plan, nics, "LXD requests for a cold start", fleet.lxd.requests("/") as f64, "requests", None, json!({}));
+    print(
+        plan,
+        nics,
+        "LXD requests for a cold start",
+        fleet.lxd.requests("/") as f64,
+        "requests",
+        None,
+        json!({}),
+    );
     agent.settle();
     let (rss, peak) = agent.memory_mib();
-    print(plan, nics, "resident memory after the cold start", rss, "MiB", Some(20.0), json!({"peak_mib": peak}));
+    print(
+        plan,
+        nics,
+        "resident memory after the cold start",
+        rss,
+        "MiB",
+        Some(20.0),
+        json!({"peak_mib": peak}),
+    );
 
     for (event, mut times) in latency::events(fleet, plan.events) {
         times.sort_by(f64::total_cmp);
-        let at = |share: f64| times[((times.len() as f64 * share).ceil() as usize).clamp(1, times.len()) - 1];
+        let at = |share: f64| {
+            times[((times.len() as f64 * share).ceil() as usize).clamp(1, times.len()) - 1]
+        };
         let more = json!({"p50_ms": at(0.5), "max_ms": at(1.0), "events": times.len()});
         let name = format!("{event} → complete after LXD's answer, p99");
         print(plan, nics, &name, at(0.99), "ms", Some(50.0), more);
@@ -150,21 +193,53 @@ fn figures_of_a_running_agent(plan: &Plan, fleet: &mut Fleet<'_>, agent: Agent) 
     foreign(plan, fleet, &agent);
     agent.settle();
     let (rss, peak) = agent.memory_mib();
-    print(plan, nics, "resident memory after all of it", rss, "MiB", Some(20.0), json!({"peak_mib": peak}));
+    print(
+        plan,
+        nics,
+        "resident memory after all of it",
+        rss,
+        "MiB",
+        Some(20.0),
+        json!({"peak_mib": peak}),
+    );
 
     let listeners = fleet.listen();
     agent.kill();
     let (agent, took) = Agent::restart(plan, fleet, 5);
     agent.settle();
     let more = json!({"cpu_ms": agent.cpu().as_secs_f64() * 1000.0, "took_ms": took.as_secs_f64() * 1000.0});
-    print(plan, nics, "modifications by an idle restart", listeners.heard() as f64, "messages", Some(0.0), more);
+    print(
+        plan,
+        nics,
+        "modifications by an idle restart",
+        listeners.heard() as f64,
+        "messages",
+        Some(0.0),
+        more,
+    );
 
     let listeners = fleet.listen();
     let (cpu, listings) = agent.cpu_of_idle_passes(fleet, plan.idle_passes);
     let each = cpu.as_secs_f64() * 1000.0 / listings as f64;
     let target = (nics == 1000).then_some(60.0);
-    print(plan, nics, "CPU of an idle full pass with LXD's listing", each, "ms", target, json!({"passes": listings}));
-    print(plan, nics, "modifications by idle passes", listeners.heard() as f64, "messages", Some(0.0), json!({}));
+    print(
+        plan,
+        nics,
+        "CPU of an idle full pass with LXD's listing",
+        each,
+        "ms",
+        target,
+        json!({"passes": listings}),
+    );
+    print(
+        plan,
+        nics,
+        "modifications by idle passes",
+        listeners.heard() as f64,
+        "messages",
+        Some(0.0),
+        json!({}),
+    );
     let hangups = 10;
     let before = agent.cpu();
     for _ in 0..hangups {
@@ -172,9 +247,25 @@ fn figures_of_a_running_agent(plan: &Plan, fleet: &mut Fleet<'_>, agent: Agent) 
         agent.settle();
     }
     let each = (agent.cpu() - before).as_secs_f64() * 1000.0 / f64::from(hangups);
-    print(plan, nics, "CPU of an idle full pass of the kernel alone", each, "ms", None, json!({"passes": hangups}));
+    print(
+        plan,
+        nics,
+        "CPU of an idle full pass of the kernel alone",
+        each,
+        "ms",
+        None,
+        json!({"passes": hangups}),
+    );
     let (rss, peak) = agent.memory_mib();
-    print(plan, nics, "resident memory after idle passes", rss, "MiB", Some(20.0), json!({"peak_mib": peak}));
+    print(
+        plan,
+        nics,
+        "resident memory after idle passes",
+        rss,
+        "MiB",
+        Some(20.0),
+        json!({"peak_mib": peak}),
+    );
     agent.kill();
 }
 
@@ -182,7 +273,14 @@ fn figures_of_a_running_agent(plan: &Plan, fleet: &mut Fleet<'_>, agent: Agent) 
 fn foreign(plan: &Plan, fleet: &Fleet<'_>, agent: &Agent) {
     let Plan { foreign, .. } = *plan;
     let nics = fleet.nics.len();
-    let mac = |n: usize| format!("02:ff:00:{:02x}:{:02x}:{:02x}", n >> 16, n >> 8 & 255, n & 255);
+    let mac = |n: usize| {
+        format!(
+            "02:ff:00:{:02x}:{:02x}:{:02x}",
+            n >> 16,
+            n >> 8 & 255,
+            n & 255
+        )
+    };
     let address = |n: usize| format!("2001:db8::f:{n:x}");
     for (doing, fdb, neighbour) in [("added", "add", "add"), ("removed", "del", "del")] {
         let fdb: String = (0..foreign)
@@ -193,7 +291,11 @@ fn foreign(plan: &Plan, fleet: &Fleet<'_>, agent: &Agent) {
             .collect();
         let neighbours: String = (0..foreign)
             .map(|n| match neighbour {
-                "add" => format!("neigh add {} lladdr {} dev svi-vpc nud noarp extern_learn protocol zebra\n", address(n), mac(n)),
+                "add" => format!(
+                    "neigh add {} lladdr {} dev svi-vpc nud noarp extern_learn protocol zebra\n",
+                    address(n),
+                    mac(n)
+                ),
                 _ => format!("neigh del {} dev svi-vpc\n", address(n)),
             })
             .collect();
@@ -206,9 +308,15 @@ fn foreign(plan: &Plan, fleet: &Fleet<'_>, agent: &Agent) {
         // What is behind it must not wait for it.
         let nic = &fleet.nics[0];
         let asked = Instant::now();
-        fleet.ns.sh(&format!("ip neigh del {} dev svi-vpc", nic.ipv4));
+        fleet
+            .ns
+            .sh(&format!("ip neigh del {} dev svi-vpc", nic.ipv4));
         let behind = loop {
-            if fleet.ns.sh(&format!("ip neigh show {} dev svi-vpc", nic.ipv4)).contains("PERMANENT") {
+            if fleet
+                .ns
+                .sh(&format!("ip neigh show {} dev svi-vpc", nic.ipv4))
+                .contains("PERMANENT")
+            {
                 break asked.elapsed();
             }
             assert!(asked.elapsed() < Duration::from_secs(60), "never repaired");
@@ -223,8 +331,24 @@ fn foreign(plan: &Plan, fleet: &Fleet<'_>, agent: &Agent) {
             "entries": foreign * 2, "took_ms": took.as_secs_f64() * 1000.0,
             "repair_behind_it_ms": behind.as_secs_f64() * 1000.0,
         });
-        print(plan, nics, &format!("CPU while 20,000 foreign entries are {doing}"), cpu, "ms", Some(100.0), more);
-        print(plan, nics, &format!("full passes for lost events, {doing}"), lost as f64, "passes", Some(0.0), json!({}));
+        print(
+            plan,
+            nics,
+            &format!("CPU while 20,000 foreign entries are {doing}"),
+            cpu,
+            "ms",
+            Some(100.0),
+            more,
+        );
+        print(
+            plan,
+            nics,
+            &format!("full passes for lost events, {doing}"),
+            lost as f64,
+            "passes",
+            Some(0.0),
+            json!({}),
+        );
     }
 }
 

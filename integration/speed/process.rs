@@ -32,7 +32,10 @@ fn spawn(plan: &Plan, fleet: &Fleet<'_>, interval_s: u32) -> Agent {
         .stderr(log)
         .spawn()
         .unwrap_or_else(|error| panic!("{}: {error}", plan.agent.display()));
-    Agent { child, program: plan.agent.clone() }
+    Agent {
+        child,
+        program: plan.agent.clone(),
+    }
 }
 
 /// Waits for a sign in the log.
@@ -65,7 +68,9 @@ impl Agent {
 
     pub fn signal(&self, signal: &str) {
         let pid = self.child.id().to_string();
-        let status = Command::new("kill").args([&format!("-{signal}"), &pid]).status();
+        let status = Command::new("kill")
+            .args([&format!("-{signal}"), &pid])
+            .status();
         assert!(status.is_ok_and(|status| status.success()), "kill");
     }
 
@@ -76,7 +81,8 @@ impl Agent {
 
     /// Time on a CPU, all threads, to the nanosecond.
     pub fn cpu(&self) -> Duration {
-        let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("the agent is running");
+        let tasks =
+            fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("the agent is running");
         let on_cpu = tasks.flatten().filter_map(|task| {
             let text = fs::read_to_string(task.path().join("schedstat")).ok()?;
             text.split(" ").next()?.parse::<u64>().ok()
@@ -102,10 +108,17 @@ impl Agent {
 
     /// Resident now, and the most so far.
     pub fn memory_mib(&self) -> (f64, f64) {
-        let text = fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("the agent is running");
+        let text = fs::read_to_string(format!("/proc/{}/status", self.child.id()))
+            .expect("the agent is running");
         let kib = |key: &str| -> f64 {
-            let line = text.lines().find(|line| line.starts_with(key)).expect("the kernel tells");
-            line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).expect("a number")
+            let line = text
+                .lines()
+                .find(|line| line.starts_with(key))
+                .expect("the kernel tells");
+            line.split_whitespace()
+                .nth(1)
+                .and_then(|number| number.parse().ok())
+                .expect("a number")
         };
         (kib("VmRSS:") / 1024.0, kib("VmHWM:") / 1024.0)
     }

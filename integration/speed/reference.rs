@@ -19,7 +19,11 @@ pub fn kernel_takes_the_rules() -> bool {
 
 /// Wall time, and CPU time of the three programs.
 pub fn create_everything(plan: &Plan, fleet: &Fleet<'_>) -> (Duration, Duration) {
-    let (nft, ip, bridge) = (nft_script(plan, fleet), ip_script(fleet), bridge_script(fleet));
+    let (nft, ip, bridge) = (
+        nft_script(plan, fleet),
+        ip_script(fleet),
+        bridge_script(fleet),
+    );
     let (before, started) = (children_cpu(), Instant::now());
     run("nft", &["-f", "-"], &nft);
     run("ip", &["-batch", "-"], &ip);
@@ -30,8 +34,16 @@ pub fn create_everything(plan: &Plan, fleet: &Fleet<'_>) -> (Duration, Duration)
 fn children_cpu() -> Duration {
     // Fields 16 and 17 of stat, in ticks of 10 ms (proc(5)).
     let text = std::fs::read_to_string("/proc/self/stat").expect("it is there");
-    let fields: Vec<&str> = text.rsplit(')').next().expect("a name in brackets").split_whitespace().collect();
-    let ticks: u64 = fields[13..15].iter().map(|field| field.parse::<u64>().expect("a number")).sum();
+    let fields: Vec<&str> = text
+        .rsplit(')')
+        .next()
+        .expect("a name in brackets")
+        .split_whitespace()
+        .collect();
+    let ticks: u64 = fields[13..15]
+        .iter()
+        .map(|field| field.parse::<u64>().expect("a number"))
+        .sum();
     Duration::from_millis(ticks * 10)
 }
 
@@ -50,17 +62,35 @@ fn nft_script(plan: &Plan, fleet: &Fleet<'_>) -> String {
         let _ = writeln!(script, "add element {name} {{ {} }}", elements.join(", "));
     };
     let services = |nic: &Nic, services: &[&str]| -> Vec<String> {
-        services.iter().map(|service| format!("\"{}\" . {}", nic.port, service.replace('/', " . "))).collect()
+        services
+            .iter()
+            .map(|service| format!("\"{}\" . {}", nic.port, service.replace('/', " . ")))
+            .collect()
     };
-    set("bridge lxmesh ports", &|nic| vec![format!("\"{}\"", nic.port)]);
-    set("inet lxmesh ports", &|nic| vec![format!("\"{}\"", nic.port)]);
-    set("bridge lxmesh mac", &|nic| vec![format!("\"{}\" . {}", nic.port, nic.mac)]);
-    set("bridge lxmesh lla", &|nic| vec![format!("\"{}\" . 0x{}", nic.port, nic.mac.replace(':', ""))]);
-    set("bridge lxmesh id4", &|nic| vec![format!("\"{}\" . {} . {}", nic.port, nic.mac, nic.ipv4)]);
-    set("bridge lxmesh id6", &|nic| {
-        nic.addresses()[1..].iter().map(|address| format!("\"{}\" . {} . {address}", nic.port, nic.mac)).collect()
+    set("bridge lxmesh ports", &|nic| {
+        vec![format!("\"{}\"", nic.port)]
     });
-    set("bridge lxmesh zones", &|nic| vec![format!("\"{}\" : 100", nic.port)]);
+    set("inet lxmesh ports", &|nic| {
+        vec![format!("\"{}\"", nic.port)]
+    });
+    set("bridge lxmesh mac", &|nic| {
+        vec![format!("\"{}\" . {}", nic.port, nic.mac)]
+    });
+    set("bridge lxmesh lla", &|nic| {
+        vec![format!("\"{}\" . 0x{}", nic.port, nic.mac.replace(':', ""))]
+    });
+    set("bridge lxmesh id4", &|nic| {
+        vec![format!("\"{}\" . {} . {}", nic.port, nic.mac, nic.ipv4)]
+    });
+    set("bridge lxmesh id6", &|nic| {
+        nic.addresses()[1..]
+            .iter()
+            .map(|address| format!("\"{}\" . {} . {address}", nic.port, nic.mac))
+            .collect()
+    });
+    set("bridge lxmesh zones", &|nic| {
+        vec![format!("\"{}\" : 100", nic.port)]
+    });
     set("bridge lxmesh in_svc", &|nic| services(nic, &IN_SERVICES));
     set("bridge lxmesh out_svc", &|nic| services(nic, &OUT_SERVICES));
     script
@@ -72,7 +102,13 @@ fn ip_script(fleet: &Fleet<'_>) -> String {
          link set vxlan-vpc type bridge_slave learning off flood off mcast_flood off bcast_flood off guard on mcast_router 0 neigh_suppress on\n",
     );
     for nic in &fleet.nics {
-        let Nic { port, mac, ipv4, ipv6, .. } = nic;
+        let Nic {
+            port,
+            mac,
+            ipv4,
+            ipv6,
+            ..
+        } = nic;
         let _ = write!(
             script,
             "link set {port} addrgenmode none\nlink set {port} master svi-vpc\n\
@@ -80,7 +116,10 @@ fn ip_script(fleet: &Fleet<'_>) -> String {
              link set {port} up\n"
         );
         for address in nic.addresses() {
-            let _ = writeln!(script, "neigh replace {address} lladdr {mac} dev svi-vpc nud permanent protocol 242");
+            let _ = writeln!(
+                script,
+                "neigh replace {address} lladdr {mac} dev svi-vpc nud permanent protocol 242"
+            );
         }
         let _ = write!(
             script,
@@ -96,7 +135,10 @@ fn bridge_script(fleet: &Fleet<'_>) -> String {
         let Nic { port, mac, .. } = nic;
         let _ = writeln!(script, "fdb replace {mac} dev {port} master extern_learn");
         for group in nic.groups() {
-            let _ = writeln!(script, "mdb add dev svi-vpc port {port} grp {group} permanent");
+            let _ = writeln!(
+                script,
+                "mdb add dev svi-vpc port {port} grp {group} permanent"
+            );
         }
     }
     script

@@ -24,7 +24,10 @@ impl World<'_> {
         for Network { name, vni, .. } in NETWORKS {
             lines.insert(format!("svi svi-{name} snooping 1 querier 1 igmp 3 mld 2 router 2 response 100 solicit 0 0 0 0"));
             lines.insert(format!("tunnel vxlan-{name} learning false"));
-            lines.insert(format!("port vxlan-{name} in svi-{name} {}", port_line(false, true)));
+            lines.insert(format!(
+                "port vxlan-{name} in svi-{name} {}",
+                port_line(false, true)
+            ));
             for set in ["bridge svis", "inet svis"] {
                 lines.insert(format!("set {set} svi-{name}"));
             }
@@ -49,8 +52,11 @@ impl World<'_> {
             }
             for entry in self.list(&format!("bridge -j fdb show br svi-{name}")) {
                 let (mac, port) = (text(&entry["mac"]), text(&entry["ifname"]));
-                let learned = entry["flags"].as_array().is_some_and(|flags| flags.contains(&"extern_learn".into()));
-                if entry["master"] == format!("svi-{name}") && learned && !mac.starts_with("02:ee") {
+                let learned = entry["flags"]
+                    .as_array()
+                    .is_some_and(|flags| flags.contains(&"extern_learn".into()));
+                if entry["master"] == format!("svi-{name}") && learned && !mac.starts_with("02:ee")
+                {
                     lines.insert(format!("fdb svi-{name} {mac} on {port}"));
                 }
             }
@@ -58,18 +64,28 @@ impl World<'_> {
                 if entry["protocol"] == "242" {
                     let (address, mac) = (text(&entry["dst"]), text(&entry["lladdr"]));
                     let learned = entry.get("extern_learn").is_some();
-                    lines.insert(format!("neighbour svi-{name} {address} {mac} {} {learned}", entry["state"]));
+                    lines.insert(format!(
+                        "neighbour svi-{name} {address} {mac} {} {learned}",
+                        entry["state"]
+                    ));
                 }
             }
         }
-        for entry in self.ns.json("bridge -d -j mdb show")[0]["mdb"].as_array().into_iter().flatten() {
+        for entry in self.ns.json("bridge -d -j mdb show")[0]["mdb"]
+            .as_array()
+            .into_iter()
+            .flatten()
+        {
             if entry["protocol"] == "242" {
-                let [bridge, port, group, state] = ["dev", "port", "grp", "state"].map(|key| text(&entry[key]));
+                let [bridge, port, group, state] =
+                    ["dev", "port", "grp", "state"].map(|key| text(&entry[key]));
                 lines.insert(format!("mdb {bridge} {port} {group} {state}"));
             }
         }
         for family in [4, 6] {
-            for route in self.list(&format!("ip -{family} -d -j route show table all protocol 242")) {
+            for route in self.list(&format!(
+                "ip -{family} -d -j route show table all protocol 242"
+            )) {
                 let table = route.get("table").map_or("main".into(), text);
                 let [destination, device] = ["dst", "dev"].map(|key| text(&route[key]));
                 lines.insert(format!("route {destination} dev {device} table {table}"));
@@ -95,7 +111,11 @@ impl World<'_> {
             let stranger = ["br-other", "vxlan-other"].contains(&name.as_str());
             if link["linkinfo"]["info_kind"] == "bridge" && !stranger {
                 let [snooping, querier, igmp, mld, router, response] = [
-                    "mcast_snooping", "mcast_querier", "mcast_igmp_version", "mcast_mld_version", "mcast_router",
+                    "mcast_snooping",
+                    "mcast_querier",
+                    "mcast_igmp_version",
+                    "mcast_mld_version",
+                    "mcast_router",
                     "mcast_query_response_intvl",
                 ]
                 .map(|key| data[key].to_string());
@@ -116,22 +136,54 @@ impl World<'_> {
             }
             let port = &link["linkinfo"]["info_slave_data"];
             let keys = [
-                "learning", "flood", "mcast_flood", "bcast_flood", "proxy_arp", "proxy_arp_wifi", "guard",
-                "multicast_router", "neigh_suppress", "isolated", "hairpin",
+                "learning",
+                "flood",
+                "mcast_flood",
+                "bcast_flood",
+                "proxy_arp",
+                "proxy_arp_wifi",
+                "guard",
+                "multicast_router",
+                "neigh_suppress",
+                "isolated",
+                "hairpin",
             ];
-            let settings: Vec<String> = keys.iter().map(|key| format!("{key} {}", port[key])).collect();
-            let up = link["flags"].as_array().is_some_and(|flags| flags.contains(&"UP".into()));
-            let addresses = if name.starts_with("vxlan") { "" } else { link["inet6_addr_gen_mode"].as_str().unwrap_or("") };
-            lines.insert(format!("port {name} in {master} up {up} {} {addresses}", settings.join(" ")).trim_end().into());
+            let settings: Vec<String> = keys
+                .iter()
+                .map(|key| format!("{key} {}", port[key]))
+                .collect();
+            let up = link["flags"]
+                .as_array()
+                .is_some_and(|flags| flags.contains(&"UP".into()));
+            let addresses = if name.starts_with("vxlan") {
+                ""
+            } else {
+                link["inet6_addr_gen_mode"].as_str().unwrap_or("")
+            };
+            lines.insert(
+                format!(
+                    "port {name} in {master} up {up} {} {addresses}",
+                    settings.join(" ")
+                )
+                .trim_end()
+                .into(),
+            );
         }
     }
 
     fn found_sets(&self, lines: &mut Lines) {
         for family in ["bridge", "inet"] {
-            let Ok(listing) = self.ns.try_sh(&format!("nft -j list table {family} lxmesh")) else { continue };
+            let Ok(listing) = self
+                .ns
+                .try_sh(&format!("nft -j list table {family} lxmesh"))
+            else {
+                continue;
+            };
             let listing: Value = serde_json::from_str(&listing).expect("nft writes JSON");
             for object in listing["nftables"].as_array().into_iter().flatten() {
-                let Some(set) = object.get("set").or(object.get("map")) else { continue };
+                let Some(set) = object.get("set").or(object.get("map")) else {
+                    continue;
+                };
                 let name = text(&set["name"]);
                 // Of the structure's digest, and of what depends on the MAC derived for the gateway.
                 if ["stamp", "routers"].contains(&name.as_str()) {
@@ -152,28 +204,54 @@ fn port_line(is_nic: bool, is_tunnel: bool) -> String {
 }
 
 fn wanted_of(nic: &Nic, lines: &mut Lines) {
-    let Nic { instance, network: name, port, mac, ipv4, ipv6, in_services, out_services, mark, .. } = nic;
+    let Nic {
+        instance,
+        network: name,
+        port,
+        mac,
+        ipv4,
+        ipv6,
+        in_services,
+        out_services,
+        mark,
+        ..
+    } = nic;
     let Network { vni, table, .. } = network(name);
-    lines.insert(format!("port {port} in svi-{name} {} none", port_line(true, false)));
+    lines.insert(format!(
+        "port {port} in svi-{name} {} none",
+        port_line(true, false)
+    ));
     lines.insert(format!("fdb svi-{name} {mac} on {port}"));
     let link_local = link_local(mac);
     let addresses: Vec<&String> = ipv4.iter().chain(ipv6).chain([&link_local]).collect();
     for address in &addresses {
-        lines.insert(format!("neighbour svi-{name} {address} {mac} [\"PERMANENT\"] false"));
+        lines.insert(format!(
+            "neighbour svi-{name} {address} {mac} [\"PERMANENT\"] false"
+        ));
         let set = if address.contains(':') { "id6" } else { "id4" };
         lines.insert(format!("set bridge {set} {port} . {mac} . {address}"));
         if address.contains(':') {
-            lines.insert(format!("mdb svi-{name} {port} {} permanent", solicited(address)));
+            lines.insert(format!(
+                "mdb svi-{name} {port} {} permanent",
+                solicited(address)
+            ));
         }
         if **address != link_local {
-            let table = if *table == 254 { "main".into() } else { table.to_string() };
+            let table = if *table == 254 {
+                "main".into()
+            } else {
+                table.to_string()
+            };
             lines.insert(format!("route {address} dev svi-{name} table {table}"));
         }
     }
     lines.insert(format!("set bridge ports {port}"));
     lines.insert(format!("set inet ports {port}"));
     lines.insert(format!("set bridge mac {port} . {mac}"));
-    lines.insert(format!("set bridge lla {port} . {}", u64::from_str_radix(&mac.replace(':', ""), 16).expect("a MAC")));
+    lines.insert(format!(
+        "set bridge lla {port} . {}",
+        u64::from_str_radix(&mac.replace(':', ""), 16).expect("a MAC")
+    ));
     lines.insert(format!("set bridge zones {port} : {vni}"));
     if *mark != 0 {
         lines.insert(format!("set bridge marks {port} : {mark}"));
@@ -198,30 +276,63 @@ fn wanted_of(nic: &Nic, lines: &mut Lines) {
 
 /// EUI-64 (RFC 4291, appendix A), worked out by hand.
 pub fn link_local(mac: &str) -> String {
-    let b: Vec<u16> = mac.split(':').map(|part| u16::from_str_radix(part, 16).expect("a MAC")).collect();
+    let b: Vec<u16> = mac
+        .split(':')
+        .map(|part| u16::from_str_radix(part, 16).expect("a MAC"))
+        .collect();
     let pair = |high: u16, low: u16| high << 8 | low;
-    Ipv6Addr::new(0xfe80, 0, 0, 0, pair(b[0] ^ 2, b[1]), pair(b[2], 0xff), pair(0xfe, b[3]), pair(b[4], b[5])).to_string()
+    Ipv6Addr::new(
+        0xfe80,
+        0,
+        0,
+        0,
+        pair(b[0] ^ 2, b[1]),
+        pair(b[2], 0xff),
+        pair(0xfe, b[3]),
+        pair(b[4], b[5]),
+    )
+    .to_string()
 }
 
 pub fn solicited(address: &str) -> String {
     let segments = address.parse::<Ipv6Addr>().expect("an address").segments();
-    Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00 | (segments[6] & 0xff), segments[7]).to_string()
+    Ipv6Addr::new(
+        0xff02,
+        0,
+        0,
+        0,
+        0,
+        1,
+        0xff00 | (segments[6] & 0xff),
+        segments[7],
+    )
+    .to_string()
 }
 
 fn text(value: &Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), str::to_string)
+    value
+        .as_str()
+        .map_or_else(|| value.to_string(), str::to_string)
 }
 
 /// As nft writes it: parts joined by ` . `, key and value by ` : `.
 fn element_text(element: &Value) -> String {
     if let Some(parts) = element.get("concat").and_then(Value::as_array) {
-        return parts.iter().map(element_text).collect::<Vec<_>>().join(" . ");
+        return parts
+            .iter()
+            .map(element_text)
+            .collect::<Vec<_>>()
+            .join(" . ");
     }
     if let Some(inner) = element.get("elem") {
         return element_text(&inner["val"]);
     }
     match element.as_array() {
-        Some(pair) => pair.iter().map(element_text).collect::<Vec<_>>().join(" : "),
+        Some(pair) => pair
+            .iter()
+            .map(element_text)
+            .collect::<Vec<_>>()
+            .join(" : "),
         None => text(element),
     }
 }

@@ -97,28 +97,47 @@ impl Instance {
             status: Status::Stopped,
             last_used_at: "2026-11-22T07:46:49.417417668Z".into(),
             config: BTreeMap::new(),
-            devices: BTreeMap::from([("root".into(), keys(&[("path", "/"), ("pool", "default"), ("type", "disk")]))]),
+            devices: BTreeMap::from([(
+                "root".into(),
+                keys(&[("path", "/"), ("pool", "default"), ("type", "disk")]),
+            )]),
         }
     }
 
     /// As LXD shows it, with about as many bytes.
     fn json(&self) -> Value {
-        let Instance { project, name, status, last_used_at, config, devices } = self;
+        let Instance {
+            project,
+            name,
+            status,
+            last_used_at,
+            config,
+            devices,
+        } = self;
         let idmap = r#"[{"Isuid":true,"Isgid":false,"Hostid":100000,"Nsid":0,"Maprange":10000001},{"Isuid":false,"Isgid":true,"Hostid":100000,"Nsid":0,"Maprange":10000001}]"#;
         let mut all = keys(&[
             ("image.architecture", "amd64"),
             ("image.description", "busybox mini"),
             ("image.os", "busybox"),
             ("image.release", "mini"),
-            ("volatile.base_image", "5cbdf01b5853c0aeef9496f5ef97ccf4656cef77aced0b5594bd7d490dba6696"),
-            ("volatile.cloud-init.instance-id", "e5d44839-8002-4303-92a6-7e746835eb2c"),
+            (
+                "volatile.base_image",
+                "5cbdf01b5853c0aeef9496f5ef97ccf4656cef77aced0b5594bd7d490dba6696",
+            ),
+            (
+                "volatile.cloud-init.instance-id",
+                "e5d44839-8002-4303-92a6-7e746835eb2c",
+            ),
             ("volatile.idmap.base", "0"),
             ("volatile.idmap.current", idmap),
             ("volatile.idmap.next", idmap),
             ("volatile.last_state.idmap", "[]"),
             ("volatile.last_state.power", "RUNNING"),
             ("volatile.uuid", "7a8dafe0-06a8-4b95-8d90-b0637fc22d6b"),
-            ("volatile.uuid.generation", "7a8dafe0-06a8-4b95-8d90-b0637fc22d6b"),
+            (
+                "volatile.uuid.generation",
+                "7a8dafe0-06a8-4b95-8d90-b0637fc22d6b",
+            ),
         ]);
         all.extend(config.clone());
         let own: BTreeMap<_, _> = devices.iter().filter(|(name, _)| *name != "root").collect();
@@ -135,7 +154,10 @@ impl Instance {
 
 /// A map of texts.
 pub fn keys(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
-    pairs.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect()
+    pairs
+        .iter()
+        .map(|(key, value)| (key.to_string(), value.to_string()))
+        .collect()
 }
 
 impl FakeLxd {
@@ -153,7 +175,9 @@ impl FakeLxd {
                 if now.fault == Some(Fault::Refuse) {
                     continue;
                 }
-                let Ok(copy) = stream.try_clone() else { continue };
+                let Ok(copy) = stream.try_clone() else {
+                    continue;
+                };
                 now.connections.push(copy);
                 drop(now);
                 let state = state.clone();
@@ -161,7 +185,10 @@ impl FakeLxd {
                 thread::spawn(move || serve(stream, &state));
             }
         });
-        FakeLxd { socket: socket.to_path_buf(), shared }
+        FakeLxd {
+            socket: socket.to_path_buf(),
+            shared,
+        }
     }
 
     pub fn socket(&self) -> &Path {
@@ -169,7 +196,9 @@ impl FakeLxd {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.shared.lock().expect("no thread panics while it holds this")
+        self.shared
+            .lock()
+            .expect("no thread panics while it holds this")
     }
 
     /// Adds an instance or puts another in its place. Tells nobody.
@@ -188,7 +217,9 @@ impl FakeLxd {
 
     /// Takes an instance away. Tells nobody.
     pub fn remove(&self, project: &str, name: &str) {
-        self.state().instances.remove(&(project.into(), name.into()));
+        self.state()
+            .instances
+            .remove(&(project.into(), name.into()));
     }
 
     /// Tells all listeners what LXD would, e.g. `instance-started`.
@@ -198,7 +229,11 @@ impl FakeLxd {
 
     /// The same with a context, such as the old name.
     pub fn emit_with(&self, action: &str, project: &str, name: &str, context: &Value) {
-        let query = if project == "default" { String::new() } else { format!("?project={project}") };
+        let query = if project == "default" {
+            String::new()
+        } else {
+            format!("?project={project}")
+        };
         let mut metadata = json!({
             "action": action, "source": format!("/1.0/instances/{name}{query}"),
             "requestor": {"username": "root", "protocol": "unix", "address": "@"},
@@ -217,7 +252,9 @@ impl FakeLxd {
     /// Sends any text to all listeners.
     pub fn say(&self, text: &str) {
         let frame = frame(text.as_bytes());
-        self.state().subscribers.retain_mut(|stream| stream.write_all(&frame).is_ok());
+        self.state()
+            .subscribers
+            .retain_mut(|stream| stream.write_all(&frame).is_ok());
     }
 
     /// How many listen to events.
@@ -255,13 +292,21 @@ impl FakeLxd {
     /// Requests so far whose path starts so.
     pub fn requests(&self, start: &str) -> usize {
         let state = self.state();
-        let ours = state.requests.iter().filter(|(path, _)| path.starts_with(start));
+        let ours = state
+            .requests
+            .iter()
+            .filter(|(path, _)| path.starts_with(start));
         ours.map(|(_, count)| count).sum()
     }
 
     /// The last answer to a path that starts so.
     pub fn last_answer(&self, start: &str) -> Option<Answer> {
-        self.state().answers.iter().rev().find(|answer| answer.path.starts_with(start)).cloned()
+        self.state()
+            .answers
+            .iter()
+            .rev()
+            .find(|answer| answer.path.starts_with(start))
+            .cloned()
     }
 }
 
@@ -293,7 +338,9 @@ fn frame(payload: &[u8]) -> Vec<u8> {
 /// One connection: request, answer, and again.
 fn serve(mut stream: UnixStream, shared: &Mutex<State>) {
     let lock = || shared.lock().expect("no thread panics while it holds this");
-    let Ok(reader) = stream.try_clone() else { return };
+    let Ok(reader) = stream.try_clone() else {
+        return;
+    };
     let mut reader = BufReader::new(reader);
     while let Some((path, websocket_key)) = read_request(&mut reader) {
         *lock().requests.entry(path.clone()).or_default() += 1;
@@ -325,8 +372,13 @@ fn serve(mut stream: UnixStream, shared: &Mutex<State>) {
             }
             answer(&state, &path)
         };
-        let sent = stream.write_all(&head).and_then(|()| stream.write_all(&body));
-        let answer = Answer { path, at: Instant::now() };
+        let sent = stream
+            .write_all(&head)
+            .and_then(|()| stream.write_all(&body));
+        let answer = Answer {
+            path,
+            at: Instant::now(),
+        };
         let cut_off = {
             let mut state = lock();
             state.answers.push_back(answer);
@@ -368,20 +420,29 @@ fn read_request(reader: &mut impl BufRead) -> Option<(String, Option<String>)> {
 /// Head and body of the answer to a path.
 fn answer(state: &State, path: &str) -> (Vec<u8>, Vec<u8>) {
     let about_instances = path.starts_with("/1.0/instances");
-    let fault = state.fault.filter(|fault| about_instances || *fault == Fault::WrongServer);
+    let fault = state
+        .fault
+        .filter(|fault| about_instances || *fault == Fault::WrongServer);
     let (status, mut body) = match (fault, path.strip_prefix("/1.0")) {
         (Some(Fault::WrongServer), _) => (200, r#"{"message":"page not found"}"#.to_string()),
         (Some(Fault::Status500), _) => (500, error(500, "Database is locked")),
         (Some(Fault::Garbage), _) => (200, "<html><body>It works!</body></html>".into()),
         (Some(Fault::WrongShape), _) => (200, sync(r#"{"name":["x"]}"#)),
-        (Some(Fault::EmptyListing), Some(rest)) if rest.starts_with("/instances?") => (200, sync("[]")),
+        (Some(Fault::EmptyListing), Some(rest)) if rest.starts_with("/instances?") => {
+            (200, sync("[]"))
+        }
         (_, Some("")) => {
-            let environment = json!({"server": "lxd", "server_version": "5.0.2", "kernel": "Linux"});
+            let environment =
+                json!({"server": "lxd", "server_version": "5.0.2", "kernel": "Linux"});
             let server = json!({"api_status": "stable", "api_version": "1.0", "auth": "trusted", "environment": environment});
             (200, sync(&server.to_string()))
         }
         (fault, Some(rest)) if rest.starts_with("/instances?") => {
-            let skip = if fault == Some(Fault::ShortListing) { state.instances.len() / 2 } else { 0 };
+            let skip = if fault == Some(Fault::ShortListing) {
+                state.instances.len() / 2
+            } else {
+                0
+            };
             let all = state.instances.values().skip(skip);
             let texts: Vec<&str> = all.map(|(_, text)| text.as_str()).collect();
             (200, sync(&format!("[{}]", texts.join(","))))
@@ -390,7 +451,10 @@ fn answer(state: &State, path: &str) -> (Vec<u8>, Vec<u8>) {
             let rest = &rest["/instances/".len()..];
             let (name, query) = rest.split_once('?').unwrap_or((rest, ""));
             let project = query.strip_prefix("project=").unwrap_or("default");
-            match state.instances.get(&(project.to_string(), name.to_string())) {
+            match state
+                .instances
+                .get(&(project.to_string(), name.to_string()))
+            {
                 Some((_, text)) => (200, sync(text)),
                 None => (404, error(404, "Instance not found")),
             }
@@ -401,7 +465,11 @@ fn answer(state: &State, path: &str) -> (Vec<u8>, Vec<u8>) {
     if matches!(fault, Some(Fault::CutOff | Fault::CutOffJson)) {
         body.truncate(body.len() / 2);
     }
-    let promised = if fault == Some(Fault::CutOffJson) { body.len() } else { promised };
+    let promised = if fault == Some(Fault::CutOffJson) {
+        body.len()
+    } else {
+        promised
+    };
     let reason = if status == 200 { "OK" } else { "Sorry" };
     let head = format!(
         "HTTP/1.1 {status} {reason}\r\nContent-Type: application/json\r\nContent-Length: {promised}\r\n\r\n"

@@ -13,8 +13,8 @@ pub mod world;
 use std::process::{Command, Stdio};
 use std::thread;
 
-use rustix::thread::UnshareFlags;
 use lxmesh::kernel::rtnl::{Op, Rtnl};
+use rustix::thread::UnshareFlags;
 use serde_json::Value;
 
 /// The network namespace of the thread it was made on. Its programs, and sockets opened on the
@@ -28,13 +28,17 @@ pub fn in_netns<T: Send>(body: impl FnOnce(&Ns) -> T + Send) -> T {
         let thread = scope.spawn(|| {
             // SAFETY: CLONE_NEWNET changes the thread's network namespace and nothing else.
             unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }.unwrap_or_else(|e| {
-                panic!("this test makes network namespaces and must run as root (CAP_SYS_ADMIN): {e}")
+                panic!(
+                    "this test makes network namespaces and must run as root (CAP_SYS_ADMIN): {e}"
+                )
             });
             let ns = Ns(());
             ns.sh("ip link set lo up");
             body(&ns)
         });
-        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        thread
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
 }
 
@@ -99,14 +103,15 @@ impl Ns {
     }
 }
 
-/// A bridge `br0` with the veth `v0` (and its free end `p0`) and `v1` (`p1`) in it, all up.
+/// A bridge `br0` with the veth `v0` (and its free end `p0`) and `v1` (`p1`) in it, all up. They learn
+/// nothing, so that only the test changes the FDB.
 pub fn with_bridge(body: impl FnOnce(&Ns, &mut Rtnl) + Send) {
     in_netns(|ns| {
         ns.sh(
             "ip link add br0 type bridge mcast_snooping 1
              ip link add v0 type veth peer name p0
              ip link add v1 type veth peer name p1
-             for i in v0 v1; do ip link set $i master br0 up; done
+             for i in v0 v1; do ip link set $i master br0; bridge link set dev $i learning off; ip link set $i up; done
              for i in p0 p1 br0; do ip link set $i up; done",
         );
         let mut rtnl = Rtnl::open().unwrap();
@@ -125,5 +130,8 @@ pub fn apply(rtnl: &mut Rtnl, ops: &[Op]) {
 pub fn errno(rtnl: &mut Rtnl, op: Op) -> Option<i32> {
     let results = rtnl.apply(std::slice::from_ref(&op));
     assert_eq!(results.len(), 1);
-    results[0].as_ref().expect_err(&format!("{op} was done")).errno()
+    results[0]
+        .as_ref()
+        .expect_err(&format!("{op} was done"))
+        .errno()
 }

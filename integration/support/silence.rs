@@ -15,17 +15,31 @@ pub struct Listeners {
     from: Vec<usize>,
 }
 
-const COMMANDS: [&[&str]; 3] = [&["ip", "monitor", "all"], &["bridge", "monitor", "all"], &["nft", "monitor"]];
+const COMMANDS: [&[&str]; 3] = [
+    &["ip", "monitor", "all"],
+    &["bridge", "monitor", "all"],
+    &["nft", "monitor"],
+];
 const MARK: &str = "02:ee:00:00:aa";
 
 impl Listeners {
     pub fn new(world: &World<'_>) -> Self {
-        let mut listeners = Listeners { children: Vec::new(), files: Vec::new(), from: Vec::new() };
+        let mut listeners = Listeners {
+            children: Vec::new(),
+            files: Vec::new(),
+            from: Vec::new(),
+        };
         for (n, command) in COMMANDS.iter().enumerate() {
             let path = world.path(&format!("monitor{n}"));
             let out = File::create(&path).expect("the directory is ours");
-            let child = Command::new(command[0]).args(&command[1..]).stdin(Stdio::null()).stdout(out).spawn();
-            listeners.children.push(child.expect("the monitor can be run"));
+            let child = Command::new(command[0])
+                .args(&command[1..])
+                .stdin(Stdio::null())
+                .stdout(out)
+                .spawn();
+            listeners
+                .children
+                .push(child.expect("the monitor can be run"));
             listeners.files.push(path);
         }
         listeners.from = listeners.mark(world, 1);
@@ -33,7 +47,10 @@ impl Listeners {
     }
 
     fn texts(&self) -> Vec<String> {
-        self.files.iter().map(|path| fs::read_to_string(path).expect("the file is there")).collect()
+        self.files
+            .iter()
+            .map(|path| fs::read_to_string(path).expect("the file is there"))
+            .collect()
     }
 
     /// Makes changes that name the number until every listener has heard of one.
@@ -46,10 +63,16 @@ impl Listeners {
                  nft 'add table ip {table}; delete table ip {table}'"
             ));
             let texts = self.texts();
-            if texts.iter().all(|text| text.contains(&mac) || text.contains(&table)) {
+            if texts
+                .iter()
+                .all(|text| text.contains(&mac) || text.contains(&table))
+            {
                 return texts.iter().map(String::len).collect();
             }
-            assert!(Instant::now() < deadline, "the listeners hear nothing: {texts:?}");
+            assert!(
+                Instant::now() < deadline,
+                "the listeners hear nothing: {texts:?}"
+            );
             thread::sleep(Duration::from_millis(50));
         }
     }
@@ -58,9 +81,15 @@ impl Listeners {
     pub fn heard(self, world: &World<'_>) -> Vec<String> {
         self.mark(world, 2);
         let texts = self.texts();
-        let all = texts.iter().zip(&self.from).flat_map(|(text, from)| text[*from..].lines());
-        let ours = |line: &&str| line.contains(MARK) || line.contains("lxmark") || line.ends_with("(nft)");
-        all.filter(|line| !ours(line) && !line.trim().is_empty()).map(str::to_string).collect()
+        let all = texts
+            .iter()
+            .zip(&self.from)
+            .flat_map(|(text, from)| text[*from..].lines());
+        let ours =
+            |line: &&str| line.contains(MARK) || line.contains("lxmark") || line.ends_with("(nft)");
+        all.filter(|line| !ours(line) && !line.trim().is_empty())
+            .map(str::to_string)
+            .collect()
     }
 }
 

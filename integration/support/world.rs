@@ -66,12 +66,27 @@ pub struct Network {
 }
 
 pub const NETWORKS: [Network; 2] = [
-    Network { name: "vpc", vni: 100, table: 254, v4: "192.0.2.", v6: "2001:db8::" },
-    Network { name: "dmz", vni: 200, table: 1200, v4: "198.51.100.", v6: "2001:db8:2::" },
+    Network {
+        name: "vpc",
+        vni: 100,
+        table: 254,
+        v4: "192.0.2.",
+        v6: "2001:db8::",
+    },
+    Network {
+        name: "dmz",
+        vni: 200,
+        table: 1200,
+        v4: "198.51.100.",
+        v6: "2001:db8:2::",
+    },
 ];
 
 pub fn network(name: &str) -> &'static Network {
-    NETWORKS.iter().find(|network| network.name == name).expect("a network of the tests")
+    NETWORKS
+        .iter()
+        .find(|network| network.name == name)
+        .expect("a network of the tests")
 }
 
 /// The host file; the lists of `extra` lines go into `[agent]`.
@@ -83,8 +98,19 @@ fn host_file(directory: &Path, interval_s: u32) -> String {
          [agent]\ncontrol_socket = \"{at}/control.sock\"\nreload_interval_s = {interval_s}\n\
          [dhcp]\ndirectory = \"{at}/dnsmasq\"\n[tags]\nweb = 0\nbastion = 3\n"
     );
-    for Network { name, vni, table, v4, v6 } in NETWORKS {
-        let routes = if table == 254 { "\"main\"".into() } else { table.to_string() };
+    for Network {
+        name,
+        vni,
+        table,
+        v4,
+        v6,
+    } in NETWORKS
+    {
+        let routes = if table == 254 {
+            "\"main\"".into()
+        } else {
+            table.to_string()
+        };
         text.push_str(&format!(
             "[[network]]\nname = \"{name}\"\nvni = {vni}\ngateway = [\"{v4}1/24\", \"{v6}1/64\"]\nhost_routes = {routes}\n"
         ));
@@ -111,6 +137,8 @@ const STRANGERS: &str = "
     ip link add vxlan-other type vxlan id 900 dstport 4790 local 203.0.113.1
     ip link set vxlan-other master br-other up
     ip link add other0 type veth peer name other1
+    # Reports of the kernel's own groups would be heard as changes.
+    for i in other0 other1 br-other; do echo 1 > /proc/sys/net/ipv6/conf/$i/disable_ipv6; done
     ip link set other0 master br-other up
     ip link set other1 up
     ip link set br-other up
@@ -160,10 +188,17 @@ impl<'a> World<'a> {
         let open = fs::Permissions::from_mode(0o777);
         fs::set_permissions(directory.path(), open).expect("it is ours");
         // Without duplicate address detection, nothing changes by itself a second later.
-        ns.sh("sysctl -qw net.ipv4.conf.all.forwarding=1 net.ipv6.conf.default.accept_dad=0
-               ip address add 203.0.113.1/32 dev lo");
+        ns.sh(
+            "sysctl -qw net.ipv4.conf.all.forwarding=1 net.ipv6.conf.default.accept_dad=0
+               ip address add 203.0.113.1/32 dev lo",
+        );
         let peers = Command::new("unshare")
-            .args(["--net", "sh", "-c", "sysctl -qw net.ipv6.conf.default.disable_ipv6=1; echo; exec sleep 3600"])
+            .args([
+                "--net",
+                "sh",
+                "-c",
+                "sysctl -qw net.ipv6.conf.default.disable_ipv6=1; echo; exec sleep 3600",
+            ])
             .stdout(Stdio::piped())
             .spawn();
         let mut peers = peers.expect("unshare can be run");
@@ -179,7 +214,9 @@ impl<'a> World<'a> {
             agent: None,
             starts: 0,
             made: 0,
-            program: option_env!("CARGO_BIN_EXE_lxmesh").expect("tests are built with the program").into(),
+            program: option_env!("CARGO_BIN_EXE_lxmesh")
+                .expect("tests are built with the program")
+                .into(),
             wrapper: Vec::new(),
             environment: BTreeMap::from([("LXMESH_TEST_SETS_ONLY".into(), "1".into())]),
             directory,
@@ -202,16 +239,30 @@ impl<'a> World<'a> {
 
     /// How the strangers are.
     pub fn strangers(&self) -> Vec<String> {
-        self.ns.sh(ASK_STRANGERS).lines().map(str::to_string).collect()
+        self.ns
+            .sh(ASK_STRANGERS)
+            .lines()
+            .map(str::to_string)
+            .collect()
     }
 
     /// Fails if the strangers are not as they were.
     pub fn strangers_are(&self, before: &[String]) {
         let now = self.strangers();
-        let gone = before.iter().filter(|line| !now.contains(line)).map(|line| format!("- {line}"));
-        let new = now.iter().filter(|line| !before.contains(line)).map(|line| format!("+ {line}"));
+        let gone = before
+            .iter()
+            .filter(|line| !now.contains(line))
+            .map(|line| format!("- {line}"));
+        let new = now
+            .iter()
+            .filter(|line| !before.contains(line))
+            .map(|line| format!("+ {line}"));
         let all: Vec<String> = gone.chain(new).collect();
-        assert!(all.is_empty(), "strangers were touched:\n{}", all.join("\n"));
+        assert!(
+            all.is_empty(),
+            "strangers were touched:\n{}",
+            all.join("\n")
+        );
     }
 
     // Instances.
@@ -248,14 +299,20 @@ impl<'a> World<'a> {
         self.plug(nic);
         self.set(nic, Status::Running);
         self.expect(nic);
-        self.lxd.emit("instance-started", &nic.project, &nic.instance);
+        self.lxd
+            .emit("instance-started", &nic.project, &nic.instance);
     }
 
     /// Makes the veth.
     pub fn plug(&self, nic: &Nic) {
         let (port, peers) = (&nic.port, self.peers.id());
-        self.ns.sh(&format!("ip link add {port} type veth peer name {port}p netns {peers}"));
-        let up = format!("nsenter -t {peers} -n ip link set {port}p address {} up", nic.mac);
+        self.ns.sh(&format!(
+            "ip link add {port} type veth peer name {port}p netns {peers}"
+        ));
+        let up = format!(
+            "nsenter -t {peers} -n ip link set {port}p address {} up",
+            nic.mac
+        );
         self.ns.sh(&up);
     }
 
@@ -285,13 +342,28 @@ impl<'a> World<'a> {
                 device.insert(format!("user.lxmesh.{key}.address"), address.clone());
             }
         }
-        let tags: Vec<&str> =
-            [(1, "web"), (8, "bastion")].iter().filter(|(bit, _)| nic.mark & bit != 0).map(|(_, tag)| *tag).collect();
+        let tags: Vec<&str> = [(1, "web"), (8, "bastion")]
+            .iter()
+            .filter(|(bit, _)| nic.mark & bit != 0)
+            .map(|(_, tag)| *tag)
+            .collect();
         device.insert("user.lxmesh.tags".into(), tags.join(" "));
-        let Nic { device: name, port, mac, .. } = nic;
-        instance.config.insert(format!("volatile.{name}.host_name"), port.clone());
-        instance.config.insert(format!("volatile.{name}.hwaddr"), mac.clone());
-        instance.config.insert("user.lxmesh.out_services".into(), nic.out_services.join(" "));
+        let Nic {
+            device: name,
+            port,
+            mac,
+            ..
+        } = nic;
+        instance
+            .config
+            .insert(format!("volatile.{name}.host_name"), port.clone());
+        instance
+            .config
+            .insert(format!("volatile.{name}.hwaddr"), mac.clone());
+        instance.config.insert(
+            "user.lxmesh.out_services".into(),
+            nic.out_services.join(" "),
+        );
         instance.devices.insert(name.clone(), device);
     }
 
@@ -303,7 +375,10 @@ impl<'a> World<'a> {
 
     /// From now on nothing of this NIC should be there.
     pub fn forget(&mut self, nic: &Nic) {
-        let same = |other: &Nic| (&other.project, &other.instance, &other.device) == (&nic.project, &nic.instance, &nic.device);
+        let same = |other: &Nic| {
+            (&other.project, &other.instance, &other.device)
+                == (&nic.project, &nic.instance, &nic.device)
+        };
         self.nics.retain(|other| !same(other));
     }
 
@@ -329,14 +404,17 @@ impl<'a> World<'a> {
 
     /// Runs a command to its end.
     pub fn output(&self, arguments: &[&str]) -> Output {
-        self.lxmesh(arguments).output().expect("the program can be run")
+        self.lxmesh(arguments)
+            .output()
+            .expect("the program can be run")
     }
 
     /// Starts the agent; its log goes to a new file.
     pub fn start(&mut self) {
         assert!(self.agent.is_none(), "the agent is running");
         self.starts += 1;
-        let log = File::create(self.path(&format!("log{}", self.starts))).expect("the directory is ours");
+        let log =
+            File::create(self.path(&format!("log{}", self.starts))).expect("the directory is ours");
         let agent = self.lxmesh(&["agent"]).stderr(log).spawn();
         self.agent = Some(agent.expect("the program can be run"));
     }
@@ -360,7 +438,12 @@ impl<'a> World<'a> {
     /// Waits for the agent to end by itself.
     pub fn wait(&mut self) -> ExitStatus {
         let status = self.until("the agent ends", |world| {
-            world.agent.as_mut().expect("the agent was started").try_wait().expect("it is our child")
+            world
+                .agent
+                .as_mut()
+                .expect("the agent was started")
+                .try_wait()
+                .expect("it is our child")
         });
         self.agent = None;
         status
@@ -380,7 +463,11 @@ impl<'a> World<'a> {
 
     /// Lines of the log that contain the text.
     pub fn logged(&self, text: &str) -> Vec<String> {
-        self.log().lines().filter(|line| line.contains(text)).map(str::to_string).collect()
+        self.log()
+            .lines()
+            .filter(|line| line.contains(text))
+            .map(str::to_string)
+            .collect()
     }
 
     pub fn status(&self) -> Option<Value> {
@@ -394,13 +481,19 @@ impl<'a> World<'a> {
             if let Some(answer) = ask(self) {
                 return answer;
             }
-            assert!(Instant::now() < deadline, "waited in vain: {what}\n{}", self.log());
+            assert!(
+                Instant::now() < deadline,
+                "waited in vain: {what}\n{}",
+                self.log()
+            );
             thread::sleep(Duration::from_millis(30));
         }
     }
 
     pub fn until_logged(&mut self, text: &str) {
-        self.until(&format!("a log line with {text:?}"), |world| (!world.logged(text).is_empty()).then_some(()));
+        self.until(&format!("a log line with {text:?}"), |world| {
+            (!world.logged(text).is_empty()).then_some(())
+        });
     }
 
     /// Waits until everything is as it should be.

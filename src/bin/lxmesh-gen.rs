@@ -1,1 +1,183 @@
-fn main(){}
+//! `lxmesh-gen`: other programs' configuration from the host file. Arguments in, text out; the
+//! work is the library's.
+//!
+//! Exit status: 0 done; 1 the host file, this host's place in it, or a file in the way forbids it,
+//! and standard error says why; 2 wrong arguments.
+
+use clap::{Parser, Subcommand};
+use lxmesh::addr::IpAddr;
+use lxmesh::generate::{self, LocalFacts, write};
+use lxmesh::host::{self, HostFile};
+use std::error::Error;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// Renders the configuration of systemd-networkd, FRR and the kernel from the host file.
+#[derive(Parser)]
+#[command(
+    version,
+    arg_required_else_help = true,
+    after_help = "Exit status: 0 done, 1 refused (standard error says why), 2 wrong arguments."
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Check the host file: every problem at once, or what this host is in the fabric.
+    Check {
+        /// The host file.
+        #[arg(default_value = host::DEFAULT_PATH)]
+        file: PathBuf,
+        /// Check for the host with this underlay address instead of this one.
+        #[arg(long, value_name = "ADDRESS")]
+        host: Option<IpAddr>,
+    },
+    /// Print the files of this host, or write them.
+    Render {
+        /// The host file.
+        #[arg(long, value_name = "FILE", default_value = host::DEFAULT_PATH)]
+        host_file: PathBuf,
+        /// Write the files under this directory (`/` for this host) instead of printing them.
+        #[arg(long, value_name = "DIRECTORY")]
+        root: Option<PathBuf>,
+        /// Render for the host with this underlay address instead of this one.
+        #[arg(long, value_name = "ADDRESS")]
+        host: Option<IpAddr>,
+        /// Replace files that are not ours or were edited; copies are kept beside them.
+        #[arg(long, requires = "root")]
+        force: bool,
+    },
+    /// Print the JSON Schema of the host file, for editors.
+    Schema,
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::Check { file, host } => check(&file, host),
+        Command::Render {
+            host_file,
+            root,
+            host,
+            force,
+        } => render(&host_file, root.as_deref(), host, force),
+        Command::Schema => schema(),
+    };
+    match result.and_then(|text| print(&text)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let mut chain = error.to_string();
+            let mut source = error.source();
+            while let Some(cause) = source {
+                // Some messages have their cause in them already.
+                if !chain.contains(&cause.to_string()) {
+                    chain += &format!("\n  cause: {cause}");
+                }
+                source = cause.source();
+            }
+            eprintln!("{chain}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+type Answer = Result<String, Box<dyn Error>>;
+
+fn facts(host: Option<IpAddr>) -> Result<LocalFacts, Box<dyn Error>> {
+    Ok(match host {
+        Some(address) => LocalFacts::of(address),
+        None => LocalFacts::read()?,
+    })
+}
+
+fn check(path: &Path, host: Option<IpAddr>) -> Answer {
+    let file = host::load(path)?;
+    let place = match generate::detect(&file, &facts(host)?) {
+        Ok(here) => here.to_string(),
+        // The file may well be checked where it is written and not where it is used.
+        Err(error) if host.is_none() => format!("without a place in this fabric\nnote: {error}"),
+        Err(error) => return Err(error.into()),
+    };
+    Ok(format!(
+        "{}: correct\n{}this host: {place}\n",
+        path.display(),
+        summary(&file)
+    ))
+}
+
+fn summary(file: &HostFile) -> String {
+    let fabric = &file.fabric;
+    let mut text = format!(
+        "fabric {}: AS {}, underlay MTU {}, {} reflectors\n",
+        fabric.name,
+        fabric.asn,
+        fabric.underlay_mtu,
+        fabric.reflectors.len()
+    );
+    for network in &file.networks {
+        let gateways: Vec<String> = network
+            .gateways()
+            .map(|gateway| gateway.to_string())
+            .collect();
+        text += &format!(
+            "network {}: VNI {}, {} and {}, MTU {}, gateway {} ({})\n",
+            network.name,
+            network.vni,
+            network.bridge,
+            network.tunnel,
+            network.mtu,
+            if gateways.is_empty() {
+                "none".into()
+            } else {
+                gateways.join(" ")
+            },
+            network.gateway_mac,
+        );
+    }
+    for note in generate::notes(file) {
+        text += &format!("note: {note}\n");
+    }
+    text
+}
+
+fn render(path: &Path, root: Option<&Path>, host: Option<IpAddr>, force: bool) -> Answer {
+    let file = host::load(path)?;
+    let outputs = generate::render(&file, &facts(host)?)?;
+    for note in generate::notes(&file) {
+        eprintln!("note: {note}");
+    }
+    let mut text = String::new();
+    match root {
+        None => {
+            for output in outputs {
+                text += &format!(
+                    "==> {} (mode {:04o})\n{}\n",
+                    output.path.display(),
+                    output.mode,
+                    output.contents
+                );
+            }
+        }
+        Some(root) => {
+            for (path, fate) in write::write(root, &outputs, force)? {
+                text += &format!("{}: {fate}\n", path.display());
+            }
+        }
+    }
+    Ok(text)
+}
+
+fn schema() -> Answer {
+    Ok(serde_json::to_string_pretty(&host::json_schema())? + "\n")
+}
+
+/// A reader that has seen enough, such as `head`, is no error.
+fn print(text: &str) -> Result<(), Box<dyn Error>> {
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}

@@ -4,8 +4,9 @@
 use clap::{Parser, Subcommand};
 use lxmesh::control::{screen, server};
 use lxmesh::reconcile::report::Report;
-use lxmesh::reconcile::{daemon, purge};
+use lxmesh::reconcile::{preview, purge, start};
 use lxmesh::{host, kernel};
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
@@ -17,7 +18,12 @@ use tracing_subscriber::util::SubscriberInitExt;
 #[command(version)]
 struct Arguments {
     /// The host file.
-    #[arg(long, global = true, default_value = "/etc/lxmesh/host.toml", value_name = "FILE")]
+    #[arg(
+        long,
+        global = true,
+        default_value = "/etc/lxmesh/host.toml",
+        value_name = "FILE"
+    )]
     host_file: PathBuf,
     #[command(subcommand)]
     command: Command,
@@ -54,7 +60,9 @@ const CHANGES: u8 = 2;
 
 fn main() -> ExitCode {
     let Arguments { host_file, command } = Arguments::parse();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => return fail(&format!("starting: {error}")),
@@ -62,7 +70,7 @@ fn main() -> ExitCode {
     match command {
         Command::Agent => {
             start_logging();
-            match runtime.block_on(daemon::run(&host_file)) {
+            match runtime.block_on(start::run(&host_file)) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => {
                     tracing::error!("{error}");
@@ -70,7 +78,7 @@ fn main() -> ExitCode {
                 }
             }
         }
-        Command::Plan { json } => match runtime.block_on(daemon::preview(&host_file)) {
+        Command::Plan { json } => match runtime.block_on(preview::preview(&host_file)) {
             Ok(report) => print_plan(&report, json),
             Err(error) => fail(&error),
         },
@@ -82,11 +90,15 @@ fn main() -> ExitCode {
             match runtime.block_on(server::ask(&host.agent.control_socket)) {
                 Ok(status) => {
                     if json {
-                        println!("{}", serde_json::to_string_pretty(&status).expect("a status is plain data"));
+                        say(&serde_json::to_string_pretty(&status).expect("a status is plain data"));
                     } else {
-                        print!("{}", screen::render(&status));
+                        say(&screen::render(&status));
                     }
-                    if status.in_step { ExitCode::SUCCESS } else { ExitCode::from(CHANGES) }
+                    if status.in_step {
+                        ExitCode::SUCCESS
+                    } else {
+                        ExitCode::from(CHANGES)
+                    }
                 }
                 Err(error) => fail(&error),
             }
@@ -98,6 +110,11 @@ fn main() -> ExitCode {
 fn fail(error: &dyn std::fmt::Display) -> ExitCode {
     eprintln!("lxmesh: {error}");
     ExitCode::from(FAILED)
+}
+
+/// Prints to standard output. A reader that has seen enough (`| head`) is no error.
+fn say(text: &str) {
+    let _ = writeln!(std::io::stdout(), "{}", text.trim_end_matches('\n'));
 }
 
 /// To the journal with fields where there is one, else to standard error.
@@ -122,35 +139,53 @@ fn start_logging() {
 fn print_plan(report: &Report, json: bool) -> ExitCode {
     let lines: Vec<&str> = report.lines.iter().map(|line| line.text.as_str()).collect();
     if json {
-        let unreadable: Vec<String> =
-            report.unreadable.iter().map(|(kind, error)| format!("{kind}: {error}")).collect();
+        let unreadable: Vec<String> = report
+            .unreadable
+            .iter()
+            .map(|(kind, error)| format!("{kind}: {error}"))
+            .collect();
         let document = serde_json::json!({ "changes": lines, "problems": unreadable });
-        println!("{document:#}");
+        say(&format!("{document:#}"));
     } else {
         for (kind, error) in &report.unreadable {
             eprintln!("{kind}: {error}");
         }
         for line in &lines {
-            println!("{line}");
+            say(line);
         }
         match lines.len() {
-            0 => println!("nothing to do"),
-            count => println!("{count} changes: {}", report.summary()),
+            0 => say("nothing to do"),
+            count => say(&format!("{count} changes: {}", report.summary())),
         }
     }
-    if lines.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(CHANGES) }
+    if lines.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(CHANGES)
+    }
 }
 
-fn run_purge(runtime: &tokio::runtime::Runtime, host_file: &std::path::Path, yes: bool) -> ExitCode {
+fn run_purge(
+    runtime: &tokio::runtime::Runtime,
+    host_file: &std::path::Path,
+    yes: bool,
+) -> ExitCode {
     let host = match host::load(host_file) {
         Ok(host) => host,
         Err(error) => return fail(&error),
     };
-    if runtime.block_on(server::ask(&host.agent.control_socket)).is_ok() {
-        return fail(&"the agent is running and would make everything again; stop it first: systemctl stop lxmesh-agent");
+    if runtime
+        .block_on(server::ask(&host.agent.control_socket))
+        .is_ok()
+    {
+        return fail(
+            &"the agent is running and would make everything again; stop it first: systemctl stop lxmesh-agent",
+        );
     }
     if !yes {
-        return fail(&"this takes every instance of this host off its overlay network; say --yes to do it");
+        return fail(
+            &"this takes every instance of this host off its overlay network; say --yes to do it",
+        );
     }
     let report = kernel::Kernel::open().and_then(|mut kernel| purge::purge(&mut kernel, &host));
     let report = match report {
@@ -163,7 +198,11 @@ fn run_purge(runtime: &tokio::runtime::Runtime, host_file: &std::path::Path, yes
     for (line, error) in report.failures() {
         eprintln!("{}: {error}", line.text);
     }
-    println!("{} objects: {}", report.lines.len(), report.summary());
+    say(&format!(
+        "{} objects: {}",
+        report.lines.len(),
+        report.summary()
+    ));
     if report.failures().next().is_some() || !report.unreadable.is_empty() {
         return ExitCode::from(FAILED);
     }

@@ -28,10 +28,22 @@ pub fn render(status: &Status) -> String {
         duration(*uptime_s),
         if *in_step { "IN STEP" } else { "NOT IN STEP" }
     );
-    let listed = lxd.listed_s_ago.map_or("never".into(), |ago| format!("{} ago", duration(ago)));
-    let instances = lxd.instances.map_or("instances unknown".into(), |n| format!("{n} instances"));
-    let server = if lxd.server.is_empty() { "LXD" } else { &lxd.server };
-    let state = if lxd.connected { "connected" } else { "NOT CONNECTED" };
+    let listed = lxd
+        .listed_s_ago
+        .map_or("never".into(), |ago| format!("{} ago", duration(ago)));
+    let instances = lxd
+        .instances
+        .map_or("instances unknown".into(), |n| format!("{n} instances"));
+    let server = if lxd.server.is_empty() {
+        "LXD"
+    } else {
+        &lxd.server
+    };
+    let state = if lxd.connected {
+        "connected"
+    } else {
+        "NOT CONNECTED"
+    };
     let _ = writeln!(out, "{server}: {state}, {instances}, listed {listed}");
     if let Some(error) = &lxd.error {
         let _ = writeln!(out, "  {error}");
@@ -43,11 +55,33 @@ pub fn render(status: &Status) -> String {
         passes.full, passes.scoped, passes.changes, passes.failures, passes.last_ms
     );
     out.push('\n');
-    table(&mut out, &["NETWORK", "VNI", "BRIDGE", "TUNNEL", "MTU", "NICS", "VTEPS", "STATE"], networks.iter().map(network_row));
+    table(
+        &mut out,
+        &[
+            "NETWORK", "VNI", "BRIDGE", "TUNNEL", "MTU", "NICS", "VTEPS", "STATE",
+        ],
+        networks.iter().map(network_row),
+    );
     out.push('\n');
-    table(&mut out, &["INSTANCE", "DEVICE", "NETWORK", "PORT", "MAC", "ADDRESSES", "STATE"], nics.iter().map(nic_row));
+    table(
+        &mut out,
+        &[
+            "INSTANCE",
+            "DEVICE",
+            "NETWORK",
+            "PORT",
+            "MAC",
+            "ADDRESSES",
+            "STATE",
+        ],
+        nics.iter().map(nic_row),
+    );
     section(&mut out, "Problems", problems);
-    section(&mut out, "Put off, because something else keeps undoing it", deferred);
+    section(
+        &mut out,
+        "Put off, because something else keeps undoing it",
+        deferred,
+    );
     if let Some((error, ago)) = last_error {
         let _ = writeln!(out, "\nLast error ({} ago): {error}", duration(*ago));
     }
@@ -55,8 +89,19 @@ pub fn render(status: &Status) -> String {
 }
 
 fn network_row(network: &NetworkStatus) -> Vec<String> {
-    let NetworkStatus { name, vni, bridge, tunnel, mtu, waiting_for, nics, vteps } = network;
-    let state = waiting_for.as_ref().map_or("ready".into(), |what| format!("waiting: {what}"));
+    let NetworkStatus {
+        name,
+        vni,
+        bridge,
+        tunnel,
+        mtu,
+        waiting_for,
+        nics,
+        vteps,
+    } = network;
+    let state = waiting_for
+        .as_ref()
+        .map_or("ready".into(), |what| format!("waiting: {what}"));
     vec![
         name.clone(),
         vni.to_string(),
@@ -70,7 +115,15 @@ fn network_row(network: &NetworkStatus) -> Vec<String> {
 }
 
 fn nic_row(nic: &NicStatus) -> Vec<String> {
-    let NicStatus { instance, device, network, port, mac, addresses, connected } = nic;
+    let NicStatus {
+        instance,
+        device,
+        network,
+        port,
+        mac,
+        addresses,
+        connected,
+    } = nic;
     vec![
         instance.clone(),
         device.clone(),
@@ -85,10 +138,19 @@ fn nic_row(nic: &NicStatus) -> Vec<String> {
 fn table(out: &mut String, head: &[&str], rows: impl Iterator<Item = Vec<String>>) {
     let mut rows: Vec<Vec<String>> = rows.collect();
     rows.insert(0, head.iter().map(|text| text.to_string()).collect());
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let width = |column: usize| {
+        rows.iter()
+            .map(|row| row[column].chars().count())
+            .max()
+            .unwrap_or(0)
+    };
     let widths: Vec<usize> = (0..head.len()).map(width).collect();
     for row in &rows {
-        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        let cells: Vec<String> = row
+            .iter()
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:width$}"))
+            .collect();
         out.push_str(cells.join("  ").trim_end());
         out.push('\n');
     }
@@ -130,7 +192,13 @@ mod tests {
             ..Status::default()
         };
         let screen = render(&status);
-        for wanted in ["NOT IN STEP", "NOT CONNECTED", "waiting: bridge svi-vpc", "web1 device eth0", "(1h 1m ago): no luck"] {
+        for wanted in [
+            "NOT IN STEP",
+            "NOT CONNECTED",
+            "waiting: bridge svi-vpc",
+            "web1 device eth0",
+            "(1h 1m ago): no luck",
+        ] {
             assert!(screen.contains(wanted), "{wanted} is missing in:\n{screen}");
         }
     }

@@ -44,7 +44,9 @@ pub async fn listen(path: &Path) -> std::io::Result<UnixListener> {
 pub async fn serve(listener: UnixListener, requests: mpsc::Sender<Request>) {
     let places = std::sync::Arc::new(tokio::sync::Semaphore::new(MAX_CLIENTS));
     loop {
-        let Ok(place) = places.clone().acquire_owned().await else { return };
+        let Ok(place) = places.clone().acquire_owned().await else {
+            return;
+        };
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
@@ -96,7 +98,10 @@ pub enum AskError {
 
 /// Asks the agent for its status.
 pub async fn ask(path: &Path) -> Result<super::Status, AskError> {
-    let not_running = |why: String| AskError::NotRunning { path: path.into(), why };
+    let not_running = |why: String| AskError::NotRunning {
+        path: path.into(),
+        why,
+    };
     let exchange = async {
         let mut stream = UnixStream::connect(path).await?;
         stream.write_all(b"status\n").await?;

@@ -1,8 +1,8 @@
 //! Running dnsmasq: started when its files are there, restarted when its configuration changed,
 //! told by SIGHUP when only the NICs' addresses changed, started again, ever more slowly, when it
-//! dies. It dies with the agent. The files' content is `kinds::dnsmasq_file`'s matter.
+//! dies. It is stopped with the agent, or by the next one. The files' content is `kinds::dnsmasq_file`'s matter.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -29,6 +29,8 @@ pub enum State {
 
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// A signal that comes before dnsmasq has installed its handlers would end it.
+const HEEDS_AFTER: Duration = Duration::from_secs(1);
 /// Running this long, it is taken to be well.
 const WELL_AFTER: Duration = Duration::from_secs(60);
 
@@ -48,12 +50,17 @@ pub async fn run(
                 Some(_) => wanted = true,
             }
         }
+        // Starting reads all files: what was ordered until now is done by it.
+        while orders.try_recv().is_ok() {}
         let started = Instant::now();
+        bury_orphans(&config).await;
         let why = match start(&program, &config) {
             Err(error) => format!("starting {}: {error}", program.display()),
             Ok(mut child) => {
                 tracing::info!(pid = child.id(), "dnsmasq started");
-                state.send_replace(State::Running { pid: child.id().unwrap_or(0) });
+                state.send_replace(State::Running {
+                    pid: child.id().unwrap_or(0),
+                });
                 match follow(&mut child, &mut orders).await {
                     End::Ordered => {
                         pause = FIRST_PAUSE;
@@ -67,7 +74,11 @@ pub async fn run(
         if started.elapsed() > WELL_AFTER {
             pause = FIRST_PAUSE;
         }
-        tracing::warn!(error = why, retry_in_ms = pause.as_millis() as u64, "dnsmasq is not running");
+        tracing::warn!(
+            error = why,
+            retry_in_ms = pause.as_millis() as u64,
+            "dnsmasq is not running"
+        );
         state.send_replace(State::Failed { why });
         tokio::select! {
             () = tokio::time::sleep(pause) => pause = (pause * 2).min(LONGEST_PAUSE),
@@ -79,6 +90,14 @@ pub async fn run(
     }
 }
 
+/// Ends at that time; never without one.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
+
 enum End {
     /// Stopped by order; to be started again.
     Ordered,
@@ -87,13 +106,56 @@ enum End {
     Died(String),
 }
 
-fn start(program: &PathBuf, config: &PathBuf) -> std::io::Result<Child> {
+/// Ends dnsmasq processes of an agent that died without stopping its own: they hold the port and
+/// nobody tells them of changes. The kernel forgets the parent-death signal set in [`start`] when
+/// dnsmasq changes its user (`commit_creds()` in kernel/cred.c).
+async fn bury_orphans(config: &Path) {
+    let orphans = processes_with(&config_argument(config));
+    for pid in &orphans {
+        tracing::info!(
+            pid = pid.as_raw_nonzero().get(),
+            "stopping the dnsmasq of an earlier agent"
+        );
+        // It may have ended meanwhile.
+        let _ = rustix::process::kill_process(*pid, rustix::process::Signal::TERM);
+    }
+    for _ in 0..100 {
+        if orphans.is_empty() || processes_with(&config_argument(config)).is_empty() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn config_argument(config: &Path) -> String {
+    format!("--conf-file={}", config.display())
+}
+
+/// Processes that have this argument.
+fn processes_with(argument: &str) -> Vec<rustix::process::Pid> {
+    let Ok(entries) = std::fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    entries
+        .filter_map(|entry| {
+            let name = entry.ok()?.file_name();
+            let pid = name.to_str()?.parse::<i32>().ok()?;
+            let arguments = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+            let has = arguments
+                .split(|byte| *byte == 0)
+                .any(|word| word == argument.as_bytes());
+            has.then(|| rustix::process::Pid::from_raw(pid)).flatten()
+        })
+        .collect()
+}
+
+fn start(program: &Path, config: &Path) -> std::io::Result<Child> {
     let mut command = Command::new(program);
     command
         .arg("--keep-in-foreground")
         .arg("--pid-file")
         .arg("--log-facility=-")
-        .arg(format!("--conf-file={}", config.display()))
+        .arg(config_argument(config))
         .env_clear()
         .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
         .stdin(Stdio::null())
@@ -114,8 +176,13 @@ fn start(program: &PathBuf, config: &PathBuf) -> std::io::Result<Child> {
 
 /// Watches over a running dnsmasq: its last words, its orders, its end.
 async fn follow(child: &mut Child, orders: &mut mpsc::Receiver<Order>) -> End {
-    let mut lines = child.stderr.take().map(|stderr| BufReader::new(stderr).lines());
+    let mut lines = child
+        .stderr
+        .take()
+        .map(|stderr| BufReader::new(stderr).lines());
     let mut last = String::new();
+    let started = Instant::now();
+    let mut reload_at = None;
     loop {
         let line = async {
             match &mut lines {
@@ -143,8 +210,12 @@ async fn follow(child: &mut Child, orders: &mut mpsc::Receiver<Order>) -> End {
                 }
                 return End::Died(format!("dnsmasq ended ({status}); it said: {last}"));
             }
+            () = at(reload_at) => {
+                reload_at = None;
+                signal(child, rustix::process::Signal::HUP);
+            }
             order = orders.recv() => match order {
-                Some(Order::Reload) => signal(child, rustix::process::Signal::HUP),
+                Some(Order::Reload) => reload_at = Some(Instant::now().max(started + HEEDS_AFTER)),
                 Some(Order::Restart) => {
                     stop(child).await;
                     return End::Ordered;
@@ -159,7 +230,9 @@ async fn follow(child: &mut Child, orders: &mut mpsc::Receiver<Order>) -> End {
 }
 
 fn signal(child: &Child, signal: rustix::process::Signal) {
-    let pid = child.id().and_then(|pid| rustix::process::Pid::from_raw(pid as i32));
+    let pid = child
+        .id()
+        .and_then(|pid| rustix::process::Pid::from_raw(pid as i32));
     if let Some(pid) = pid
         && let Err(error) = rustix::process::kill_process(pid, signal)
     {
@@ -169,7 +242,10 @@ fn signal(child: &Child, signal: rustix::process::Signal) {
 
 async fn stop(child: &mut Child) {
     signal(child, rustix::process::Signal::TERM);
-    if tokio::time::timeout(Duration::from_secs(3), child.wait()).await.is_err() {
+    if tokio::time::timeout(Duration::from_secs(3), child.wait())
+        .await
+        .is_err()
+    {
         // It is about to be killed by kill_on_drop; wait so that its ports are free.
         let _ = child.kill().await;
     }

@@ -1,10 +1,11 @@
 //! From what could be read to a checked [`HostFile`]: the rules of everything but the networks.
 //! Each rule works on what is there, so that one mistake does not hide another.
 
-use super::keys::{self, FabricTable, File, HostAddress, Identity, List, PrefixOrAddress, TagBits};
+use super::keys::{self, FabricTable, File, List, TagBits};
 use super::networks;
 use super::problem::{Findings, quoted};
 use super::schema::{Agent, Dhcp, Fabric, HostFile, HostOverrides, Ipsec, Lxd, Role};
+use super::words::{HostAddress, Identity, PrefixOrAddress, RoleName};
 use crate::addr::{IpAddr, IpNet};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -12,13 +13,27 @@ use toml::Spanned;
 
 /// Notes what is wrong. `None` only if something is, here or before.
 pub fn check(file: &File, findings: &mut Findings<'_>) -> Option<HostFile> {
-    let File { version, fabric, host, ipsec, lxd, agent, dhcp, tags, vrf, network } = file;
+    let File {
+        version,
+        fabric,
+        host,
+        ipsec,
+        lxd,
+        agent,
+        dhcp,
+        tags,
+        vrf,
+        network,
+    } = file;
     if let Some(version) = version
         && version.get_ref().0 != 1
     {
         findings.add(
             version.span(),
-            format!("version: {} is a format that this LXMesh does not know", version.get_ref().0),
+            format!(
+                "version: {} is a format that this LXMesh does not know",
+                version.get_ref().0
+            ),
             "write version = 1, or install a newer LXMesh",
         );
     }
@@ -74,7 +89,11 @@ fn check_repeated<T, K: Ord + std::fmt::Display>(
         let value = key(item.get_ref());
         if seen.contains_key(&value) {
             let shown = quoted(&value.to_string());
-            findings.add(item.span(), format!("{path}: {shown} is there twice"), "remove one of them");
+            findings.add(
+                item.span(),
+                format!("{path}: {shown} is there twice"),
+                "remove one of them",
+            );
         }
         seen.entry(value).or_insert(());
     }
@@ -82,7 +101,15 @@ fn check_repeated<T, K: Ord + std::fmt::Display>(
 
 /// Notes what is wrong with the fabric; returns the supervisors that are right by themselves.
 fn check_fabric(fabric: &FabricTable, findings: &mut Findings<'_>) -> Vec<IpNet> {
-    let FabricTable { name: _, asn, reflectors, supervisors, underlay_mtu: _, vxlan_port: _, gbp: _ } = fabric;
+    let FabricTable {
+        name: _,
+        asn,
+        reflectors,
+        supervisors,
+        underlay_mtu: _,
+        vxlan_port: _,
+        gbp: _,
+    } = fabric;
     if let Some(asn) = asn {
         let reason = match asn.get_ref().0 {
             23456 => Some("AS_TRANS, which stands in for large numbers (RFC 6793)"),
@@ -98,7 +125,12 @@ fn check_fabric(fabric: &FabricTable, findings: &mut Findings<'_>) -> Vec<IpNet>
         }
     }
     let reflector_list = list(reflectors);
-    check_repeated("fabric.reflectors", reflector_list, |address| address.0, findings);
+    check_repeated(
+        "fabric.reflectors",
+        reflector_list,
+        |address| address.0,
+        findings,
+    );
     let supervisor_list = list(supervisors);
     if let Some(supervisors) = supervisors
         && supervisors.get_ref().is_empty()
@@ -113,7 +145,10 @@ fn check_fabric(fabric: &FabricTable, findings: &mut Findings<'_>) -> Vec<IpNet>
     check_supervisors(supervisor_list, reflector_list, findings);
     check_families(supervisor_list, reflector_list, findings);
     if reflector_list.is_empty() && findings.complete && !findings.about("fabric.reflectors") {
-        for net in supervisor_list.iter().filter(|net| !is_single(net.get_ref().0)) {
+        for net in supervisor_list
+            .iter()
+            .filter(|net| !is_single(net.get_ref().0))
+        {
             findings.add(
                 net.span(),
                 format!("fabric.supervisors: {} is a prefix, but there are no reflectors", net.get_ref().0),
@@ -147,14 +182,25 @@ fn check_supervisors(
                 break;
             }
             let reflector = |net: IpNet| {
-                is_single(net) && reflectors.iter().any(|address| address.get_ref().0 == net.addr())
+                is_single(net)
+                    && reflectors
+                        .iter()
+                        .any(|address| address.get_ref().0 == net.addr())
             };
             if (a.contains(&b) || b.contains(&a)) && !reflector(a) && !reflector(b) {
                 let (inner, outer) = if a.contains(&b) { (b, a) } else { (a, b) };
                 findings.add(
                     later.span(),
-                    format!("fabric.supervisors: \"{}\" and \"{}\" overlap", shown(a), shown(b)),
-                    format!("remove \"{}\", which lies in \"{}\"", shown(inner), shown(outer)),
+                    format!(
+                        "fabric.supervisors: \"{}\" and \"{}\" overlap",
+                        shown(a),
+                        shown(b)
+                    ),
+                    format!(
+                        "remove \"{}\", which lies in \"{}\"",
+                        shown(inner),
+                        shown(outer)
+                    ),
                 );
                 break;
             }
@@ -183,9 +229,13 @@ fn check_families(
     let supervisors = supervisors
         .iter()
         .map(|net| ("supervisors", net.span(), net.get_ref().0));
-    let reflectors = reflectors
-        .iter()
-        .map(|address| ("reflectors", address.span(), IpNet::from(address.get_ref().0)));
+    let reflectors = reflectors.iter().map(|address| {
+        (
+            "reflectors",
+            address.span(),
+            IpNet::from(address.get_ref().0),
+        )
+    });
     for (key, span, net) in supervisors.chain(reflectors) {
         if net.addr().is_ipv6() != wanted {
             findings.add(
@@ -222,10 +272,16 @@ fn check_ipsec(table: &Option<Spanned<keys::IpsecTable>>, findings: &mut Finding
         let Identity(text) = identity.get_ref();
         text.clone()
     });
-    Ipsec { enabled: on, identity }
+    Ipsec {
+        enabled: on,
+        identity,
+    }
 }
 
-fn check_tags(tags: &Option<Spanned<TagBits>>, findings: &mut Findings<'_>) -> BTreeMap<String, u8> {
+fn check_tags(
+    tags: &Option<Spanned<TagBits>>,
+    findings: &mut Findings<'_>,
+) -> BTreeMap<String, u8> {
     let mut bits: BTreeMap<u8, &str> = BTreeMap::new();
     let mut checked = BTreeMap::new();
     let Some(tags) = tags else {
@@ -239,7 +295,10 @@ fn check_tags(tags: &Option<Spanned<TagBits>>, findings: &mut Findings<'_>) -> B
         match bits.get(&number) {
             Some(first) => findings.add(
                 bit.span(),
-                format!("tags.{name}: bit {number} is already that of {}", quoted(first)),
+                format!(
+                    "tags.{name}: bit {number} is already that of {}",
+                    quoted(first)
+                ),
                 "give every tag a bit of its own, 0 to 15",
             ),
             None => {
@@ -261,10 +320,14 @@ fn check_host(
     };
     let keys::HostTable { underlay, roles } = host.get_ref();
     let is_reflector = |address: IpAddr| {
-        list(&fabric.reflectors).iter().any(|known| known.get_ref().0 == address)
+        list(&fabric.reflectors)
+            .iter()
+            .any(|known| known.get_ref().0 == address)
     };
     let is_supervisor = |address: IpAddr| {
-        list(&fabric.supervisors).iter().any(|net| net.get_ref().0.contains(&address))
+        list(&fabric.supervisors)
+            .iter()
+            .any(|net| net.get_ref().0.contains(&address))
     };
     if let Some(underlay) = underlay {
         let address = underlay.get_ref().0;
@@ -283,7 +346,9 @@ fn check_host(
             if missing {
                 findings.add(
                     role.span(),
-                    format!("host.roles: host.underlay, \"{address}\", is not among [fabric] {key}"),
+                    format!(
+                        "host.roles: host.underlay, \"{address}\", is not among [fabric] {key}"
+                    ),
                     format!("add it to [fabric] {key}, or remove the role"),
                 );
             }
@@ -299,7 +364,7 @@ fn check_host(
             "write \"supervisor\", \"reflector\", or both, or remove the key to detect the roles",
         );
     }
-    let name = |role: &keys::RoleName| match role.0 {
+    let name = |role: &RoleName| match role.0 {
         Role::Supervisor => "supervisor",
         Role::Reflector => "reflector",
     };
@@ -316,12 +381,28 @@ fn check_host(
 
 /// `None` if a required key is missing or wrong.
 fn resolve_fabric(fabric: &FabricTable) -> Option<Fabric> {
-    let FabricTable { name, asn, reflectors, supervisors, underlay_mtu, vxlan_port, gbp } = fabric;
+    let FabricTable {
+        name,
+        asn,
+        reflectors,
+        supervisors,
+        underlay_mtu,
+        vxlan_port,
+        gbp,
+    } = fabric;
     Some(Fabric {
         name: name.as_ref()?.get_ref().0.clone(),
         asn: asn.as_ref()?.get_ref().get(),
-        reflectors: list(reflectors).iter().map(|address| address.get_ref().0).collect(),
-        supervisors: supervisors.as_ref().map(|_| list(supervisors))?.iter().map(|net| net.get_ref().0).collect(),
+        reflectors: list(reflectors)
+            .iter()
+            .map(|address| address.get_ref().0)
+            .collect(),
+        supervisors: supervisors
+            .as_ref()
+            .map(|_| list(supervisors))?
+            .iter()
+            .map(|net| net.get_ref().0)
+            .collect(),
         underlay_mtu: or(underlay_mtu, |mtu| mtu.get(), DEFAULT_UNDERLAY_MTU),
         vxlan_port: or(vxlan_port, |port| port.get(), DEFAULT_VXLAN_PORT),
         gbp: or(gbp, |gbp| *gbp, true),
@@ -334,26 +415,49 @@ pub const DEFAULT_VXLAN_PORT: u16 = 4789;
 
 /// A key's value, or its default.
 pub fn or<T, R>(value: &Option<Spanned<T>>, read: impl Fn(&T) -> R, default: R) -> R {
-    value.as_ref().map_or(default, |value| read(value.get_ref()))
+    value
+        .as_ref()
+        .map_or(default, |value| read(value.get_ref()))
 }
 
 fn resolve_agent(agent: Option<&keys::AgentTable>) -> Agent {
     let empty = keys::AgentTable::default();
-    let keys::AgentTable { reload_interval_s, control_socket } = agent.unwrap_or(&empty);
+    let keys::AgentTable {
+        reload_interval_s,
+        control_socket,
+    } = agent.unwrap_or(&empty);
     Agent {
         reload_interval_s: or(reload_interval_s, |seconds| seconds.get(), 60),
-        control_socket: or(control_socket, |path| path.0.clone(), PathBuf::from("/run/lxmesh/control.sock")),
+        control_socket: or(
+            control_socket,
+            |path| path.0.clone(),
+            PathBuf::from("/run/lxmesh/control.sock"),
+        ),
     }
 }
 
 fn resolve_dhcp(dhcp: Option<&keys::DhcpTable>) -> Dhcp {
     let empty = keys::DhcpTable::default();
-    let keys::DhcpTable { enabled, run, directory, program, lease_s } = dhcp.unwrap_or(&empty);
+    let keys::DhcpTable {
+        enabled,
+        run,
+        directory,
+        program,
+        lease_s,
+    } = dhcp.unwrap_or(&empty);
     Dhcp {
         enabled: or(enabled, |on| *on, true),
         run: or(run, |on| *on, true),
-        directory: or(directory, |path| path.0.clone(), PathBuf::from("/run/lxmesh/dnsmasq")),
-        program: or(program, |path| path.0.clone(), PathBuf::from("/usr/sbin/dnsmasq")),
+        directory: or(
+            directory,
+            |path| path.0.clone(),
+            PathBuf::from("/run/lxmesh/dnsmasq"),
+        ),
+        program: or(
+            program,
+            |path| path.0.clone(),
+            PathBuf::from("/usr/sbin/dnsmasq"),
+        ),
         lease_s: or(lease_s, |seconds| seconds.get(), 3600),
     }
 }

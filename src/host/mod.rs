@@ -1,7 +1,8 @@
 //! The host file `/etc/lxmesh/host.toml`: read, checked, defaults filled in.
 //!
-//! `keys.rs` declares the keys, `value.rs` reads one value, `check.rs` and `networks.rs` hold the
-//! rules between keys, `problem.rs` says what is wrong and where, `schema.rs` is the result.
+//! `keys.rs` declares the keys, `words.rs` their types, `value.rs` how a value is read; `check.rs`,
+//! `networks.rs` and `vrfs.rs` hold the rules between keys, `mtu.rs` a sum that one of them needs;
+//! `problem.rs` says what is wrong and where, `schema.rs` is the result.
 //! Nothing here looks at the machine it runs on.
 
 mod check;
@@ -11,6 +12,8 @@ mod networks;
 mod problem;
 pub mod schema;
 mod value;
+mod vrfs;
+mod words;
 
 pub use keys::json_schema;
 pub use mtu::MtuSum;
@@ -40,14 +43,20 @@ pub fn parse(name: &str, text: &str) -> Result<HostFile, Problems> {
 
 /// Reads and checks a file.
 pub fn load(path: &Path) -> Result<HostFile, LoadError> {
-    let unreadable = |source| LoadError::Unreadable { path: path.into(), source };
+    let unreadable = |source| LoadError::Unreadable {
+        path: path.into(),
+        source,
+    };
     let mut text = String::new();
     std::fs::File::open(path)
         .and_then(|file| file.take(MAX_BYTES + 1).read_to_string(&mut text))
         .map_err(unreadable)?;
     if text.len() as u64 > MAX_BYTES {
         let too_long = format!("longer than {MAX_BYTES} bytes");
-        return Err(unreadable(std::io::Error::new(std::io::ErrorKind::InvalidData, too_long)));
+        return Err(unreadable(std::io::Error::new(
+            std::io::ErrorKind::InvalidData,
+            too_long,
+        )));
     }
     Ok(parse(&path.display().to_string(), &text)?)
 }

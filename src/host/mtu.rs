@@ -15,13 +15,20 @@ impl MtuSum {
     /// 16-byte tags, possibly in UDP behind a NAT: RFC 4303 (header 8, trailer 2, the sum of
     /// payload and trailer a multiple of 4), RFC 4106 (IV 8, tag 16), RFC 3948 (UDP 8).
     pub fn new(underlay: u32, ipv6: bool, ipsec: bool) -> Self {
-        let ip = if ipv6 { ("IPv6 header", 40) } else { ("IPv4 header", 20) };
+        let ip = if ipv6 {
+            ("IPv6 header", 40)
+        } else {
+            ("IPv4 header", 20)
+        };
         let mut less = vec![ip];
         if ipsec {
             less.push(("UDP of ESP behind a NAT (RFC 3948)", 8));
             less.push(("ESP header, IV and tag", 8 + 8 + 16));
             let taken: u32 = less.iter().map(|(_, bytes)| bytes).sum();
-            less.push(("ESP trailer and alignment to 4", 2 + underlay.saturating_sub(taken) % 4));
+            less.push((
+                "ESP trailer and alignment to 4",
+                2 + underlay.saturating_sub(taken) % 4,
+            ));
         }
         less.push(("UDP header", 8));
         less.push(("VXLAN header", 8));

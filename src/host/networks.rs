@@ -1,11 +1,13 @@
-//! The rules of `[[network]]` and `[[vrf]]`: names, VNIs, gateways, MTU, ports, zones and tables,
-//! each by itself and against one another; and the defaults that are computed from other keys.
+//! The rules of `[[network]]`: names, VNIs, gateways, MTU, ports and zones, each by itself and
+//! against one another; and the defaults that are computed from other keys.
 
 use super::check::{self, DEFAULT_UNDERLAY_MTU, DEFAULT_VXLAN_PORT, list, or};
-use super::keys::{FabricTable, Gateway, NetworkTable, VrfTable};
+use super::keys::{FabricTable, NetworkTable, VrfTable};
 use super::mtu::MtuSum;
 use super::problem::{Findings, quoted};
-use super::schema::{Network, RouteTable, Vrf};
+use super::schema::{Network, Vrf};
+use super::vrfs;
+use super::words::Gateway;
 use crate::addr::{IfName, IpNet, Mac, Vni};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -32,12 +34,17 @@ pub fn check(
     check_gateways(&tables, around, findings);
     check_gbp(&tables, around.fabric, findings);
     let zones = check_zones(&tables, findings);
-    let vrfs = check_vrfs(&tables, vrf_tables, &devices, findings);
-    check_host_routes(&tables, &vrfs, findings);
-    let checked = tables.iter().zip(zones).zip(&devices.of_networks).map(|((table, zone), devices)| {
-        let mtu = check_mtu(table, around, findings);
-        resolve(table, zone, devices, mtu, &vrfs, around.fabric)
-    });
+    let vrfs = vrfs::check_vrfs(&tables, vrf_tables, &devices, findings);
+    vrfs::check_host_routes(&tables, &vrfs, findings);
+    let checked =
+        tables
+            .iter()
+            .zip(zones)
+            .zip(&devices.of_networks)
+            .map(|((table, zone), devices)| {
+                let mtu = check_mtu(table, around, findings);
+                resolve(table, zone, devices, mtu, &vrfs, around.fabric)
+            });
     // Every network is looked at, whatever is wrong with the others.
     let checked: Vec<Option<Network>> = checked.collect();
     checked.into_iter().collect()
@@ -52,7 +59,7 @@ pub fn derived_gateway_mac(fabric: &str, vni: Vni) -> Mac {
     Mac([(a & 0xfc) | 2, b, c, d, e, f])
 }
 
-fn name_of(table: &NetworkTable) -> String {
+pub fn name_of(table: &NetworkTable) -> String {
     match &table.name {
         Some(name) => format!("network {}", quoted(&name.get_ref().0)),
         None => "another network".into(),
@@ -62,10 +69,10 @@ fn name_of(table: &NetworkTable) -> String {
 /// Bridge and tunnel of one network, where they are known.
 type Devices = (Option<IfName>, Option<IfName>);
 
-struct DeviceNames {
+pub struct DeviceNames {
     of_networks: Vec<Devices>,
     /// Every name, and who has it.
-    owners: BTreeMap<IfName, String>,
+    pub owners: BTreeMap<IfName, String>,
 }
 
 /// Names of networks and of their devices: each once, and not too long.
@@ -80,7 +87,10 @@ fn check_names(tables: &[&NetworkTable], findings: &mut Findings<'_>) -> DeviceN
                 Some(first) => {
                     findings.add(
                         name.span(),
-                        format!("network.name: {} is already the name of the network in line {first}", quoted(text)),
+                        format!(
+                            "network.name: {} is already the name of the network in line {first}",
+                            quoted(text)
+                        ),
                         "give every network a name of its own",
                     );
                     // Its default device names follow from that.
@@ -110,7 +120,10 @@ fn check_names(tables: &[&NetworkTable], findings: &mut Findings<'_>) -> DeviceN
         of_networks.push((bridge, tunnel));
     }
     check_parents(tables, &of_networks, findings);
-    DeviceNames { of_networks, owners }
+    DeviceNames {
+        of_networks,
+        owners,
+    }
 }
 
 /// The name given, or the default with where it comes from.
@@ -153,14 +166,20 @@ fn check_parents(tables: &[&NetworkTable], devices: &[Devices], findings: &mut F
     for (index, table) in tables.iter().enumerate() {
         let Some(name) = &table.name else { continue };
         let text = name.get_ref().0.as_str();
-        let other = devices
-            .iter()
-            .enumerate()
-            .find(|(at, (bridge, _))| *at != index && bridge.as_ref().is_some_and(|bridge| bridge.as_str() == text));
+        let other = devices.iter().enumerate().find(|(at, (bridge, _))| {
+            *at != index
+                && bridge
+                    .as_ref()
+                    .is_some_and(|bridge| bridge.as_str() == text)
+        });
         if let Some((other, _)) = other {
             findings.add(
                 name.span(),
-                format!("network.name: {} is also the bridge of {}", quoted(text), name_of(tables[other])),
+                format!(
+                    "network.name: {} is also the bridge of {}",
+                    quoted(text),
+                    name_of(tables[other])
+                ),
                 "rename one of them: user.lxmesh.parent takes either name",
             );
         }
@@ -174,7 +193,11 @@ fn check_vnis(tables: &[&NetworkTable], findings: &mut Findings<'_>) {
         match seen.get(vni.get_ref()) {
             Some(first) => findings.add(
                 vni.span(),
-                format!("network.vni: {} is already the VNI of {}", vni.get_ref(), name_of(first)),
+                format!(
+                    "network.vni: {} is already the VNI of {}",
+                    vni.get_ref(),
+                    name_of(first)
+                ),
                 "give every network a VNI of its own",
             ),
             None => {
@@ -184,7 +207,7 @@ fn check_vnis(tables: &[&NetworkTable], findings: &mut Findings<'_>) {
     }
 }
 
-fn vrf_name(table: &NetworkTable) -> Option<&IfName> {
+pub fn vrf_name(table: &NetworkTable) -> Option<&IfName> {
     table.vrf.as_ref().map(Spanned::get_ref)
 }
 
@@ -193,19 +216,35 @@ fn overlap(a: IpNet, b: IpNet) -> bool {
 }
 
 /// One gateway per family, and no prefix that is elsewhere too.
-fn check_gateways(tables: &[&NetworkTable], around: &Surroundings<'_>, findings: &mut Findings<'_>) {
-    let reflectors = list(&around.fabric.reflectors).iter().map(|address| IpNet::from(address.get_ref().0));
-    let underlay: Vec<IpNet> = around.supervisors.iter().copied().chain(reflectors).collect();
+fn check_gateways(
+    tables: &[&NetworkTable],
+    around: &Surroundings<'_>,
+    findings: &mut Findings<'_>,
+) {
+    let reflectors = list(&around.fabric.reflectors)
+        .iter()
+        .map(|address| IpNet::from(address.get_ref().0));
+    let underlay: Vec<IpNet> = around
+        .supervisors
+        .iter()
+        .copied()
+        .chain(reflectors)
+        .collect();
     for (index, table) in tables.iter().enumerate() {
         let gateways = list(&table.gateway);
         for (at, gateway) in gateways.iter().enumerate() {
             let Gateway(net) = *gateway.get_ref();
             let family = if net.addr().is_ipv6() { "IPv6" } else { "IPv4" };
-            let before = |other: &&Spanned<Gateway>| other.get_ref().0.addr().is_ipv6() == net.addr().is_ipv6();
+            let before = |other: &&Spanned<Gateway>| {
+                other.get_ref().0.addr().is_ipv6() == net.addr().is_ipv6()
+            };
             if let Some(first) = gateways[..at].iter().find(before) {
                 findings.add(
                     gateway.span(),
-                    format!("network.gateway: \"{net}\" is a second {family} gateway beside \"{}\"", first.get_ref().0),
+                    format!(
+                        "network.gateway: \"{net}\" is a second {family} gateway beside \"{}\"",
+                        first.get_ref().0
+                    ),
                     format!("keep one {family} gateway per network"),
                 );
                 continue;
@@ -213,12 +252,19 @@ fn check_gateways(tables: &[&NetworkTable], around: &Surroundings<'_>, findings:
             let taken = tables[..index]
                 .iter()
                 .filter(|other| vrf_name(other) == vrf_name(table))
-                .flat_map(|other| list(&other.gateway).iter().map(move |theirs| (other, theirs.get_ref().0)))
+                .flat_map(|other| {
+                    list(&other.gateway)
+                        .iter()
+                        .map(move |theirs| (other, theirs.get_ref().0))
+                })
                 .find(|(_, theirs)| overlap(net, *theirs));
             if let Some((other, theirs)) = taken {
                 findings.add(
                     gateway.span(),
-                    format!("network.gateway: \"{net}\" overlaps \"{theirs}\" of {}", name_of(other)),
+                    format!(
+                        "network.gateway: \"{net}\" overlaps \"{theirs}\" of {}",
+                        name_of(other)
+                    ),
                     "use prefixes that do not overlap, or put the networks into different VRFs",
                 );
             }
@@ -286,18 +332,28 @@ fn check_zones(tables: &[&NetworkTable], findings: &mut Findings<'_>) -> Vec<Opt
             continue;
         };
         // Equal VNIs have equal zones; that was said already.
-        let same_vni = matches!((&first.vni, &table.vni), (Some(a), Some(b)) if a.get_ref() == b.get_ref());
+        let same_vni =
+            matches!((&first.vni, &table.vni), (Some(a), Some(b)) if a.get_ref() == b.get_ref());
         if same_vni && first.conntrack_zone.is_none() && table.conntrack_zone.is_none() {
             continue;
         }
-        let free = (1..=u16::MAX).rev().find(|zone| !used.contains(zone)).unwrap_or(1);
+        let free = (1..=u16::MAX)
+            .rev()
+            .find(|zone| !used.contains(zone))
+            .unwrap_or(1);
         findings.add(
             span.clone(),
-            format!("network.conntrack_zone: {zone} is already the zone of {}", name_of(first)),
+            format!(
+                "network.conntrack_zone: {zone} is already the zone of {}",
+                name_of(first)
+            ),
             format!("set conntrack_zone to a number of its own, such as {free}"),
         );
     }
-    zones.into_iter().map(|zone| zone.map(|(_, zone)| zone)).collect()
+    zones
+        .into_iter()
+        .map(|zone| zone.map(|(_, zone)| zone))
+        .collect()
 }
 
 fn default_zone(vni: Vni) -> u16 {
@@ -305,110 +361,11 @@ fn default_zone(vni: Vni) -> u16 {
     u16::try_from(vni).unwrap_or((vni % 65535) as u16 + 1)
 }
 
-/// Every VRF that a network names, with its table.
-fn check_vrfs(
-    tables: &[&NetworkTable],
-    vrf_tables: &[Spanned<VrfTable>],
-    devices: &DeviceNames,
-    findings: &mut Findings<'_>,
-) -> BTreeMap<IfName, Vrf> {
-    let mut declared: BTreeMap<&IfName, Option<u32>> = BTreeMap::new();
-    for vrf in vrf_tables.iter().map(Spanned::get_ref) {
-        let Some(name) = &vrf.name else { continue };
-        if declared.contains_key(name.get_ref()) {
-            findings.add(
-                name.span(),
-                format!("vrf.name: \"{}\" is there twice", name.get_ref()),
-                "remove one of them",
-            );
-            continue;
-        }
-        let used = tables.iter().any(|table| vrf_name(table) == Some(name.get_ref()));
-        if !used && findings.complete && !findings.about("network.vrf") {
-            findings.add(
-                name.span(),
-                format!("vrf.name: no network belongs to \"{}\"", name.get_ref()),
-                format!("add vrf = \"{}\" to a network, or remove this [[vrf]]", name.get_ref()),
-            );
-        }
-        if let Some(table) = &vrf.table
-            && (253..=255).contains(&table.get_ref().0)
-        {
-            findings.add(
-                table.span(),
-                format!("vrf.table: {} is a table that every host has already", table.get_ref().0),
-                "choose a number other than 253, 254 and 255",
-            );
-        }
-        declared.insert(name.get_ref(), vrf.table.as_ref().map(|table| table.get_ref().get()));
-    }
-    let mut vrfs: BTreeMap<IfName, Vrf> = BTreeMap::new();
-    let mut by_number: BTreeMap<u32, IfName> = BTreeMap::new();
-    for table in tables {
-        let Some(vrf) = &table.vrf else { continue };
-        let name = vrf.get_ref();
-        if vrfs.contains_key(name) {
-            continue;
-        }
-        if let Some(owner) = devices.owners.get(name) {
-            findings.add(
-                vrf.span(),
-                format!("network.vrf: \"{name}\" is already the {owner}"),
-                "give every device a name of its own",
-            );
-        }
-        let members = tables.iter().filter(|other| vrf_name(other) == Some(name));
-        let lowest = members.filter_map(|member| member.vni.as_ref()).map(|vni| vni.get_ref().get()).min();
-        let number = match declared.get(name) {
-            Some(Some(number)) => *number,
-            _ => match lowest {
-                Some(vni) => 1000 + vni,
-                None => continue,
-            },
-        };
-        if let Some(other) = by_number.get(&number) {
-            findings.add(
-                vrf.span(),
-                format!("network.vrf: \"{name}\" would have routing table {number}, which VRF \"{other}\" has"),
-                format!("add [[vrf]] with name = \"{name}\" and a table of its own"),
-            );
-        }
-        by_number.entry(number).or_insert_with(|| name.clone());
-        vrfs.insert(name.clone(), Vrf { name: name.clone(), table: number });
-    }
-    vrfs
-}
-
-fn check_host_routes(tables: &[&NetworkTable], vrfs: &BTreeMap<IfName, Vrf>, findings: &mut Findings<'_>) {
-    for table in tables {
-        let Some(routes) = &table.host_routes else { continue };
-        match routes.get_ref().0 {
-            RouteTable::Main => {}
-            RouteTable::Vrf if table.vrf.is_some() => {}
-            RouteTable::Vrf => findings.add(
-                routes.span(),
-                format!("network.host_routes: \"vrf\", but {} is in no VRF", name_of(table)),
-                "add vrf = \"…\" to the network, or write \"main\"",
-            ),
-            RouteTable::Number(number) => {
-                let Some(vrf) = vrfs.values().find(|vrf| vrf.table == number) else { continue };
-                let (name, own) = (&vrf.name, vrf_name(table) == Some(&vrf.name));
-                findings.add(
-                    routes.span(),
-                    format!("network.host_routes: {number} is the table of VRF \"{name}\""),
-                    match own {
-                        true => "write \"vrf\"".to_string(),
-                        false => format!("add vrf = \"{name}\" to the network and write \"vrf\", or choose another table"),
-                    },
-                );
-            }
-        }
-    }
-}
-
 /// The smallest MTU that a host must be able to use: RFC 8200 section 5, RFC 791 page 25.
 fn least_mtu(table: &NetworkTable) -> (u32, &'static str) {
-    let ipv6 = list(&table.gateway).iter().any(|gateway| gateway.get_ref().0.addr().is_ipv6());
+    let ipv6 = list(&table.gateway)
+        .iter()
+        .any(|gateway| gateway.get_ref().0.addr().is_ipv6());
     match ipv6 {
         true => (1280, "IPv6 needs"),
         false => (576, "IPv4 hosts may expect"),
@@ -416,9 +373,20 @@ fn least_mtu(table: &NetworkTable) -> (u32, &'static str) {
 }
 
 /// The network's MTU. `None` if that is not possible or the fabric's is not known.
-fn check_mtu(table: &NetworkTable, around: &Surroundings<'_>, findings: &mut Findings<'_>) -> Option<u32> {
-    let underlay = or(&around.fabric.underlay_mtu, |mtu| mtu.get(), DEFAULT_UNDERLAY_MTU);
-    let ipv6 = around.supervisors.first().is_some_and(|net| net.addr().is_ipv6());
+fn check_mtu(
+    table: &NetworkTable,
+    around: &Surroundings<'_>,
+    findings: &mut Findings<'_>,
+) -> Option<u32> {
+    let underlay = or(
+        &around.fabric.underlay_mtu,
+        |mtu| mtu.get(),
+        DEFAULT_UNDERLAY_MTU,
+    );
+    let ipv6 = around
+        .supervisors
+        .first()
+        .is_some_and(|net| net.addr().is_ipv6());
     let sum = MtuSum::new(underlay, ipv6, around.ipsec);
     let (least, who) = least_mtu(table);
     let most = sum.overlay();
@@ -495,7 +463,11 @@ fn resolve(
         tunnel: tunnel?,
         gateway4,
         gateway6,
-        gateway_mac: check::or(gateway_mac, |mac| *mac, derived_gateway_mac(fabric_name, vni)),
+        gateway_mac: check::or(
+            gateway_mac,
+            |mac| *mac,
+            derived_gateway_mac(fabric_name, vni),
+        ),
         mtu: mtu?,
         vxlan_port: port_of(table, fabric),
         gbp: gbp_of(table, fabric),
@@ -506,6 +478,9 @@ fn resolve(
         },
         host_routes: host_routes.as_ref().map(|routes| routes.get_ref().0),
         conntrack_zone: zone?,
-        dns: list(dns).iter().map(|address| address.get_ref().0).collect(),
+        dns: list(dns)
+            .iter()
+            .map(|address| address.get_ref().0)
+            .collect(),
     })
 }

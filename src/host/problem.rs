@@ -26,7 +26,15 @@ pub struct Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Problem { file, line, column, message, remedy, source, width } = self;
+        let Problem {
+            file,
+            line,
+            column,
+            message,
+            remedy,
+            source,
+            width,
+        } = self;
         write!(f, "{file}:{line}:{column}: {message}")?;
         if !source.trim().is_empty() {
             let number = line.to_string();
@@ -72,10 +80,16 @@ fn remedy(path: &Path, source: &std::io::Error) -> String {
     use std::io::ErrorKind;
     match source.kind() {
         ErrorKind::NotFound => {
-            format!("write {}, or name another file with --host-file", path.display())
+            format!(
+                "write {}, or name another file with --host-file",
+                path.display()
+            )
         }
         ErrorKind::PermissionDenied => {
-            format!("run as root, or make {} readable for this user", path.display())
+            format!(
+                "run as root, or make {} readable for this user",
+                path.display()
+            )
         }
         ErrorKind::InvalidData => "save the file as UTF-8 text of less than 4 MiB".into(),
         _ => "name a readable file of TOML text with --host-file".into(),
@@ -89,15 +103,35 @@ pub struct Findings<'a> {
     problems: Vec<Problem>,
     /// False after a syntax error: what seems to be missing may only be unreadable.
     pub complete: bool,
+    /// How many there were beyond [`MOST`].
+    more: usize,
 }
+
+/// Nobody reads more problems at once than this, and each costs time and memory.
+const MOST: usize = 200;
 
 impl<'a> Findings<'a> {
     pub fn new(file: &'a str, text: &'a str) -> Self {
-        Findings { file, text, problems: Vec::new(), complete: true }
+        Findings {
+            file,
+            text,
+            problems: Vec::new(),
+            complete: true,
+            more: 0,
+        }
     }
 
-    /// Notes a problem with the bytes `span` of the text.
-    pub fn add(&mut self, span: Range<usize>, message: impl Into<String>, remedy: impl Into<String>) {
+    /// Notes a problem with the bytes `span` of the text. Beyond [`MOST`] only counts it.
+    pub fn add(
+        &mut self,
+        span: Range<usize>,
+        message: impl Into<String>,
+        remedy: impl Into<String>,
+    ) {
+        if self.problems.len() >= MOST {
+            self.more += 1;
+            return;
+        }
         let (line, column, source, width) = self.locate(span);
         self.problems.push(Problem {
             file: self.file.into(),
@@ -117,7 +151,10 @@ impl<'a> Findings<'a> {
     /// True if a problem with the key was noted, so that its value or a part of it is not known.
     pub fn about(&self, path: &str) -> bool {
         let of_key = |problem: &Problem| {
-            problem.message.strip_prefix(path).is_some_and(|rest| rest.starts_with(':'))
+            problem
+                .message
+                .strip_prefix(path)
+                .is_some_and(|rest| rest.starts_with(':'))
         };
         self.problems.iter().any(of_key)
     }
@@ -146,6 +183,14 @@ impl<'a> Findings<'a> {
         self.problems
             .sort_by(|a, b| (a.line, a.column, &a.message).cmp(&(b.line, b.column, &b.message)));
         self.problems.dedup();
+        if let (Some(last), more @ 1..) = (self.problems.last(), self.more) {
+            self.problems.push(Problem {
+                message: format!("and {more} more problems"),
+                remedy: "correct the ones above first".into(),
+                source: String::new(),
+                ..last.clone()
+            });
+        }
         Problems(self.problems)
     }
 
@@ -158,11 +203,18 @@ impl<'a> Findings<'a> {
         let line = before.matches('\n').count() + 1;
         let column = self.text[line_start..start].chars().count() + 1;
         let rest = &self.text[line_start..];
-        let content = rest.split('\n').next().unwrap_or(rest).trim_end_matches('\r');
+        let content = rest
+            .split('\n')
+            .next()
+            .unwrap_or(rest)
+            .trim_end_matches('\r');
         let in_line = end.min(line_start + content.len()).max(start);
         let width = self.text[start..in_line].chars().count();
         let printable = match content.chars().count() {
-            0..=160 => content.chars().map(|c| if c.is_control() { ' ' } else { c }).collect(),
+            0..=160 => content
+                .chars()
+                .map(|c| if c.is_control() { ' ' } else { c })
+                .collect(),
             _ => String::new(),
         };
         (line, column, printable, width)
@@ -180,5 +232,8 @@ fn floor_boundary(text: &str, at: usize) -> usize {
 pub fn quoted(text: &str) -> String {
     let short: String = text.chars().take(60).collect();
     let dots = if short.len() < text.len() { "…" } else { "" };
-    format!("\"{}{dots}\"", short.escape_debug().to_string().replace("\\'", "'"))
+    format!(
+        "\"{}{dots}\"",
+        short.escape_debug().to_string().replace("\\'", "'")
+    )
 }

@@ -130,7 +130,7 @@ pub struct Network {
 }
 
 /// A VRF (Documentation/networking/vrf.rst) that one or more networks belong to.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Vrf {
     pub name: IfName,
     /// Its routing table. Default: 1000 plus the lowest VNI that uses the VRF.

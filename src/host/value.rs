@@ -49,7 +49,12 @@ impl<'f, 'a> Reader<'f, 'a> {
         findings: &'f mut Findings<'a>,
         sections: Vec<(&'static str, Vec<&'static str>)>,
     ) -> Self {
-        Reader { findings, path: Vec::new(), in_list: false, sections }
+        Reader {
+            findings,
+            path: Vec::new(),
+            in_list: false,
+            sections,
+        }
     }
 
     fn path(&self) -> String {
@@ -59,7 +64,11 @@ impl<'f, 'a> Reader<'f, 'a> {
     /// Notes that the value at the current place is wrong: `PATH: CLAUSE`.
     pub fn wrong(&mut self, span: Range<usize>, clause: &str, remedy: impl Into<String>) {
         let path = self.path();
-        let message = if path.is_empty() { clause.into() } else { format!("{path}: {clause}") };
+        let message = if path.is_empty() {
+            clause.into()
+        } else {
+            format!("{path}: {clause}")
+        };
         self.findings.add(span, message, remedy);
     }
 
@@ -71,11 +80,19 @@ impl<'f, 'a> Reader<'f, 'a> {
             false => self.path.last().map_or("", String::as_str),
         };
         let remedy = T::remedy(key, value.get_ref());
-        self.wrong(value.span(), &format!("{found} is not {}", T::wanted()), remedy);
+        self.wrong(
+            value.span(),
+            &format!("{found} is not {}", T::wanted()),
+            remedy,
+        );
     }
 
     /// One key of a section.
-    pub fn field<T: Value>(&mut self, table: &DeTable<'_>, name: &'static str) -> Option<Spanned<T>> {
+    pub fn field<T: Value>(
+        &mut self,
+        table: &DeTable<'_>,
+        name: &'static str,
+    ) -> Option<Spanned<T>> {
         let value = table.get(name)?;
         if !self.findings.complete && value.span().is_empty() {
             return None; // the parser's stand-in for what it could not read
@@ -101,12 +118,19 @@ impl<'f, 'a> Reader<'f, 'a> {
                 continue;
             }
             let remedy = self.suggest(name, title, keys);
-            self.findings.add(key.span(), format!("unknown key {} in {title}", quoted(name)), remedy);
+            self.findings.add(
+                key.span(),
+                format!("unknown key {} in {title}", quoted(name)),
+                remedy,
+            );
         }
         if !self.findings.complete {
             return;
         }
-        for key in keys.iter().filter(|key| key.required && !table.contains_key(key.name)) {
+        for key in keys
+            .iter()
+            .filter(|key| key.required && !table.contains_key(key.name))
+        {
             let Key { name, example, .. } = key;
             self.findings.add(
                 at.clone(),
@@ -120,7 +144,8 @@ impl<'f, 'a> Reader<'f, 'a> {
     }
 
     fn suggest(&self, name: &str, title: &str, keys: &[Key]) -> String {
-        let close = |known: &&str| strsim::damerau_levenshtein(known, name) <= 2.min(name.len() / 2);
+        let close =
+            |known: &&str| strsim::damerau_levenshtein(known, name) <= 2.min(name.len() / 2);
         let names: Vec<&str> = keys.iter().map(|key| key.name).collect();
         if let Some(known) = names
             .iter()
@@ -188,7 +213,11 @@ impl<const MIN: i64, const MAX: i64> Value for Int<MIN, MAX> {
             Ok(read) if (MIN..=MAX).contains(&read) => Some(Int(read)),
             _ => {
                 let clause = format!("{number} is not {}", Self::wanted());
-                reader.wrong(value.span(), &clause, format!("choose a number from {MIN} to {MAX}"));
+                reader.wrong(
+                    value.span(),
+                    &clause,
+                    format!("choose a number from {MIN} to {MAX}"),
+                );
                 None
             }
         }
@@ -231,7 +260,10 @@ pub trait Word: Sized {
 
 /// The usual answer of [`Word::parse`].
 pub fn not<W: Word>() -> (String, String) {
-    (format!("is not {}", W::WANTED), format!("write it like \"{}\"", W::EXAMPLE))
+    (
+        format!("is not {}", W::WANTED),
+        format!("write it like \"{}\"", W::EXAMPLE),
+    )
 }
 
 impl<W: Word> Value for W {
@@ -352,7 +384,9 @@ pub fn object_schema(title: &str, about: &str, keys: Vec<(Key, &str, Json)>) -> 
     let mut required = Vec::new();
     for (key, doc, mut schema) in keys {
         if let Some(object) = schema.as_object_mut() {
-            object.entry("description").or_insert_with(|| json!(tidy(doc)));
+            object
+                .entry("description")
+                .or_insert_with(|| json!(tidy(doc)));
         }
         if key.required {
             required.push(key.name);

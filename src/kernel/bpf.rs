@@ -40,7 +40,12 @@ const BODY: u32 = HEADER as u32;
 
 // The instructions used, by their assembler names.
 fn ins(code: u32, jt: u8, jf: u8, k: u32) -> sock_filter {
-    sock_filter { code: code as u16, jt, jf, k }
+    sock_filter {
+        code: code as u16,
+        jt,
+        jf,
+        k,
+    }
 }
 fn ldb(offset: u32) -> sock_filter {
     ins(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, 0, 0, offset)
@@ -55,7 +60,12 @@ fn ret(verdict: u32) -> sock_filter {
     ins(libc::BPF_RET | libc::BPF_K, 0, 0, verdict)
 }
 fn ja(skip: usize) -> sock_filter {
-    ins(libc::BPF_JMP | libc::BPF_JA, 0, 0, u32::try_from(skip).expect("a program is short"))
+    ins(
+        libc::BPF_JMP | libc::BPF_JA,
+        0,
+        0,
+        u32::try_from(skip).expect("a program is short"),
+    )
 }
 /// Goes on if A equals `k`, else skips `skip` instructions.
 fn unless_eq(k: u32, skip: u8) -> sock_filter {
@@ -65,7 +75,10 @@ fn if_eq(k: u32, verdict: u32) -> [sock_filter; 2] {
     [unless_eq(k, 1), ret(verdict)]
 }
 fn if_any(mask: u32, verdict: u32) -> [sock_filter; 2] {
-    [ins(libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K, 0, 1, mask), ret(verdict)]
+    [
+        ins(libc::BPF_JMP | libc::BPF_JSET | libc::BPF_K, 0, 1, mask),
+        ret(verdict),
+    ]
 }
 
 fn be16(value: u16) -> u32 {
@@ -93,7 +106,12 @@ pub(super) fn rtnetlink(tunnels: &[u32], own: u32) -> Vec<sock_filter> {
     let bridge = bridge_neighbour(tunnels);
     let mut neighbour = vec![
         ldb(BODY),
-        ins(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 1, 0, libc::AF_BRIDGE as u32),
+        ins(
+            libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K,
+            1,
+            0,
+            libc::AF_BRIDGE as u32,
+        ),
         ja(bridge.len()),
     ];
     neighbour.extend(bridge);
@@ -141,7 +159,12 @@ fn ip_neighbour(own: u32) -> Vec<sock_filter> {
         // 0 is "not found". The six instructions skipped look at what was found.
         ins(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 6, 0, 0),
         ins(libc::BPF_MISC | libc::BPF_TAX, 0, 0, 0),
-        ins(libc::BPF_LD | libc::BPF_B | libc::BPF_IND, 0, 0, ATTR_HEADER as u32),
+        ins(
+            libc::BPF_LD | libc::BPF_B | libc::BPF_IND,
+            0,
+            0,
+            ATTR_HEADER as u32,
+        ),
     ]);
     section.extend(if_eq(PROTOCOL.into(), KEEP));
     section.extend(if_eq(ZEBRA, DROP));
@@ -158,7 +181,12 @@ fn route(own: u32) -> Vec<sock_filter> {
     section.push(ldb(BODY + 5));
     section.extend(if_eq(PROTOCOL.into(), KEEP));
     section.extend([
-        ins(libc::BPF_JMP | libc::BPF_JGT | libc::BPF_K, 0, 1, RTPROT_STATIC),
+        ins(
+            libc::BPF_JMP | libc::BPF_JGT | libc::BPF_K,
+            0,
+            1,
+            RTPROT_STATIC,
+        ),
         ret(DROP),
         ldh(FLAGS),
     ]);

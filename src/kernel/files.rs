@@ -83,7 +83,10 @@ mod tests {
         for (text, mode) in [("one", 0o600), ("two", 0o664), ("", 0o444)] {
             write_atomic(&path, text.as_bytes(), mode).unwrap();
             assert_eq!(fs::read_to_string(&path).unwrap(), text);
-            assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, mode);
+            assert_eq!(
+                fs::metadata(&path).unwrap().permissions().mode() & 0o7777,
+                mode
+            );
         }
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
     }
@@ -116,7 +119,10 @@ mod tests {
         let path = directory.path().join("a");
         assert_eq!(read_if_exists(&path, 3).unwrap(), None);
         fs::write(&path, "abc").unwrap();
-        assert_eq!(read_if_exists(&path, 3).unwrap().as_deref(), Some(&b"abc"[..]));
+        assert_eq!(
+            read_if_exists(&path, 3).unwrap().as_deref(),
+            Some(&b"abc"[..])
+        );
         let error = read_if_exists(&path, 2).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::FileTooLarge);
     }

@@ -164,7 +164,12 @@ impl Link {
         let flags = read_u32(message.body, 8)?;
         let mut link = Link {
             index: read_u32(message.body, 4)?,
-            name: message.attrs(IFINFOMSG).find(IFLA_IFNAME)?.text()?.parse().ok()?,
+            name: message
+                .attrs(IFINFOMSG)
+                .find(IFLA_IFNAME)?
+                .text()?
+                .parse()
+                .ok()?,
             mac: None,
             mtu: 0,
             up: flags & IFF_UP != 0,

@@ -50,7 +50,11 @@ pub struct KernelError {
 }
 
 impl KernelError {
-    pub(crate) fn new(attempt: impl fmt::Display, errno: Option<i32>, text: Option<String>) -> Self {
+    pub(crate) fn new(
+        attempt: impl fmt::Display,
+        errno: Option<i32>,
+        text: Option<String>,
+    ) -> Self {
         KernelError {
             attempt: attempt.to_string(),
             errno,
@@ -86,10 +90,10 @@ impl KernelError {
     ///
     /// - the kernel was busy or short of memory, or a reply was lost: EBUSY, EINTR, EAGAIN, ENOBUFS,
     ///   ENOMEM, ETIMEDOUT, ERESTART (a stale nf_tables generation);
-    /// - the object, or the link it is on, went away since it was read (or was read too early): ENODEV, ENOENT, ENXIO,
-    ///   ESRCH; another look at the links decides whether the change is still wanted;
-    /// - EEXIST: somebody else made it since it was read (or a stranger holds its place: the next
-    ///   look tells them apart).
+    /// - the object, or the link it is on, went away since it was read: ENODEV, ENOENT, ENXIO,
+    ///   ESRCH; another look at the links decides whether the change is still wanted.
+    ///
+    /// EEXIST is not: a stranger holds the place, and somebody should know.
     pub fn is_transient(&self) -> bool {
         matches!(
             self.errno,
@@ -105,7 +109,6 @@ impl KernelError {
                     | libc::ENOENT
                     | libc::ENXIO
                     | libc::ESRCH
-                    | libc::EEXIST
             )
         )
     }
@@ -150,11 +153,18 @@ mod tests {
 
     #[test]
     fn an_error_says_what_was_tried_the_errno_and_the_kernels_own_words() {
-        let error = KernelError::new("adding 10.0.0.1", Some(libc::EEXIST), Some("Route exists".into()));
-        assert_eq!(error.to_string(), "adding 10.0.0.1: EEXIST (File exists): Route exists");
-        assert!(error.is_transient());
-        let error = KernelError::new("x", Some(libc::EPERM), None);
-        assert_eq!(error.to_string(), "x: EPERM (Operation not permitted)");
+        let error = KernelError::new(
+            "adding 10.0.0.1",
+            Some(libc::EEXIST),
+            Some("Route exists".into()),
+        );
+        assert_eq!(
+            error.to_string(),
+            "adding 10.0.0.1: EEXIST (File exists): Route exists"
+        );
         assert!(!error.is_transient());
+        let error = KernelError::new("x", Some(libc::EBUSY), None);
+        assert_eq!(error.to_string(), "x: EBUSY (Device or resource busy)");
+        assert!(error.is_transient());
     }
 }

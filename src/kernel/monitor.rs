@@ -5,6 +5,7 @@
 //! The event and the state are two things: between the two, more may have changed; and an event
 //! may be missing where the kernel sends none. So look again from time to time without a knock.
 
+use std::fmt;
 use std::future::poll_fn;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -31,6 +32,9 @@ use crate::addr::{IfName, IpNet, Mac};
 /// Holds 40,000 events; the default lost 5,600 of them (measured).
 const QUEUE_BYTES: usize = 8 << 20;
 const EVENT_BYTES: usize = 64 * 1024;
+/// More events than the queue ever holds (the kernel doubles its size, and an event takes at least
+/// half a KiB).
+const QUEUE_MESSAGES: usize = 4 * QUEUE_BYTES / 512;
 /// Messages read per call of [`Monitor::next`], so that a flood cannot hold the caller.
 const MAX_MESSAGES: usize = 4096;
 
@@ -75,6 +79,7 @@ pub enum Knock {
         table: u32,
         protocol: u8,
     },
+    /// A permanent entry came or went. What ports join and leave by themselves does not knock.
     Mdb {
         bridge: u32,
         port: u32,
@@ -84,14 +89,27 @@ pub enum Knock {
         generation: u32,
         pid: u32,
     },
-    /// Events were lost, or one could not be read: look at everything.
+    /// Events were lost, or one could not be read: look at everything. What is lost after this was
+    /// told is told again.
     Lost,
+}
+
+/// One event socket.
+struct Events {
+    fd: AsyncFd<OwnedFd>,
+    /// Since events were lost: how many more to throw away at most.
+    ///
+    /// The kernel says once that the queue was full, *before* what is in the queue; and until the
+    /// queue has been read to its end it loses all further events without a word
+    /// (NETLINK_S_CONGESTED in net/netlink/af_netlink.c). Who looked at everything before that end
+    /// would miss what came between. So `Lost` is told at the end.
+    discard: Option<usize>,
 }
 
 /// The two event sockets of one network namespace.
 pub struct Monitor {
-    rtnl: AsyncFd<OwnedFd>,
-    nft: AsyncFd<OwnedFd>,
+    rtnl: Events,
+    nft: Events,
     filter: MonitorFilter,
     rtnl_portid: u32,
     nft_portid: u32,
@@ -103,11 +121,13 @@ impl Monitor {
     /// a tokio runtime with I/O enabled.
     pub fn open(filter: &MonitorFilter) -> Result<Self, KernelError> {
         let failed = |e| KernelError::from_errno("opening the event sockets", e);
-        let rtnl = event_socket(None, RTNL_GROUPS, &bpf::rtnetlink(&filter.tunnels, 0)).map_err(failed)?;
-        let nft = event_socket(Some(netlink::NETFILTER), NFT_GROUPS, &bpf::nfnetlink(0)).map_err(failed)?;
+        let rtnl =
+            event_socket(None, RTNL_GROUPS, &bpf::rtnetlink(&filter.tunnels, 0)).map_err(failed)?;
+        let nft = event_socket(Some(netlink::NETFILTER), NFT_GROUPS, &bpf::nfnetlink(0))
+            .map_err(failed)?;
         Ok(Monitor {
-            rtnl: watch(rtnl)?,
-            nft: watch(nft)?,
+            rtnl: Events::watch(rtnl)?,
+            nft: Events::watch(nft)?,
             filter: filter.clone(),
             rtnl_portid: 0,
             nft_portid: 0,
@@ -133,8 +153,8 @@ impl Monitor {
 
     fn attach(&self) -> Result<(), KernelError> {
         let rtnl = bpf::rtnetlink(&self.filter.tunnels, self.rtnl_portid);
-        bpf::attach(self.rtnl.as_fd(), &rtnl)
-            .and_then(|()| bpf::attach(self.nft.as_fd(), &bpf::nfnetlink(self.nft_portid)))
+        bpf::attach(self.rtnl.fd.as_fd(), &rtnl)
+            .and_then(|()| bpf::attach(self.nft.fd.as_fd(), &bpf::nfnetlink(self.nft_portid)))
             .map_err(|e| KernelError::from_errno("attaching the event filters", e))
     }
 
@@ -148,15 +168,18 @@ impl Monitor {
 
     fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Result<Vec<Knock>, Errno>> {
         let mut knocks = Vec::new();
-        for socket in [&self.rtnl, &self.nft] {
-            // An error here has left knocks in the queue, not in our hands, unless the first
-            // socket gave some; then the error will come again.
-            match drain(socket, &mut self.buffer, &self.filter, &mut knocks, context) {
+        for events in [&mut self.rtnl, &mut self.nft] {
+            // After an error, what the other socket gave is told first; the error comes again.
+            match events.poll(&mut self.buffer, &self.filter, &mut knocks, context) {
                 Poll::Ready(Err(e)) if knocks.is_empty() => return Poll::Ready(Err(e)),
                 Poll::Ready(_) | Poll::Pending => {}
             }
         }
-        if knocks.is_empty() { Poll::Pending } else { Poll::Ready(Ok(knocks)) }
+        if knocks.is_empty() {
+            Poll::Pending
+        } else {
+            Poll::Ready(Ok(knocks))
+        }
     }
 }
 
@@ -173,46 +196,59 @@ fn event_socket(
     Ok(fd)
 }
 
-fn watch(fd: OwnedFd) -> Result<AsyncFd<OwnedFd>, KernelError> {
-    // SAFETY: the `AsyncFd` owns the open descriptor, which is never taken out or replaced, and
-    // `OwnedFd` always gives the same number.
-    let watched = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) };
-    watched.map_err(|e| {
-        let e = std::io::Error::from(e);
-        KernelError::new("watching the event sockets", e.raw_os_error(), Some(e.to_string()))
-    })
-}
+impl Events {
+    fn watch(fd: OwnedFd) -> Result<Self, KernelError> {
+        // SAFETY: the `AsyncFd` owns the open descriptor, which is never taken out or replaced, and
+        // `OwnedFd` always gives the same number.
+        let watched = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) };
+        let fd = watched.map_err(|e| {
+            let e = std::io::Error::from(e);
+            KernelError::new(
+                "watching the event sockets",
+                e.raw_os_error(),
+                Some(e.to_string()),
+            )
+        })?;
+        Ok(Events { fd, discard: None })
+    }
 
-/// Reads until nothing is left (Pending, and the context will be woken) or the limit is reached.
-fn drain(
-    socket: &AsyncFd<OwnedFd>,
-    buffer: &mut [u8],
-    filter: &MonitorFilter,
-    knocks: &mut Vec<Knock>,
-    context: &mut Context<'_>,
-) -> Poll<Result<(), Errno>> {
-    for _ in 0..MAX_MESSAGES {
-        let mut guard = match ready!(socket.poll_read_ready(context)) {
-            Ok(guard) => guard,
-            Err(e) => return Poll::Ready(Err(Errno::from_io_error(&e).unwrap_or(Errno::IO))),
-        };
-        match receive_from_kernel(socket.as_fd(), buffer, RecvFlags::DONTWAIT) {
-            Ok(len) => {
-                for message in Messages(&buffer[..len]) {
-                    knocks.extend(knock(&message, filter));
+    /// Reads until nothing is left (Pending, and the context will be woken) or the limit is reached.
+    fn poll(
+        &mut self,
+        buffer: &mut [u8],
+        filter: &MonitorFilter,
+        knocks: &mut Vec<Knock>,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<(), Errno>> {
+        for _ in 0..MAX_MESSAGES {
+            let mut guard = match ready!(self.fd.poll_read_ready(context)) {
+                Ok(guard) => guard,
+                Err(e) => return Poll::Ready(Err(Errno::from_io_error(&e).unwrap_or(Errno::IO))),
+            };
+            match receive_from_kernel(self.fd.as_fd(), buffer, RecvFlags::DONTWAIT) {
+                Ok(len) => match self.discard.as_mut() {
+                    None => {
+                        knocks.extend(Messages(&buffer[..len]).filter_map(|m| knock(&m, filter)))
+                    }
+                    Some(left) => *left -= 1,
+                },
+                // The queue was full (netlink_overrun()), or an event was larger than any we know.
+                Err(Errno::NOBUFS | Errno::MSGSIZE) => self.discard = Some(QUEUE_MESSAGES),
+                Err(Errno::AGAIN) => {
+                    guard.clear_ready();
+                    self.discard = self.discard.map(|_| 0);
                 }
+                Err(e) => return Poll::Ready(Err(e)),
             }
-            // The queue was full (netlink_overrun()), or an event was larger than any we know.
-            Err(Errno::NOBUFS | Errno::MSGSIZE) => knocks.push(Knock::Lost),
-            Err(Errno::AGAIN) => guard.clear_ready(),
-            Err(e) => return Poll::Ready(Err(e)),
+            if self.discard == Some(0) {
+                self.discard = None;
+                knocks.push(Knock::Lost);
+            }
         }
-    }
-    if knocks.is_empty() {
-        // All were of no interest: let others run, and come back.
+        // There may be more: let others run, and come back.
         context.waker().wake_by_ref();
+        Poll::Ready(Ok(()))
     }
-    Poll::Ready(Ok(()))
 }
 
 /// What one event says to look at; None for those without interest.
@@ -224,21 +260,29 @@ fn knock(message: &Message<'_>, filter: &MonitorFilter) -> Option<Knock> {
                 index: read_u32(message.body, 4)?,
                 name: name.and_then(|a| a.text()?.parse().ok()),
                 // With AF_BRIDGE it only has left its bridge (br_ifinfo_notify()).
-                removed: message.kind == RTM_DELLINK && *message.body.first()? == libc::AF_UNSPEC as u8,
+                removed: message.kind == RTM_DELLINK
+                    && *message.body.first()? == libc::AF_UNSPEC as u8,
             })
         }
         RTM_NEWNEIGH | RTM_DELNEIGH => {
             let header = neighbour_header(message)?;
             if header.family != libc::AF_BRIDGE as u8 {
                 let address = neighbour_address(message)?;
-                return Some(Knock::Neighbour { device: header.index, address });
+                return Some(Knock::Neighbour {
+                    device: header.index,
+                    address,
+                });
             }
             // Again, for tunnels beyond what a program can hold and events from before it.
             if filter.tunnels.contains(&header.index) {
                 return None;
             }
             let (mac, bridge) = fdb_key(message)?;
-            Some(Knock::Fdb { port: header.index, bridge, mac })
+            Some(Knock::Fdb {
+                port: header.index,
+                bridge,
+                mac,
+            })
         }
         RTM_NEWROUTE | RTM_DELROUTE => {
             let route = parse_route(message)?;
@@ -266,11 +310,11 @@ fn knock(message: &Message<'_>, filter: &MonitorFilter) -> Option<Knock> {
     }
 }
 
-impl std::fmt::Debug for Monitor {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Monitor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Monitor")
-            .field("rtnl", &self.rtnl.as_raw_fd())
-            .field("nft", &self.nft.as_raw_fd())
+            .field("rtnl", &self.rtnl.fd.as_raw_fd())
+            .field("nft", &self.nft.fd.as_raw_fd())
             .field("filter", &self.filter)
             .finish_non_exhaustive()
     }

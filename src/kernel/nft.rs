@@ -161,9 +161,18 @@ impl Nft {
         found.ok_or_else(|| KernelError::ours(attempt, libc::EPROTO, "the reply has no generation"))
     }
 
-    /// All elements of a set, from one generation. None if there is no such table or set.
-    pub fn elements(&mut self, family: Family, table: &str, set: &str) -> Result<Option<Vec<Element>>, KernelError> {
-        let attempt = format_args!("reading the elements of set {} {table} {set}", family.name());
+    /// All elements of a set, from one generation. None if there is no such table or set. Of an
+    /// interval set it gives the raw ends, which `transaction` does not make.
+    pub fn elements(
+        &mut self,
+        family: Family,
+        table: &str,
+        set: &str,
+    ) -> Result<Option<Vec<Element>>, KernelError> {
+        let attempt = format_args!(
+            "reading the elements of set {} {table} {set}",
+            family.name()
+        );
         check_names(attempt, &[table, set])?;
         let messages = self.socket.dump(
             attempt,
@@ -194,7 +203,11 @@ impl Nft {
         let attempt = format_args!("looking up elements of set {} {table} {set}", family.name());
         check_names(attempt, &[table, set])?;
         if keys.iter().any(|k| k.len() > batch::VALUE_BYTES) {
-            return Err(KernelError::ours(attempt, libc::EINVAL, "a key has more than 64 bytes"));
+            return Err(KernelError::ours(
+                attempt,
+                libc::EINVAL,
+                "a key has more than 64 bytes",
+            ));
         }
         let mut found = vec![None; keys.len()];
         for (keys, found) in keys.chunks(LOOKUPS).zip(found.chunks_mut(LOOKUPS)) {
@@ -243,7 +256,8 @@ impl Nft {
                 }
                 let ack = message.ack();
                 // An absent element is blamed on the element, an absent table or set on its name.
-                let absent = ack.errno == libc::ENOENT && ack.offset.is_none_or(|o| o as usize >= elements_at);
+                let absent = ack.errno == libc::ENOENT
+                    && ack.offset.is_none_or(|o| o as usize >= elements_at);
                 if ack.errno != 0 && !absent {
                     failure.get_or_insert(KernelError::new(attempt, Some(ack.errno), ack.text));
                 }
@@ -255,7 +269,11 @@ impl Nft {
     }
 
     /// Named counters of a table: name, packets, bytes. ENOENT if there is no such table.
-    pub fn counters(&mut self, family: Family, table: &str) -> Result<Vec<(String, u64, u64)>, KernelError> {
+    pub fn counters(
+        &mut self,
+        family: Family,
+        table: &str,
+    ) -> Result<Vec<(String, u64, u64)>, KernelError> {
         let attempt = format_args!("reading the counters of table {} {table}", family.name());
         check_names(attempt, &[table])?;
         let found = self.socket.dump(
@@ -273,7 +291,11 @@ impl Nft {
                 let data = attrs.find(NFTA_OBJ_DATA)?.attrs();
                 let number = |kind| data.find(kind)?.be64();
                 let name = attrs.find(NFTA_OBJ_NAME)?.text()?;
-                let value = (name, number(NFTA_COUNTER_PACKETS)?, number(NFTA_COUNTER_BYTES)?);
+                let value = (
+                    name,
+                    number(NFTA_COUNTER_PACKETS)?,
+                    number(NFTA_COUNTER_BYTES)?,
+                );
                 (counter && ours).then_some(value)
             },
         )?;
@@ -311,7 +333,11 @@ fn check_names(attempt: std::fmt::Arguments<'_>, names: &[&str]) -> Result<(), K
     if names.iter().all(|n| n.len() < NAME_BYTES) {
         Ok(())
     } else {
-        Err(KernelError::ours(attempt, libc::ENAMETOOLONG, "a name has more than 255 bytes"))
+        Err(KernelError::ours(
+            attempt,
+            libc::ENAMETOOLONG,
+            "a name has more than 255 bytes",
+        ))
     }
 }
 
@@ -341,7 +367,11 @@ fn parse_element(element: &Attr<'_>) -> Option<Element> {
             _ => {}
         }
     }
-    Some(Element { key: key?, data, comment })
+    Some(Element {
+        key: key?,
+        data,
+        comment,
+    })
 }
 
 fn parse_data(data: &Attr<'_>) -> Option<Vec<u8>> {
@@ -351,7 +381,7 @@ fn parse_data(data: &Attr<'_>) -> Option<Vec<u8>> {
     }
     let code = attr.attrs().find(NFTA_VERDICT_CODE)?.be32()?;
     let chain = attr.attrs().find(NFTA_VERDICT_CHAIN).and_then(|c| c.text());
-    Some(verdict(code.cast_signed(), chain.as_deref().unwrap_or("")))
+    Some(verdict(code as i32, chain.as_deref().unwrap_or("")))
 }
 
 fn parse_comment(mut userdata: &[u8]) -> Option<String> {

@@ -11,8 +11,8 @@ use super::link::{
 use super::mdb_codec::{self, RTM_DELMDB, RTM_NEWMDB};
 use super::rtnl::{
     NDA_DST, NDA_LLADDR, NDA_PROTOCOL, NTF_EXT_LEARNED, NTF_MASTER, NUD_NOARP, NUD_PERMANENT,
-    PROTOCOL, RTA_DST, RTA_OIF, RTA_PRIORITY, RTA_TABLE, RTM_DELNEIGH, RTM_DELROUTE, RTM_NEWNEIGH,
-    RTM_NEWROUTE,
+    NUD_REACHABLE, PROTOCOL, RTA_DST, RTA_OIF, RTA_PRIORITY, RTA_TABLE, RTM_DELNEIGH, RTM_DELROUTE,
+    RTM_NEWNEIGH, RTM_NEWROUTE,
 };
 use super::tlv::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, Writer};
 use crate::addr::{IpNet, Mac};
@@ -47,7 +47,7 @@ pub struct BridgeSet {
 }
 
 /// One change. Indexes are interface indexes. Doing one twice is harmless, except for `RouteAdd`
-/// (EEXIST) and deletes (ENOENT, or ESRCH for a route).
+/// (EEXIST) and deletes (ENOENT, for a route ESRCH).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Op {
     LinkUp {
@@ -84,6 +84,14 @@ pub enum Op {
     FdbReplace {
         port: u32,
         mac: Mac,
+    },
+    /// Sets or clears the activity mark (NFEA_ACTIVITY_NOTIFY) of an entry. Each change of it sends
+    /// RTM_NEWNEIGH and changes nothing that forwards; writing an unchanged entry sends nothing
+    /// (`fdb_add_entry()` in net/bridge/br_fdb.c). ENOENT if the bridge has no such entry.
+    FdbMark {
+        port: u32,
+        mac: Mac,
+        mark: bool,
     },
     /// ENOENT if the MAC is not on this port.
     FdbDelete {
@@ -142,6 +150,10 @@ pub enum Op {
 const AF_UNSPEC: u8 = libc::AF_UNSPEC as u8;
 const RT_SCOPE_LINK: u8 = 253;
 const RTN_UNICAST: u8 = 1;
+// include/uapi/linux/neighbour.h; not in the libc crate.
+const NDA_FDB_EXT_ATTRS: u16 = 14;
+const NFEA_ACTIVITY_NOTIFY: u16 = 1;
+const NFEA_DONT_REFRESH: u16 = 2;
 
 impl Op {
     /// Writes the message; `extra` are flags to add (an acknowledgement).
@@ -157,6 +169,7 @@ impl Op {
             | Op::Bridge { .. }
             | Op::Vxlan { .. } => (RTM_NEWLINK, 0),
             Op::FdbReplace { .. } | Op::NeighbourReplace { .. } => (RTM_NEWNEIGH, REPLACE),
+            Op::FdbMark { .. } => (RTM_NEWNEIGH, NLM_F_REPLACE),
             Op::FdbDelete { .. } | Op::NeighbourDelete { .. } => (RTM_DELNEIGH, 0),
             Op::RouteAdd { .. } => (RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL),
             Op::RouteReplace { .. } => (RTM_NEWROUTE, REPLACE),
@@ -164,7 +177,9 @@ impl Op {
             Op::MdbAdd { .. } => (RTM_NEWMDB, REPLACE),
             Op::MdbDelete { .. } => (RTM_DELMDB, 0),
         };
-        writer.message(kind, NLM_F_REQUEST | extra | flags, seq, |m| self.write_body(m));
+        writer.message(kind, NLM_F_REQUEST | extra | flags, seq, |m| {
+            self.write_body(m)
+        });
     }
 
     fn write_body(&self, w: &mut Writer) {
@@ -209,11 +224,23 @@ impl Op {
                 neighbour(w, libc::AF_BRIDGE as u8, port, NUD_NOARP, flags);
                 w.attr(NDA_LLADDR, &mac.0);
             }
+            Op::FdbMark { port, mac, mark } => {
+                neighbour(w, libc::AF_BRIDGE as u8, port, NUD_REACHABLE, NTF_MASTER);
+                w.attr(NDA_LLADDR, &mac.0);
+                w.nest(NDA_FDB_EXT_ATTRS, |w| {
+                    w.u8(NFEA_ACTIVITY_NOTIFY, u8::from(mark));
+                    w.attr(NFEA_DONT_REFRESH, &[]);
+                });
+            }
             Op::FdbDelete { port, mac } => {
                 neighbour(w, libc::AF_BRIDGE as u8, port, 0, NTF_MASTER);
                 w.attr(NDA_LLADDR, &mac.0);
             }
-            Op::NeighbourReplace { device, address, mac } => {
+            Op::NeighbourReplace {
+                device,
+                address,
+                mac,
+            } => {
                 neighbour(w, family(address), device, NUD_PERMANENT, 0);
                 w.address(NDA_DST, address);
                 w.attr(NDA_LLADDR, &mac.0);
@@ -223,15 +250,40 @@ impl Op {
                 neighbour(w, family(address), device, 0, 0);
                 w.address(NDA_DST, address);
             }
-            Op::RouteAdd { table, destination, device, priority }
-            | Op::RouteReplace { table, destination, device, priority }
-            | Op::RouteDelete { table, destination, device, priority } => {
+            Op::RouteAdd {
+                table,
+                destination,
+                device,
+                priority,
+            }
+            | Op::RouteReplace {
+                table,
+                destination,
+                device,
+                priority,
+            }
+            | Op::RouteDelete {
+                table,
+                destination,
+                device,
+                priority,
+            } => {
                 route(w, table, destination, device, priority);
             }
-            Op::MdbAdd { bridge, port, group, source } => {
+            Op::MdbAdd {
+                bridge,
+                port,
+                group,
+                source,
+            } => {
                 mdb_codec::write_entry(w, bridge, port, group, source, true);
             }
-            Op::MdbDelete { bridge, port, group, source } => {
+            Op::MdbDelete {
+                bridge,
+                port,
+                group,
+                source,
+            } => {
                 mdb_codec::write_entry(w, bridge, port, group, source, false);
             }
         }
@@ -258,7 +310,18 @@ fn route(w: &mut Writer, table: u32, destination: IpNet, device: u32, priority: 
     // The table's byte is for small numbers only; RTA_TABLE counts.
     let table_byte = u8::try_from(table).unwrap_or(0);
     w.raw(&[
-        family(address), destination.prefix_len(), 0, 0, table_byte, PROTOCOL, RT_SCOPE_LINK, RTN_UNICAST, 0, 0, 0, 0,
+        family(address),
+        destination.prefix_len(),
+        0,
+        0,
+        table_byte,
+        PROTOCOL,
+        RT_SCOPE_LINK,
+        RTN_UNICAST,
+        0,
+        0,
+        0,
+        0,
     ]);
     w.address(RTA_DST, address);
     w.u32(RTA_TABLE, table);
@@ -346,31 +409,68 @@ impl fmt::Display for Op {
         match self {
             Op::LinkUp { index } => write!(f, "setting link {index} up"),
             Op::LinkDown { index } => write!(f, "setting link {index} down"),
-            Op::LinkMaster { index, master: 0 } => write!(f, "taking link {index} out of its master"),
+            Op::LinkMaster { index, master: 0 } => {
+                write!(f, "taking link {index} out of its master")
+            }
             Op::LinkMaster { index, master } => write!(f, "putting link {index} into {master}"),
-            Op::LinkAddrGenMode { index, mode } => write!(f, "setting link {index} to addrgenmode {mode}"),
+            Op::LinkAddrGenMode { index, mode } => {
+                write!(f, "setting link {index} to addrgenmode {mode}")
+            }
             Op::Port { index, .. } => write!(f, "setting attributes of bridge port {index}"),
             Op::Bridge { index, .. } => write!(f, "setting attributes of bridge {index}"),
             Op::Vxlan { index, .. } => write!(f, "setting learning of VXLAN link {index}"),
             Op::FdbReplace { port, mac } => write!(f, "putting {mac} on bridge port {port}"),
+            Op::FdbMark { port, mac, .. } => write!(f, "marking {mac} on bridge port {port}"),
             Op::FdbDelete { port, mac } => write!(f, "removing {mac} from bridge port {port}"),
-            Op::NeighbourReplace { device, address, mac } => {
+            Op::NeighbourReplace {
+                device,
+                address,
+                mac,
+            } => {
                 write!(f, "setting neighbour {address} on link {device} to {mac}")
             }
             Op::NeighbourDelete { device, address } => {
                 write!(f, "removing neighbour {address} from link {device}")
             }
-            Op::RouteAdd { table, destination, device, .. } => {
-                write!(f, "adding route {destination} via link {device} to table {table}")
+            Op::RouteAdd {
+                table,
+                destination,
+                device,
+                ..
+            } => {
+                write!(
+                    f,
+                    "adding route {destination} via link {device} to table {table}"
+                )
             }
-            Op::RouteReplace { table, destination, device, .. } => {
-                write!(f, "replacing route {destination} via link {device} in table {table}")
+            Op::RouteReplace {
+                table,
+                destination,
+                device,
+                ..
+            } => {
+                write!(
+                    f,
+                    "replacing route {destination} via link {device} in table {table}"
+                )
             }
-            Op::RouteDelete { table, destination, device, .. } => {
-                write!(f, "removing route {destination} via link {device} from table {table}")
+            Op::RouteDelete {
+                table,
+                destination,
+                device,
+                ..
+            } => {
+                write!(
+                    f,
+                    "removing route {destination} via link {device} from table {table}"
+                )
             }
-            Op::MdbAdd { port, group, .. } => write!(f, "joining bridge port {port} to group {group}"),
-            Op::MdbDelete { port, group, .. } => write!(f, "taking bridge port {port} out of group {group}"),
+            Op::MdbAdd { port, group, .. } => {
+                write!(f, "joining bridge port {port} to group {group}")
+            }
+            Op::MdbDelete { port, group, .. } => {
+                write!(f, "taking bridge port {port} out of group {group}")
+            }
         }
     }
 }

@@ -40,6 +40,7 @@ pub(super) const NDA_PROTOCOL: u16 = 12;
 pub(super) const NTF_MASTER: u8 = 0x04;
 pub(super) const NTF_EXT_LEARNED: u8 = 0x10;
 pub(super) const NUD_NOARP: u16 = 0x40;
+pub(super) const NUD_REACHABLE: u16 = 0x02;
 pub(super) const NUD_PERMANENT: u16 = 0x80;
 
 /// Size of `struct rtmsg`.
@@ -165,7 +166,12 @@ impl Rtnl {
     /// The link of this index; None if there is none.
     pub fn link_by_index(&mut self, index: u32) -> Result<Option<Link>, KernelError> {
         let attempt = format_args!("reading link {index}");
-        let link = self.socket.ask(attempt, RTM_GETLINK, |m| link_request(m, index), Link::parse);
+        let link = self.socket.ask(
+            attempt,
+            RTM_GETLINK,
+            |m| link_request(m, index),
+            Link::parse,
+        );
         absent(link, libc::ENODEV)
     }
 
@@ -188,7 +194,13 @@ impl Rtnl {
         if entries.is_empty() {
             match self.link_by_index(bridge)?.map(|l| l.kind) {
                 Some(LinkKind::Bridge(_)) => {}
-                Some(_) => return Err(KernelError::ours(attempt, libc::EOPNOTSUPP, "it is not a bridge")),
+                Some(_) => {
+                    return Err(KernelError::ours(
+                        attempt,
+                        libc::EOPNOTSUPP,
+                        "it is not a bridge",
+                    ));
+                }
                 None => return Err(KernelError::ours(attempt, libc::ENODEV, "no such link")),
             }
         }
@@ -247,7 +259,11 @@ impl Rtnl {
     }
 
     /// One neighbour; None if there is none. ENODEV if there is no such link.
-    pub fn neighbour(&mut self, device: u32, address: IpAddr) -> Result<Option<Neighbour>, KernelError> {
+    pub fn neighbour(
+        &mut self,
+        device: u32,
+        address: IpAddr,
+    ) -> Result<Option<Neighbour>, KernelError> {
         let neighbour = self.socket.ask(
             format_args!("reading neighbour {address} of link {device}"),
             RTM_GETNEIGH,
@@ -305,14 +321,16 @@ impl Rtnl {
         results
     }
 
-    fn apply_batch(&mut self, ops: &[Op], results: &mut [Result<(), KernelError>]) -> rustix::io::Result<()> {
+    fn apply_batch(
+        &mut self,
+        ops: &[Op],
+        results: &mut [Result<(), KernelError>],
+    ) -> rustix::io::Result<()> {
         let first = self.socket.reserve(ops.len());
         let last = ops.len() - 1;
         self.out.clear();
-        let mut seq = first;
-        for (i, op) in ops.iter().enumerate() {
+        for (seq, (i, op)) in (first..).zip(ops.iter().enumerate()) {
             op.write(&mut self.out, seq, if i == last { NLM_F_ACK } else { 0 });
-            seq += 1;
         }
         self.socket.send(self.out.as_bytes())?;
         loop {
@@ -447,7 +465,9 @@ pub(super) fn parse_route(message: &Message<'_>) -> Option<Route> {
         IpAddr::from([0u8; 16])
     };
     // The default route has no destination attribute.
-    let address = attrs.find(RTA_DST).map_or(Some(unspecified), |a| a.address())?;
+    let address = attrs
+        .find(RTA_DST)
+        .map_or(Some(unspecified), |a| a.address())?;
     Some(Route {
         table: number(RTA_TABLE).unwrap_or(u32::from(header[4])),
         destination: IpNet::new(address, header[1]).ok()?,

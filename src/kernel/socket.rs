@@ -10,7 +10,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::net::netlink::SocketAddrNetlink;
-use rustix::net::{self, AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, sockopt};
+use rustix::net::{
+    self, AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, sockopt,
+};
 
 use super::KernelError;
 use super::tlv::{
@@ -30,7 +32,10 @@ pub(super) const DUMP_ATTEMPTS: usize = 16;
 const MAX_DATAGRAMS: usize = 1 << 20;
 
 /// A netlink socket without behaviour; the monitor builds on this too.
-pub(super) fn raw_socket(protocol: Option<Protocol>, flags: SocketFlags) -> rustix::io::Result<OwnedFd> {
+pub(super) fn raw_socket(
+    protocol: Option<Protocol>,
+    flags: SocketFlags,
+) -> rustix::io::Result<OwnedFd> {
     net::socket_with(
         AddressFamily::NETLINK,
         SocketType::RAW,
@@ -40,22 +45,35 @@ pub(super) fn raw_socket(protocol: Option<Protocol>, flags: SocketFlags) -> rust
 }
 
 /// Sets an integer option that rustix has no call for.
-pub(super) fn set_option(fd: BorrowedFd<'_>, level: c_int, name: c_int, value: c_int) -> rustix::io::Result<()> {
+pub(super) fn set_option(
+    fd: BorrowedFd<'_>,
+    level: c_int,
+    name: c_int,
+    value: c_int,
+) -> rustix::io::Result<()> {
     set_option_raw(fd, level, name, &value)
 }
 
 /// Sets an option of any plain type.
-pub(super) fn set_option_raw<T>(fd: BorrowedFd<'_>, level: c_int, name: c_int, value: &T) -> rustix::io::Result<()> {
+pub(super) fn set_option_raw<T>(
+    fd: BorrowedFd<'_>,
+    level: c_int,
+    name: c_int,
+    value: &T,
+) -> rustix::io::Result<()> {
     let pointer: *const T = value;
     let len = libc::socklen_t::try_from(size_of::<T>()).expect("options are small");
     // SAFETY: the pointer and length describe `value`, which outlives the call; the kernel reads
     // that many bytes at most and keeps no reference.
-    let result = unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, pointer.cast::<c_void>(), len) };
+    let result =
+        unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, pointer.cast::<c_void>(), len) };
     if result == 0 {
         Ok(())
     } else {
         let errno = std::io::Error::last_os_error().raw_os_error();
-        Err(rustix::io::Errno::from_raw_os_error(errno.unwrap_or(libc::EIO)))
+        Err(rustix::io::Errno::from_raw_os_error(
+            errno.unwrap_or(libc::EIO),
+        ))
     }
 }
 
@@ -121,14 +139,19 @@ impl<T> Dump<T> {
 
 impl Socket {
     pub fn open(protocol: Option<Protocol>, what: &str) -> Result<Self, KernelError> {
-        Self::open_raw(protocol).map_err(|e| KernelError::from_errno(format_args!("opening a {what} socket"), e))
+        Self::open_raw(protocol)
+            .map_err(|e| KernelError::from_errno(format_args!("opening a {what} socket"), e))
     }
 
     fn open_raw(protocol: Option<Protocol>) -> rustix::io::Result<Self> {
         let fd = raw_socket(protocol, SocketFlags::empty())?;
         set_receive_queue(fd.as_fd(), RECEIVE_QUEUE_BYTES)?;
         sockopt::set_socket_timeout(&fd, sockopt::Timeout::Recv, Some(REPLY_LIMIT))?;
-        for option in [libc::NETLINK_EXT_ACK, libc::NETLINK_CAP_ACK, libc::NETLINK_GET_STRICT_CHK] {
+        for option in [
+            libc::NETLINK_EXT_ACK,
+            libc::NETLINK_CAP_ACK,
+            libc::NETLINK_GET_STRICT_CHK,
+        ] {
             set_option(fd.as_fd(), libc::SOL_NETLINK, option, 1)?;
         }
         net::bind(&fd, &SocketAddrNetlink::new(0, 0))?;
@@ -169,14 +192,24 @@ impl Socket {
         }
         let kernel = SocketAddrNetlink::new(0, 0);
         let sent = net::sendto(&self.fd, bytes, SendFlags::empty(), &kernel)?;
-        if sent == bytes.len() { Ok(()) } else { Err(rustix::io::Errno::MSGSIZE) }
+        if sent == bytes.len() {
+            Ok(())
+        } else {
+            Err(rustix::io::Errno::MSGSIZE)
+        }
     }
 
     /// The next datagram from the kernel itself.
     pub fn receive(&mut self) -> rustix::io::Result<&[u8]> {
         let len = receive_from_kernel(self.fd.as_fd(), &mut self.buffer, RecvFlags::empty())
             // SO_RCVTIMEO reports its end as EAGAIN.
-            .map_err(|e| if e == rustix::io::Errno::AGAIN { rustix::io::Errno::TIMEDOUT } else { e })?;
+            .map_err(|e| {
+                if e == rustix::io::Errno::AGAIN {
+                    rustix::io::Errno::TIMEDOUT
+                } else {
+                    e
+                }
+            })?;
         Ok(&self.buffer[..len])
     }
 
@@ -203,7 +236,10 @@ impl Socket {
                 return Err(KernelError::new(attempt, Some(ack.errno), ack.text));
             }
         }
-        Err(KernelError::from_errno(attempt, rustix::io::Errno::TIMEDOUT))
+        Err(KernelError::from_errno(
+            attempt,
+            rustix::io::Errno::TIMEDOUT,
+        ))
     }
 
     /// Dumps objects, again if something changed meanwhile. Never returns a part of them: an error
@@ -225,7 +261,11 @@ impl Socket {
                 }
             }
         }
-        Err(KernelError::ours(attempt, libc::EINTR, "it changed during every attempt to read it"))
+        Err(KernelError::ours(
+            attempt,
+            libc::EINTR,
+            "it changed during every attempt to read it",
+        ))
     }
 
     fn dump_once<T>(
@@ -240,13 +280,22 @@ impl Socket {
         let mut writer = Writer::with_capacity(256);
         writer.message(kind, NLM_F_REQUEST | NLM_F_DUMP, seq, content);
         self.send(writer.as_bytes()).map_err(transport)?;
-        let mut dump = Dump { seq, found: Vec::new(), interrupted: false };
+        let mut dump = Dump {
+            seq,
+            found: Vec::new(),
+            interrupted: false,
+        };
         for _ in 0..MAX_DATAGRAMS {
-            if dump.feed(attempt, self.receive().map_err(transport)?, &mut parse)? == Progress::Done {
+            if dump.feed(attempt, self.receive().map_err(transport)?, &mut parse)? == Progress::Done
+            {
                 return Ok(dump);
             }
         }
-        Err(KernelError::ours(attempt, libc::EOVERFLOW, "the dump does not end"))
+        Err(KernelError::ours(
+            attempt,
+            libc::EOVERFLOW,
+            "the dump does not end",
+        ))
     }
 
     /// A socket carries one dump at a time: one that was given up must be read to its end before
@@ -263,17 +312,26 @@ impl Socket {
 
 /// Reads one datagram that the kernel sent, passing over what other processes send. MSGSIZE if it
 /// did not fit.
-pub(super) fn receive_from_kernel(fd: BorrowedFd<'_>, buffer: &mut [u8], flags: RecvFlags) -> rustix::io::Result<usize> {
+pub(super) fn receive_from_kernel(
+    fd: BorrowedFd<'_>,
+    buffer: &mut [u8],
+    flags: RecvFlags,
+) -> rustix::io::Result<usize> {
     loop {
         let (_, len, from) = match net::recvfrom(fd, &mut *buffer, flags | RecvFlags::TRUNC) {
             Err(rustix::io::Errno::INTR) => continue,
             other => other?,
         };
-        let from_kernel = from.is_some_and(|a| SocketAddrNetlink::try_from(a).is_ok_and(|a| a.pid() == 0));
+        let from_kernel =
+            from.is_some_and(|a| SocketAddrNetlink::try_from(a).is_ok_and(|a| a.pid() == 0));
         if !from_kernel {
             continue;
         }
-        return if len <= buffer.len() { Ok(len) } else { Err(rustix::io::Errno::MSGSIZE) };
+        return if len <= buffer.len() {
+            Ok(len)
+        } else {
+            Err(rustix::io::Errno::MSGSIZE)
+        };
     }
 }
 
@@ -290,7 +348,11 @@ mod tests {
     }
 
     fn feed(messages: &[(u16, u16, u32, i32)]) -> (Result<Progress, KernelError>, Dump<i32>) {
-        let mut dump = Dump { seq: 5, found: Vec::new(), interrupted: false };
+        let mut dump = Dump {
+            seq: 5,
+            found: Vec::new(),
+            interrupted: false,
+        };
         let writer = datagram(messages);
         let parse = |m: &Message<'_>| Some(i32::from_ne_bytes(m.body[..4].try_into().unwrap()));
         let progress = dump.feed(format_args!("reading"), writer.as_bytes(), parse);
@@ -315,7 +377,11 @@ mod tests {
 
     #[test]
     fn replies_to_an_abandoned_request_are_passed_over() {
-        let (progress, dump) = feed(&[(16, 0, 4, 9), (NLMSG_DONE, NLM_F_DUMP_INTR, 4, -1), (16, 0, 5, 1)]);
+        let (progress, dump) = feed(&[
+            (16, 0, 4, 9),
+            (NLMSG_DONE, NLM_F_DUMP_INTR, 4, -1),
+            (16, 0, 5, 1),
+        ]);
         assert_eq!(progress.unwrap(), Progress::More);
         assert_eq!(dump.found, [1]);
         assert!(!dump.interrupted);

@@ -25,9 +25,12 @@ fn path(family: &str, device: &IfName, name: &str) -> String {
 fn read(family: &str, device: &IfName, name: &str) -> io::Result<u32> {
     let path = path(family, device, name);
     let text = fs::read_to_string(&path)?;
-    text.trim()
-        .parse()
-        .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, format!("{path} is {text:?}, not a number")))
+    text.trim().parse().map_err(|_| {
+        io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("{path} is {text:?}, not a number"),
+        )
+    })
 }
 
 fn named(path: &str, error: io::Error) -> io::Error {
@@ -54,7 +57,12 @@ pub fn neigh_solicit(device: &IfName) -> io::Result<Option<NeighSolicit>> {
 
 /// Sets all four. The first failure ends it; its error names the file.
 pub fn set_neigh_solicit(device: &IfName, value: &NeighSolicit) -> io::Result<()> {
-    let NeighSolicit { v4_mcast, v4_ucast, v6_mcast, v6_ucast } = *value;
+    let NeighSolicit {
+        v4_mcast,
+        v4_ucast,
+        v6_mcast,
+        v6_ucast,
+    } = *value;
     for (family, name, value) in [
         ("ipv4", "mcast_solicit", v4_mcast),
         ("ipv4", "ucast_solicit", v4_ucast),

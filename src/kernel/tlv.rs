@@ -212,7 +212,11 @@ impl<'a> Message<'a> {
         let mut skip = 4;
         if self.kind == NLMSG_ERROR {
             let echoed = read_u32(self.body, 4).unwrap_or(HEADER as u32) as usize;
-            skip += if self.flags & NLM_F_CAPPED != 0 { HEADER } else { align(echoed) };
+            skip += if self.flags & NLM_F_CAPPED != 0 {
+                HEADER
+            } else {
+                align(echoed)
+            };
         }
         for attr in Attrs(self.body.get(skip..).unwrap_or_default()) {
             match attr.kind {
@@ -367,7 +371,10 @@ mod tests {
         writer.message(8, 0, 43, |_| {});
         let all: Vec<_> = Messages(writer.as_bytes()).collect();
         assert_eq!(all.len(), 2);
-        assert_eq!((all[0].kind, all[0].flags, all[0].seq), (7, NLM_F_REQUEST, 42));
+        assert_eq!(
+            (all[0].kind, all[0].flags, all[0].seq),
+            (7, NLM_F_REQUEST, 42)
+        );
         assert_eq!((all[1].kind, all[1].body.len()), (8, 0));
         let nest = all[0].attrs(2).find(5).unwrap();
         assert_eq!(nest.attrs().find(1).unwrap().u8(), Some(3));
@@ -391,7 +398,11 @@ mod tests {
                 m.u32(NLMSGERR_ATTR_OFFS, 20);
             });
             let ack = Messages(writer.as_bytes()).next().unwrap().ack();
-            let wanted = Ack { errno: libc::EINVAL, text: Some("no".into()), offset: Some(20) };
+            let wanted = Ack {
+                errno: libc::EINVAL,
+                text: Some("no".into()),
+                offset: Some(20),
+            };
             assert_eq!(ack, wanted);
         }
     }

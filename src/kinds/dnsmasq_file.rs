@@ -6,7 +6,7 @@ use super::{KernelKind, KindError, Look, Scope};
 use crate::host::{Dhcp, HostFile, Network};
 use crate::kernel::Kernel;
 use crate::kernel::files::{read_if_exists, write_atomic};
-use crate::model::{Change, Facts, Inputs, Kind, Nic, Owns, Table};
+use crate::model::{Change, Facts, FollowUp, Inputs, Kind, Nic, Owns, Table};
 use std::collections::BTreeSet;
 use std::fmt;
 use std::fmt::Write;
@@ -49,6 +49,27 @@ impl Kind for DnsmasqFile {
     type Key = Key;
     type Attrs = Attrs;
 
+    /// dnsmasq holds leases in memory and gives an address to nobody else before its lease ends, so
+    /// it starts anew when a NIC went or changed: an instance made again may have another DUID.
+    fn follow_up(change: &Change<Self>) -> Option<FollowUp> {
+        match change {
+            Change::Create { key, .. } | Change::Update { key, .. } if key.0.ends_with(CONFIG) => {
+                Some(FollowUp::RestartDnsmasq)
+            }
+            Change::Update { have, want, .. } => {
+                let staying: BTreeSet<&str> = want.0.lines().collect();
+                let went = have.0.lines().any(|line| !staying.contains(line));
+                Some(if went {
+                    FollowUp::RestartDnsmasq
+                } else {
+                    FollowUp::ReloadDnsmasq
+                })
+            }
+            Change::Create { .. } => Some(FollowUp::ReloadDnsmasq),
+            Change::Delete { .. } => None,
+        }
+    }
+
     fn derive(inputs: &Inputs<'_>) -> Table<Self> {
         if !inputs.host.dhcp.enabled {
             return Table::<Self>::new();
@@ -64,7 +85,9 @@ impl Kind for DnsmasqFile {
 /// Interfaces, ranges and options. Names, addresses and numbers only: nothing here can hold a
 /// line break or a comma of somebody else's.
 fn config(host: &HostFile) -> String {
-    let Dhcp { directory, lease_s, .. } = &host.dhcp;
+    let Dhcp {
+        directory, lease_s, ..
+    } = &host.dhcp;
     let mut out = format!(
         "# Written by the lxmesh agent; changes are undone.\n\
          port=0\n\
@@ -83,14 +106,24 @@ fn config(host: &HostFile) -> String {
 }
 
 fn network_config(out: &mut String, network: &Network, lease_s: u32) {
-    let Network { bridge, gateway4, gateway6, mtu, dns, .. } = network;
+    let Network {
+        bridge,
+        gateway4,
+        gateway6,
+        mtu,
+        dns,
+        ..
+    } = network;
     // Writing to a String cannot fail.
     let _ = writeln!(out, "interface={bridge}");
     let dns_of = |four: bool| {
-        let texts = dns.iter().filter(|a| a.is_ipv4() == four).map(|address| match address {
-            IpAddr::V4(a) => format!(",{a}"),
-            IpAddr::V6(a) => format!(",[{a}]"),
-        });
+        let texts = dns
+            .iter()
+            .filter(|a| a.is_ipv4() == four)
+            .map(|address| match address {
+                IpAddr::V4(a) => format!(",{a}"),
+                IpAddr::V6(a) => format!(",[{a}]"),
+            });
         texts.collect::<String>()
     };
     if let Some(gateway) = gateway4 {
@@ -122,7 +155,14 @@ fn network_config(out: &mut String, network: &Network, lease_s: u32) {
 fn hosts(nics: &[Nic]) -> String {
     let mut lines = Vec::new();
     let mut named = BTreeSet::new();
-    for Nic { id, mac, ipv4, ipv6, .. } in nics {
+    for Nic {
+        id,
+        mac,
+        ipv4,
+        ipv6,
+        ..
+    } in nics
+    {
         if ipv4.is_none() && ipv6.is_none() {
             continue;
         }
@@ -170,8 +210,8 @@ impl KernelKind for DnsmasqFile {
             if !scope.has(&key) {
                 continue;
             }
-            let bytes =
-                read_if_exists(&path, MAX_SIZE).map_err(|error| failed("reading", &path, &error))?;
+            let bytes = read_if_exists(&path, MAX_SIZE)
+                .map_err(|error| failed("reading", &path, &error))?;
             if let Some(bytes) = bytes {
                 found.insert(key, Attrs(String::from_utf8_lossy(&bytes).into_owned()));
             }
@@ -179,11 +219,7 @@ impl KernelKind for DnsmasqFile {
         Ok(found)
     }
 
-    fn apply(
-        _: &mut Kernel,
-        _: &Facts,
-        changes: &[Change<Self>],
-    ) -> Vec<Result<(), KindError>> {
+    fn apply(_: &mut Kernel, _: &Facts, changes: &[Change<Self>]) -> Vec<Result<(), KindError>> {
         let write = |path: &Path, text: &str| {
             if let Some(directory) = path.parent() {
                 std::fs::create_dir_all(directory)
@@ -198,8 +234,9 @@ impl KernelKind for DnsmasqFile {
                 Change::Create { key, want } | Change::Update { key, want, .. } => {
                     write(&key.0, &want.0)
                 }
-                Change::Delete { key, .. } => std::fs::remove_file(&key.0)
-                    .map_err(|error| failed("removing", &key.0, &error)),
+                Change::Delete { key, .. } => {
+                    std::fs::remove_file(&key.0).map_err(|error| failed("removing", &key.0, &error))
+                }
             })
             .collect()
     }

@@ -8,8 +8,9 @@
 use super::{KernelKind, KindError, Look, Scope, apply_ops, index_of, port_attrs};
 use crate::addr::{IfName, Mac};
 use crate::kernel::Kernel;
+use crate::kernel::link::LinkKind;
 use crate::kernel::rtnl::{FdbEntry, Op};
-use crate::model::{Change, Facts, Inputs, Kind, Owns, Table};
+use crate::model::{Change, Facts, FollowUp, Inputs, Kind, Owns, Pace, Table};
 use std::collections::BTreeSet;
 use std::fmt;
 
@@ -33,6 +34,8 @@ impl fmt::Display for Key {
 pub struct Attrs {
     /// `None`: a port that this pass does not know.
     pub port: Option<IfName>,
+    /// The port is a tunnel: the MAC is said to be on another host.
+    pub remote: bool,
     /// NTF_EXT_LEARNED: does not age, and is announced.
     pub ext_learned: bool,
 }
@@ -42,6 +45,9 @@ impl fmt::Display for Attrs {
         match &self.port {
             Some(port) => write!(f, "on {port}")?,
             None => f.write_str("on another port")?,
+        }
+        if self.remote {
+            f.write_str(" (another host)")?;
         }
         if !self.ext_learned {
             f.write_str(" not extern_learn")?;
@@ -56,6 +62,24 @@ impl Kind for Fdb {
     type Key = Key;
     type Attrs = Attrs;
 
+    fn pace(have: &Attrs) -> Pace {
+        if have.remote {
+            Pace::Contested
+        } else {
+            Pace::Quick
+        }
+    }
+
+    fn follow_up(change: &Change<Self>) -> Option<FollowUp> {
+        match change {
+            Change::Create { key, want } | Change::Update { key, want, .. } => {
+                let port = want.port.clone()?;
+                Some(FollowUp::Announce { port, mac: key.mac })
+            }
+            Change::Delete { .. } => None,
+        }
+    }
+
     fn derive(inputs: &Inputs<'_>) -> Table<Self> {
         inputs
             .connectable()
@@ -66,6 +90,7 @@ impl Kind for Fdb {
                 };
                 let attrs = Attrs {
                     port: Some(nic.port.clone()),
+                    remote: false,
                     ext_learned: true,
                 };
                 (key, attrs)
@@ -84,7 +109,9 @@ impl KernelKind for Fdb {
         let mut wanted_ports = BTreeSet::new();
         wanted_ports.extend(desired.values().filter_map(|attrs| attrs.port.clone()));
         for network in &look.host.networks {
-            let Some(svi) = look.facts.svi(network) else { continue };
+            let Some(svi) = look.facts.svi(network) else {
+                continue;
+            };
             let entries = match scope {
                 Scope::All => look.kernel.rtnl.fdb(svi.index)?,
                 Scope::Keys(keys) => {
@@ -95,19 +122,40 @@ impl KernelKind for Fdb {
                     entries
                 }
             };
-            for FdbEntry { mac, port, vlan, ext_learned, .. } in entries {
+            for FdbEntry {
+                mac,
+                port,
+                vlan,
+                ext_learned,
+                ..
+            } in entries
+            {
                 if vlan != 0 {
                     continue;
                 }
-                let link = look.facts.name_of(port).and_then(|name| look.facts.link(name));
-                let key = Key { svi: network.bridge.clone(), mac };
+                let link = look
+                    .facts
+                    .name_of(port)
+                    .and_then(|name| look.facts.link(name));
+                let key = Key {
+                    svi: network.bridge.clone(),
+                    mac,
+                };
                 let ours = ext_learned
                     && link.is_some_and(|link| {
                         port_attrs::is_ours(link) || wanted_ports.contains(&link.name)
                     });
                 if ours || desired.contains_key(&key) {
                     let port = link.map(|link| link.name.clone());
-                    found.insert(key, Attrs { port, ext_learned });
+                    let remote = link.is_some_and(|link| matches!(link.kind, LinkKind::Vxlan(_)));
+                    found.insert(
+                        key,
+                        Attrs {
+                            port,
+                            remote,
+                            ext_learned,
+                        },
+                    );
                 }
             }
         }
@@ -123,13 +171,20 @@ impl KernelKind for Fdb {
             let mac = change.key().mac;
             let port = |attrs: &Attrs| {
                 let name = attrs.port.as_ref();
-                index_of(facts, name.ok_or_else(|| KindError::Gone("the port".into()))?)
+                index_of(
+                    facts,
+                    name.ok_or_else(|| KindError::Gone("the port".into()))?,
+                )
             };
             Ok(vec![match change {
-                Change::Create { want, .. } | Change::Update { want, .. } => {
-                    Op::FdbReplace { port: port(want)?, mac }
-                }
-                Change::Delete { have, .. } => Op::FdbDelete { port: port(have)?, mac },
+                Change::Create { want, .. } | Change::Update { want, .. } => Op::FdbReplace {
+                    port: port(want)?,
+                    mac,
+                },
+                Change::Delete { have, .. } => Op::FdbDelete {
+                    port: port(have)?,
+                    mac,
+                },
             }])
         })
     }

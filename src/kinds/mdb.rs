@@ -34,7 +34,11 @@ pub struct Attrs {
 
 impl fmt::Display for Attrs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.permanent { "permanent" } else { "temporary" })?;
+        f.write_str(if self.permanent {
+            "permanent"
+        } else {
+            "temporary"
+        })?;
         if self.protocol != PROTOCOL {
             write!(f, " of protocol {}", self.protocol)?;
         }
@@ -56,13 +60,21 @@ impl Kind for Mdb {
                 continue;
             }
             for address in nic.addresses() {
-                let IpAddr::V6(address) = address else { continue };
+                let IpAddr::V6(address) = address else {
+                    continue;
+                };
                 let key = Key {
                     svi: network.bridge.clone(),
                     port: nic.port.clone(),
                     group: IpAddr::V6(solicited_node(address)),
                 };
-                wanted.insert(key, Attrs { permanent: true, protocol: PROTOCOL });
+                wanted.insert(
+                    key,
+                    Attrs {
+                        permanent: true,
+                        protocol: PROTOCOL,
+                    },
+                );
             }
         }
         wanted
@@ -87,10 +99,17 @@ impl KernelKind for Mdb {
             let (Some(svi), Some(port)) = (svi, look.facts.name_of(entry.port)) else {
                 continue;
             };
-            let key = Key { svi, port: port.clone(), group: entry.group };
+            let key = Key {
+                svi,
+                port: port.clone(),
+                group: entry.group,
+            };
             let ours = entry.protocol == PROTOCOL || desired.contains_key(&key);
             if ours && scope.has(&key) {
-                let attrs = Attrs { permanent: entry.permanent, protocol: entry.protocol };
+                let attrs = Attrs {
+                    permanent: entry.permanent,
+                    protocol: entry.protocol,
+                };
                 found.insert(key, attrs);
             }
         }
@@ -106,13 +125,22 @@ impl KernelKind for Mdb {
             let Key { svi, port, group } = change.key();
             let (bridge, port, group) = (index_of(facts, svi)?, index_of(facts, port)?, *group);
             Ok(match change {
-                Change::Create { .. } => vec![Op::MdbAdd { bridge, port, group, source: None }],
-                // A report of the container itself may have made a temporary entry there.
-                Change::Update { .. } => vec![
-                    Op::MdbDelete { bridge, port, group, source: None },
-                    Op::MdbAdd { bridge, port, group, source: None },
-                ],
-                Change::Delete { .. } => vec![Op::MdbDelete { bridge, port, group, source: None }],
+                // A report of the container itself may have made a temporary entry there, which
+                // this takes over.
+                Change::Create { .. } | Change::Update { .. } => {
+                    vec![Op::MdbAdd {
+                        bridge,
+                        port,
+                        group,
+                        source: None,
+                    }]
+                }
+                Change::Delete { .. } => vec![Op::MdbDelete {
+                    bridge,
+                    port,
+                    group,
+                    source: None,
+                }],
             })
         })
     }

@@ -7,7 +7,7 @@ use super::{KernelKind, KindError, Look, Scope, apply_ops, index_of};
 use crate::addr::{IfName, IpAddr, Mac};
 use crate::kernel::Kernel;
 use crate::kernel::rtnl::{self, Op, PROTOCOL};
-use crate::model::{Change, Facts, Inputs, Kind, Owns, Table};
+use crate::model::{Change, Facts, Inputs, Kind, Owns, Pace, Table};
 use std::fmt;
 
 /// A neighbour entry (RTM_NEWNEIGH) on an SVI.
@@ -71,11 +71,28 @@ impl Kind for Neighbour {
     type Key = Key;
     type Attrs = Attrs;
 
+    /// An entry that is extern_learn is zebra's, for a remote MAC/IP route. One of our protocol
+    /// that is not permanent was ours until dnsmasq answered a client that had no address yet: it
+    /// puts the client into the neighbour table first (SIOCSARP, `arp_req_set()` in
+    /// net/ipv4/arp.c keeps MAC and protocol and makes it stale).
+    fn pace(have: &Attrs) -> Pace {
+        if have.ext_learned {
+            Pace::Contested
+        } else if have.protocol == PROTOCOL && !have.permanent {
+            Pace::Expected
+        } else {
+            Pace::Quick
+        }
+    }
+
     fn derive(inputs: &Inputs<'_>) -> Table<Self> {
         let mut wanted = Table::<Self>::new();
         for (nic, network, _) in inputs.connectable() {
             for address in nic.addresses() {
-                let key = Key { svi: network.bridge.clone(), address };
+                let key = Key {
+                    svi: network.bridge.clone(),
+                    address,
+                };
                 let attrs = Attrs {
                     mac: Some(nic.mac),
                     permanent: true,
@@ -97,7 +114,9 @@ impl KernelKind for Neighbour {
     ) -> Result<Table<Self>, KindError> {
         let mut found = Table::<Self>::new();
         for network in &look.host.networks {
-            let Some(svi) = look.facts.svi(network) else { continue };
+            let Some(svi) = look.facts.svi(network) else {
+                continue;
+            };
             let entries = match scope {
                 Scope::All => look.kernel.rtnl.neighbours(svi.index)?,
                 Scope::Keys(keys) => {
@@ -109,7 +128,10 @@ impl KernelKind for Neighbour {
                 }
             };
             for entry in entries {
-                let key = Key { svi: network.bridge.clone(), address: entry.address };
+                let key = Key {
+                    svi: network.bridge.clone(),
+                    address: entry.address,
+                };
                 if entry.protocol == PROTOCOL || desired.contains_key(&key) {
                     found.insert(key, Attrs::from(&entry));
                 }
@@ -129,7 +151,11 @@ impl KernelKind for Neighbour {
             Ok(vec![match change {
                 Change::Create { want, .. } | Change::Update { want, .. } => {
                     let mac = want.mac.expect("derive always sets the MAC");
-                    Op::NeighbourReplace { device, address, mac }
+                    Op::NeighbourReplace {
+                        device,
+                        address,
+                        mac,
+                    }
                 }
                 Change::Delete { .. } => Op::NeighbourDelete { device, address },
             }])

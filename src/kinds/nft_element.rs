@@ -21,7 +21,12 @@ pub struct Key {
 
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "@{} {{ {} }}", self.set.name(), self.key.text(self.set.key()))
+        write!(
+            f,
+            "@{} {{ {} }}",
+            self.set.name(),
+            self.key.text(self.set.key())
+        )
     }
 }
 
@@ -53,7 +58,10 @@ impl Kind for NftElement {
 }
 
 fn put(wanted: &mut Table<NftElement>, set: Set, key: &[Value<'_>], data: Option<Value<'_>>) {
-    let key = Key { set, key: Bytes::of(key) };
+    let key = Key {
+        set,
+        key: Bytes::of(key),
+    };
     wanted.insert(key, Attrs(data.map(|value| Bytes::of(&[value]))));
 }
 
@@ -72,18 +80,32 @@ fn network_elements(inputs: &Inputs<'_>, wanted: &mut Table<NftElement>) {
         if let Some(tunnel) = inputs.facts.tunnel(network) {
             let tunnel = Value::IfIndex(tunnel.index);
             put(wanted, Set::Overlay, &[tunnel], None);
-            put(wanted, Set::Routers, &[tunnel, Value::Mac(network.gateway_mac)], None);
-            put(wanted, Set::Zones, &[tunnel], Some(Value::Zone(network.conntrack_zone)));
+            put(
+                wanted,
+                Set::Routers,
+                &[tunnel, Value::Mac(network.gateway_mac)],
+                None,
+            );
+            put(
+                wanted,
+                Set::Zones,
+                &[tunnel],
+                Some(Value::Zone(network.conntrack_zone)),
+            );
         }
     }
 }
 
 fn nic_elements(inputs: &Inputs<'_>, wanted: &mut Table<NftElement>) {
+    // By name and whether or not the port is in its bridge: while it is in none, what it sends
+    // would reach the host's own stack.
+    for nic in inputs.nics {
+        put(wanted, Set::InetPorts, &[Value::IfName(&nic.port)], None);
+    }
     for (nic, network, at) in inputs.connectable() {
         let port = Value::IfIndex(at.port.index);
         let mac = Value::Mac(nic.mac);
         put(wanted, Set::Ports, &[port], None);
-        put(wanted, Set::InetPorts, &[Value::IfName(&nic.port)], None);
         put(wanted, Set::MacOf, &[port, mac], None);
         put(wanted, Set::MacRaw, &[port, mac], None);
         for address in nic.addresses() {
@@ -93,14 +115,32 @@ fn nic_elements(inputs: &Inputs<'_>, wanted: &mut Table<NftElement>) {
             };
             put(wanted, set, &[port, mac, Value::Ip(address)], None);
         }
-        put(wanted, Set::Zones, &[port], Some(Value::Zone(network.conntrack_zone)));
+        put(
+            wanted,
+            Set::Zones,
+            &[port],
+            Some(Value::Zone(network.conntrack_zone)),
+        );
         if nic.tags != 0 {
-            put(wanted, Set::Marks, &[port], Some(Value::Mark(nic.tags.into())));
+            put(
+                wanted,
+                Set::Marks,
+                &[port],
+                Some(Value::Mark(nic.tags.into())),
+            );
         }
-        for (set, services) in [(Set::OutSvc, &nic.out_services), (Set::InSvc, &nic.in_services)] {
+        for (set, services) in [
+            (Set::OutSvc, &nic.out_services),
+            (Set::InSvc, &nic.in_services),
+        ] {
             for service in services {
                 let protocol = Value::Protocol(service.protocol.number());
-                put(wanted, set, &[port, protocol, Value::Port(service.port)], None);
+                put(
+                    wanted,
+                    set,
+                    &[port, protocol, Value::Port(service.port)],
+                    None,
+                );
             }
         }
     }
@@ -135,8 +175,15 @@ pub fn observe(
                 looked_up.into_iter().flatten().collect()
             }
         };
-        for Element { key, data, comment: _ } in elements {
-            let Some(key) = Bytes::from_kernel(&key) else { continue };
+        for Element {
+            key,
+            data,
+            comment: _,
+        } in elements
+        {
+            let Some(key) = Bytes::from_kernel(&key) else {
+                continue;
+            };
             let data = data.as_deref().and_then(Bytes::from_kernel);
             found.insert(Key { set, key }, Attrs(data));
         }

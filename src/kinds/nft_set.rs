@@ -190,7 +190,10 @@ impl Field {
 impl Bytes {
     /// The bytes of the values. One value stands as it is; several are padded.
     pub fn of(values: &[Value<'_>]) -> Self {
-        let mut out = Bytes { len: 0, bytes: [0; 28] };
+        let mut out = Bytes {
+            len: 0,
+            bytes: [0; 28],
+        };
         for value in values {
             match value {
                 Value::IfIndex(index) | Value::Mark(index) => out.push(&index.to_ne_bytes()),
@@ -221,7 +224,10 @@ impl Bytes {
 
     /// Bytes from the kernel; `None` if longer than any of our keys.
     pub fn from_kernel(bytes: &[u8]) -> Option<Self> {
-        let mut out = Bytes { len: 0, bytes: [0; 28] };
+        let mut out = Bytes {
+            len: 0,
+            bytes: [0; 28],
+        };
         (bytes.len() <= out.bytes.len()).then(|| {
             out.push(bytes);
             out
@@ -237,7 +243,11 @@ impl Bytes {
         let mut out = String::new();
         let mut rest = self.as_slice();
         for field in fields {
-            let padded = if fields.len() > 1 { field.len().next_multiple_of(4) } else { field.len() };
+            let padded = if fields.len() > 1 {
+                field.len().next_multiple_of(4)
+            } else {
+                field.len()
+            };
             if rest.len() < padded {
                 return format!("{:02x?}", self.as_slice());
             }
@@ -270,7 +280,10 @@ fn write_field(out: &mut String, field: Field, part: &[u8]) {
         Field::IfIndex => write!(out, "{}", u32::from_ne_bytes(head(part))),
         Field::Mark => write!(out, "{:#x}", u32::from_ne_bytes(head(part))),
         Field::IfName => {
-            let end = part.iter().position(|byte| *byte == 0).unwrap_or(part.len());
+            let end = part
+                .iter()
+                .position(|byte| *byte == 0)
+                .unwrap_or(part.len());
             write!(out, "\"{}\"", String::from_utf8_lossy(&part[..end]))
         }
         Field::Mac => write!(out, "{}", Mac(head(part))),
@@ -299,13 +312,19 @@ mod tests {
             Value::Ip("192.0.2.10".parse().unwrap()),
         ]);
         assert_eq!(key.as_slice().len(), 16);
-        assert_eq!(key.text(Set::Id4.key()), "7 . 00:16:3e:3f:42:16 . 192.0.2.10");
+        assert_eq!(
+            key.text(Set::Id4.key()),
+            "7 . 00:16:3e:3f:42:16 . 192.0.2.10"
+        );
         let port = Bytes::of(&[Value::Port(4789)]);
         assert_eq!(port.as_slice(), [0x12, 0xb5]);
         let raw = Bytes::of(&[Value::IfIndex(7), Value::Mac(mac)]);
         assert_eq!(raw.text(Set::MacRaw.key()), "7 . 0x00163e3f4216");
         let name: IfName = "svi-vpc".parse().unwrap();
-        assert_eq!(Bytes::of(&[Value::IfName(&name)]).text(Set::Svis.key()), "\"svi-vpc\"");
+        assert_eq!(
+            Bytes::of(&[Value::IfName(&name)]).text(Set::Svis.key()),
+            "\"svi-vpc\""
+        );
         let service = Bytes::of(&[Value::IfIndex(7), Value::Protocol(6), Value::Port(443)]);
         assert_eq!(service.text(Set::InSvc.key()), "7 . 6 . 443");
     }

@@ -50,7 +50,11 @@ const RULES: &str = include_str!("../../templates/datapath-rules.nft");
 /// conntrack and meta expressions, only the sets.
 #[cfg(feature = "test-hooks")]
 fn rules() -> &'static str {
-    if std::env::var_os("LXMESH_TEST_SETS_ONLY").is_some() { "" } else { RULES }
+    if std::env::var_os("LXMESH_TEST_SETS_ONLY").is_some() {
+        ""
+    } else {
+        RULES
+    }
 }
 #[cfg(not(feature = "test-hooks"))]
 fn rules() -> &'static str {
@@ -79,7 +83,11 @@ fn text_digest() -> String {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    bytes
+        .iter()
+        .take(8)
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 impl Kind for NftTable {
@@ -95,7 +103,13 @@ impl Kind for NftTable {
 
 /// The tables as they should be, whatever the inputs.
 pub fn wanted() -> Table<NftTable> {
-    Table::<NftTable>::from([(Key, Attrs { text: text_digest(), intact: true })])
+    Table::<NftTable>::from([(
+        Key,
+        Attrs {
+            text: text_digest(),
+            intact: true,
+        },
+    )])
 }
 
 /// Reads what is loaded.
@@ -116,11 +130,21 @@ pub fn observe(look: &mut Look<'_>) -> Result<Table<NftTable>, KindError> {
         (Some(bridge), Some(inet)) => structure == hex(&both(&bridge, &inet)),
         _ => false,
     };
-    Ok(Table::<NftTable>::from([(Key, Attrs { text: text.to_string(), intact })]))
+    Ok(Table::<NftTable>::from([(
+        Key,
+        Attrs {
+            text: text.to_string(),
+            intact,
+        },
+    )]))
 }
 
 fn both(bridge: &[u8; 32], inet: &[u8; 32]) -> Vec<u8> {
-    Sha256::new().chain_update(bridge).chain_update(inet).finalize().to_vec()
+    Sha256::new()
+        .chain_update(bridge)
+        .chain_update(inet)
+        .finalize()
+        .to_vec()
 }
 
 /// Replaces both tables with the given elements, in one transaction, and stamps them.
@@ -128,8 +152,14 @@ pub fn replace(kernel: &mut Kernel, elements: &Table<NftElement>) -> Result<(), 
     let script = format!("{}{}", text(), nft_element::script(elements));
     kernel.nft.run(&script)?;
     let missing = || KindError::Gone(format!("table {TABLE}"));
-    let bridge = kernel.nft.structure(Family::Bridge, TABLE)?.ok_or_else(missing)?;
-    let inet = kernel.nft.structure(Family::Inet, TABLE)?.ok_or_else(missing)?;
+    let bridge = kernel
+        .nft
+        .structure(Family::Bridge, TABLE)?
+        .ok_or_else(missing)?;
+    let inet = kernel
+        .nft
+        .structure(Family::Inet, TABLE)?
+        .ok_or_else(missing)?;
     let element = Element {
         key: Bytes::of(&[Value::Mark(1)]).as_slice().to_vec(),
         data: None,
@@ -141,10 +171,13 @@ pub fn replace(kernel: &mut Kernel, elements: &Table<NftElement>) -> Result<(), 
         set: Set::Stamp.name(),
         element,
     };
-    kernel.nft.transaction(&[stamp]).map_err(|error| KindError::File {
-        what: "stamping the nftables table".into(),
-        why: error.to_string(),
-    })
+    kernel
+        .nft
+        .transaction(&[stamp])
+        .map_err(|error| KindError::File {
+            what: "stamping the nftables table".into(),
+            why: error.to_string(),
+        })
 }
 
 /// Removes both tables.

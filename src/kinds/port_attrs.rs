@@ -173,9 +173,9 @@ impl fmt::Display for Attrs {
 /// True for a port that carries the settings that only LXMesh gives: such a port of an SVI is
 /// ours even if nobody remembers having attached it.
 pub fn is_ours(link: &Link) -> bool {
-    link.port
-        .is_some_and(|port| port.proxy_arp_wifi && port.guard && !port.learning && !port.unicast_flood)
-        && !matches!(link.kind, LinkKind::Vxlan(_))
+    link.port.is_some_and(|port| {
+        port.proxy_arp_wifi && port.guard && !port.learning && !port.unicast_flood
+    }) && !matches!(link.kind, LinkKind::Vxlan(_))
 }
 
 fn attrs_of(link: &Link, look: &Look<'_>) -> Attrs {
@@ -186,7 +186,11 @@ fn attrs_of(link: &Link, look: &Look<'_>) -> Attrs {
     Attrs {
         up: link.up,
         addr_gen_mode: link.addr_gen_mode,
-        port: link.port.as_ref().filter(|_| master.is_some()).map(PortSettings::from),
+        port: link
+            .port
+            .as_ref()
+            .filter(|_| master.is_some())
+            .map(PortSettings::from),
         master,
     }
 }
@@ -226,8 +230,11 @@ impl KernelKind for PortAttrs {
             .links()
             .filter(|link| scope.has(&link.name))
             .map(|link| (link, attrs_of(link, look)))
-            .filter(|(link, attrs)| {
-                desired.contains_key(&link.name) || (attrs.master.is_some() && is_ours(link))
+            .filter(|(link, _)| {
+                // In whatever bridge: a network may have left the host file while nobody looked,
+                // and its bridge is about to leave the filters.
+                let left_behind = link.master.is_some() && is_ours(link);
+                desired.contains_key(&link.name) || left_behind
             })
             .map(|(link, attrs)| (link.name.clone(), attrs))
             .collect())
@@ -248,7 +255,10 @@ fn ops(change: &Change<PortAttrs>, facts: &Facts) -> Result<Vec<Op>, KindError> 
         // A device that exists is always observed: there is nothing to create.
         Change::Create { key, .. } => return Err(KindError::Gone(key.to_string())),
         Change::Delete { .. } => {
-            return Ok(vec![Op::LinkDown { index }, Op::LinkMaster { index, master: 0 }]);
+            return Ok(vec![
+                Op::LinkDown { index },
+                Op::LinkMaster { index, master: 0 },
+            ]);
         }
         Change::Update { have, want, .. } => (have, want),
     };
@@ -260,15 +270,23 @@ fn ops(change: &Change<PortAttrs>, facts: &Facts) -> Result<Vec<Op>, KindError> 
     if joins {
         ops.push(Op::LinkDown { index });
     }
-    if let Some(mode) = want.addr_gen_mode.filter(|_| have.addr_gen_mode != want.addr_gen_mode) {
+    if let Some(mode) = want
+        .addr_gen_mode
+        .filter(|_| have.addr_gen_mode != want.addr_gen_mode)
+    {
         ops.push(Op::LinkAddrGenMode { index, mode });
     }
     if joins {
         let master = index_of(facts, master)?;
         ops.push(Op::LinkMaster { index, master });
-        ops.push(Op::Port { index, attrs: settings.whole() });
+        ops.push(Op::Port {
+            index,
+            attrs: settings.whole(),
+        });
     } else if have.port != want.port {
-        let attrs = have.port.map_or_else(|| settings.whole(), |have| settings.from_other(&have));
+        let attrs = have
+            .port
+            .map_or_else(|| settings.whole(), |have| settings.from_other(&have));
         ops.push(Op::Port { index, attrs });
     }
     if joins || !have.up {

@@ -58,19 +58,30 @@ impl Kind for Route {
     fn derive(inputs: &Inputs<'_>) -> Table<Self> {
         let mut wanted = Table::<Self>::new();
         for (nic, network, at) in inputs.connectable() {
-            let Some(table) = network.host_route_table() else { continue };
+            let Some(table) = network.host_route_table() else {
+                continue;
+            };
             // The kernel refuses routes via a device that is down.
             if !at.svi.up {
                 continue;
             }
-            let own = nic.ipv4.map(IpAddr::V4).into_iter().chain(nic.ipv6.map(IpAddr::V6));
+            let own = nic
+                .ipv4
+                .map(IpAddr::V4)
+                .into_iter()
+                .chain(nic.ipv6.map(IpAddr::V6));
             for address in own {
                 let key = Key {
                     table,
                     destination: IpNet::from(address),
                     priority: priority(address),
                 };
-                wanted.insert(key, Attrs { device: Some(network.bridge.clone()) });
+                wanted.insert(
+                    key,
+                    Attrs {
+                        device: Some(network.bridge.clone()),
+                    },
+                );
             }
         }
         wanted
@@ -105,21 +116,37 @@ impl KernelKind for Route {
         changes: &[Change<Self>],
     ) -> Vec<Result<(), KindError>> {
         apply_ops(kernel, changes, |change| {
-            let Key { table, destination, priority } = change.key().clone();
+            let Key {
+                table,
+                destination,
+                priority,
+            } = change.key().clone();
             let device = |attrs: &Attrs| {
                 let name = attrs.device.as_ref();
-                index_of(facts, name.ok_or_else(|| KindError::Gone("the device".into()))?)
+                index_of(
+                    facts,
+                    name.ok_or_else(|| KindError::Gone("the device".into()))?,
+                )
             };
             Ok(vec![match change {
-                Change::Create { want, .. } => {
-                    Op::RouteAdd { table, destination, device: device(want)?, priority }
-                }
-                Change::Update { want, .. } => {
-                    Op::RouteReplace { table, destination, device: device(want)?, priority }
-                }
-                Change::Delete { have, .. } => {
-                    Op::RouteDelete { table, destination, device: device(have)?, priority }
-                }
+                Change::Create { want, .. } => Op::RouteAdd {
+                    table,
+                    destination,
+                    device: device(want)?,
+                    priority,
+                },
+                Change::Update { want, .. } => Op::RouteReplace {
+                    table,
+                    destination,
+                    device: device(want)?,
+                    priority,
+                },
+                Change::Delete { have, .. } => Op::RouteDelete {
+                    table,
+                    destination,
+                    device: device(have)?,
+                    priority,
+                },
             }])
         })
     }

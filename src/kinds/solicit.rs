@@ -19,8 +19,16 @@ pub struct Attrs(pub NeighSolicit);
 
 impl fmt::Display for Attrs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let NeighSolicit { v4_mcast, v4_ucast, v6_mcast, v6_ucast } = &self.0;
-        write!(f, "IPv4 {v4_mcast}+{v4_ucast} IPv6 {v6_mcast}+{v6_ucast} probes")
+        let NeighSolicit {
+            v4_mcast,
+            v4_ucast,
+            v6_mcast,
+            v6_ucast,
+        } = &self.0;
+        write!(
+            f,
+            "IPv4 {v4_mcast}+{v4_ucast} IPv6 {v6_mcast}+{v6_ucast} probes"
+        )
     }
 }
 
@@ -31,10 +39,15 @@ impl Kind for Solicit {
     type Attrs = Attrs;
 
     fn derive(inputs: &Inputs<'_>) -> Table<Self> {
-        let never = NeighSolicit { v4_mcast: 0, v4_ucast: 0, v6_mcast: 0, v6_ucast: 0 };
+        let never = NeighSolicit {
+            v4_mcast: 0,
+            v4_ucast: 0,
+            v6_mcast: 0,
+            v6_ucast: 0,
+        };
         let networks = inputs.host.networks.iter();
         networks
-            .map(|network| (network.bridge.clone(), Attrs(never.clone())))
+            .map(|network| (network.bridge.clone(), Attrs(never)))
             .collect()
     }
 }
@@ -48,15 +61,11 @@ impl KernelKind for Solicit {
         let known = look.facts.neigh_solicit.iter();
         Ok(known
             .filter(|(name, _)| scope.has(name))
-            .map(|(name, value)| (name.clone(), Attrs(value.clone())))
+            .map(|(name, value)| (name.clone(), Attrs(*value)))
             .collect())
     }
 
-    fn apply(
-        _: &mut Kernel,
-        _: &Facts,
-        changes: &[Change<Self>],
-    ) -> Vec<Result<(), KindError>> {
+    fn apply(_: &mut Kernel, _: &Facts, changes: &[Change<Self>]) -> Vec<Result<(), KindError>> {
         changes
             .iter()
             .map(|change| match change {

@@ -48,7 +48,13 @@ impl Kind for VxlanAttrs {
                     mcast_max_groups: inputs.facts.has_group_limit().then_some(0),
                     ..PortSettings::of_nic(false)
                 };
-                (network.tunnel.clone(), Attrs { learning: false, port })
+                (
+                    network.tunnel.clone(),
+                    Attrs {
+                        learning: false,
+                        port,
+                    },
+                )
             })
             .collect()
     }
@@ -65,7 +71,9 @@ impl KernelKind for VxlanAttrs {
             .filter(|network| scope.has(&network.tunnel))
             .filter_map(|network| {
                 let link = look.facts.tunnel(network)?;
-                let LinkKind::Vxlan(data) = &link.kind else { return None };
+                let LinkKind::Vxlan(data) = &link.kind else {
+                    return None;
+                };
                 let attrs = Attrs {
                     learning: data.learning,
                     port: link.port.as_ref()?.into(),
@@ -87,10 +95,16 @@ impl KernelKind for VxlanAttrs {
             let index = index_of(facts, key)?;
             let mut ops = Vec::new();
             if have.learning != want.learning {
-                ops.push(Op::Vxlan { index, learning: want.learning });
+                ops.push(Op::Vxlan {
+                    index,
+                    learning: want.learning,
+                });
             }
             if have.port != want.port {
-                ops.push(Op::Port { index, attrs: want.port.from_other(&have.port) });
+                ops.push(Op::Port {
+                    index,
+                    attrs: want.port.from_other(&have.port),
+                });
             }
             Ok(ops)
         })

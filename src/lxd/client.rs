@@ -30,14 +30,20 @@ pub enum LxdError {
         "no LXD or Incus socket at {tried}; install LXD or Incus, or name its socket by `socket` in [lxd]"
     )]
     NoSocket { tried: String },
-    #[error("may not connect to {socket}; run the agent as root or in the group that owns the socket")]
+    #[error(
+        "may not connect to {socket}; run the agent as root or in the group that owns the socket"
+    )]
     Permission { socket: PathBuf },
     #[error("nothing answers at {socket} ({why}); is LXD running?")]
     NotAnswering { socket: PathBuf, why: String },
     #[error("{socket} is not LXD or Incus: {why}; name the right socket by `socket` in [lxd]")]
     WrongServer { socket: PathBuf, why: String },
     #[error("GET {path} answered HTTP {status}: {text}")]
-    Status { path: String, status: u16, text: String },
+    Status {
+        path: String,
+        status: u16,
+        text: String,
+    },
     #[error("GET {path} answered what cannot be understood: {why}")]
     Garbage { path: String, why: String },
     #[error("GET {path} was not answered within {seconds} s")]
@@ -103,7 +109,9 @@ impl Client {
         };
         let server: wire::Server = match self.get("/1.0", REQUEST_TIMEOUT).await {
             Ok(server) => server,
-            Err(LxdError::Status { status: 404, .. }) => return Err(wrong("it has no /1.0".into())),
+            Err(LxdError::Status { status: 404, .. }) => {
+                return Err(wrong("it has no /1.0".into()));
+            }
             Err(LxdError::Garbage { why, .. }) => return Err(wrong(why)),
             Err(error) => return Err(error),
         };
@@ -305,7 +313,8 @@ mod tests {
 
     #[test]
     fn an_instance_without_devices_is_garbage_and_not_an_instance_without_nics() {
-        let text = r#"{"type":"sync","metadata":[{"name":"c1","status_code":103,"expanded_config":{}}]}"#;
+        let text =
+            r#"{"type":"sync","metadata":[{"name":"c1","status_code":103,"expanded_config":{}}]}"#;
         assert!(serde_json::from_str::<Envelope<Listing>>(text).is_err());
     }
 }

@@ -16,6 +16,9 @@ use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Knock {
     Instance(InstanceId),
+    /// The same, but not at once: LXD pauses an instance for a moment to take a snapshot, and its
+    /// routes should not be withdrawn and announced again for that.
+    InstanceSoon(InstanceId),
     Everything,
 }
 
@@ -97,13 +100,18 @@ fn knocks(text: &[u8]) -> Vec<Knock> {
     } = lifecycle;
     // A profile's change reaches each instance by an event of its own in LXD 5.0, but not
     // everywhere; a renamed project changes every instance's identity.
-    if matches!(action.as_str(), "profile-updated" | "profile-renamed" | "project-renamed") {
+    if matches!(
+        action.as_str(),
+        "profile-updated" | "profile-renamed" | "project-renamed"
+    ) {
         return vec![Knock::Everything];
     }
     let Some(what) = action.strip_prefix("instance-") else {
         return Vec::new();
     };
-    let harmless = ["exec", "console", "log", "file", "snapshot", "backup", "metadata"];
+    let harmless = [
+        "exec", "console", "log", "file", "snapshot", "backup", "metadata",
+    ];
     if harmless.iter().any(|prefix| what.starts_with(prefix)) {
         return Vec::new();
     }
@@ -125,10 +133,15 @@ fn knocks(text: &[u8]) -> Vec<Knock> {
     if what == "renamed" && old_name.is_none() {
         return vec![Knock::Everything];
     }
+    let knock = if what == "paused" {
+        Knock::InstanceSoon
+    } else {
+        Knock::Instance
+    };
     std::iter::once(name)
         .chain(old_name)
         .map(|name| {
-            Knock::Instance(InstanceId {
+            knock(InstanceId {
                 project: project.clone(),
                 name,
             })
@@ -159,10 +172,24 @@ mod tests {
         assert_eq!(event("instance-started", r#","name":"c3""#), [id("c3")]);
         assert_eq!(event("instance-started", ""), [id("c3")]);
         assert_eq!(
-            event("instance-renamed", r#","name":"c5","context":{"old_name":"c4"}"#),
+            event(
+                "instance-renamed",
+                r#","name":"c5","context":{"old_name":"c4"}"#
+            ),
             [id("c5"), id("c4")]
         );
-        assert_eq!(event("instance-renamed", r#","name":"c5""#), [Knock::Everything]);
+        assert_eq!(
+            event("instance-renamed", r#","name":"c5""#),
+            [Knock::Everything]
+        );
+    }
+
+    #[test]
+    fn a_pause_is_looked_at_only_when_it_lasts() {
+        let Knock::Instance(id) = id("c3") else {
+            unreachable!()
+        };
+        assert_eq!(event("instance-paused", ""), [Knock::InstanceSoon(id)]);
     }
 
     #[test]

@@ -117,12 +117,20 @@ fn nic(
         config
             .get(&format!("volatile.{device}.{key}"))
             .filter(|text| !text.is_empty())
-            .or_else(|| if key == "host_name" { own("host_name") } else { None })
+            .or_else(|| {
+                if key == "host_name" {
+                    own("host_name")
+                } else {
+                    None
+                }
+            })
             .cloned()
     };
     // Lists may be given on the device and on the instance; both count.
     let merged = |key: &str| {
-        let instance = config.get(&format!("{KEY}{key}")).map_or("", String::as_str);
+        let instance = config
+            .get(&format!("{KEY}{key}"))
+            .map_or("", String::as_str);
         let device = ours(key).map_or("", String::as_str);
         format!("{device} {instance}").trim().to_string()
     };
@@ -213,14 +221,15 @@ mod tests {
 
     #[test]
     fn an_instance_in_error_keeps_what_was_known_of_it() {
-        let up = read(r#"{"name":"c1","status_code":103,"expanded_config":{},"expanded_devices":{}}"#);
+        let up =
+            read(r#"{"name":"c1","status_code":103,"expanded_config":{},"expanded_devices":{}}"#);
         let mut error = up.clone();
         error.presence = Presence::Unknown;
         let mut inventory = Inventory::default();
         inventory.put(up.id.clone(), Some(up.clone()));
         inventory.put(up.id.clone(), Some(error));
         assert_eq!(inventory.instances[&up.id], up);
-        assert_eq!(inventory.missing_from(&[]), [up.id.clone()]);
+        assert_eq!(inventory.missing_from(&[]), std::slice::from_ref(&up.id));
         inventory.put(up.id.clone(), None);
         assert!(inventory.instances.is_empty());
     }

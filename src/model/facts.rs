@@ -74,16 +74,25 @@ impl Facts {
 
     /// What the network still waits for.
     pub fn readiness(&self, network: &Network) -> Readiness {
-        let Network { bridge, tunnel, vni, .. } = network;
+        let Network {
+            bridge,
+            tunnel,
+            vni,
+            ..
+        } = network;
         let wait = |text: String| Readiness::Waiting(text);
         let Some(svi) = self.link(bridge) else {
-            return wait(format!("bridge {bridge} does not exist; systemd-networkd should create it (lxmesh-gen render)"));
+            return wait(format!(
+                "bridge {bridge} does not exist; systemd-networkd should create it (lxmesh-gen render)"
+            ));
         };
         let LinkKind::Bridge(_) = svi.kind else {
             return wait(format!("{bridge} is not a bridge"));
         };
         let Some(link) = self.link(tunnel) else {
-            return wait(format!("tunnel {tunnel} does not exist; systemd-networkd should create it (lxmesh-gen render)"));
+            return wait(format!(
+                "tunnel {tunnel} does not exist; systemd-networkd should create it (lxmesh-gen render)"
+            ));
         };
         match &link.kind {
             LinkKind::Vxlan(data) if data.vni != vni.get() => {
@@ -107,8 +116,9 @@ impl Facts {
     /// True unless some bridge port shows that the kernel lacks the limit on a port's multicast
     /// groups (it came with Linux 6.3).
     pub fn has_group_limit(&self) -> bool {
-        !self
-            .links()
-            .any(|link| link.port.is_some_and(|port| port.mcast_max_groups.is_none()))
+        !self.links().any(|link| {
+            link.port
+                .is_some_and(|port| port.mcast_max_groups.is_none())
+        })
     }
 }

@@ -1,7 +1,8 @@
 //! What a kernel object is to the reconciler.
 
 use super::inputs::Inputs;
-use super::table::Table;
+use super::table::{Change, Table};
+use crate::addr::{IfName, Mac};
 use std::fmt::{Debug, Display};
 
 /// How much of an object is ours.
@@ -23,6 +24,40 @@ pub trait Kind: Sized + 'static {
     type Key: Ord + Clone + Debug + Display + Send;
     type Attrs: Eq + Clone + Debug + Display + Send;
 
+    /// How fast an object in this state is to be put right again if that is needed repeatedly.
+    fn pace(_have: &Self::Attrs) -> Pace {
+        Pace::Quick
+    }
+
+    /// What else there is to do once the change has been made.
+    fn follow_up(_change: &Change<Self>) -> Option<FollowUp> {
+        None
+    }
+
     /// The objects that should be there. Pure; must not depend on anything but the inputs.
     fn derive(inputs: &Inputs<'_>) -> Table<Self>;
+}
+
+/// Something to be done after a change, by the daemon.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FollowUp {
+    /// Tell zebra once more that this MAC is on this port: it reads FDB and link events from
+    /// different sockets, and drops an entry on a port that it does not know yet.
+    Announce { port: IfName, mac: Mac },
+    /// dnsmasq has a new configuration, or leases of NICs that are gone.
+    RestartDnsmasq,
+    /// dnsmasq has new NICs.
+    ReloadDnsmasq,
+}
+
+/// How fast the same repair may be made again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pace {
+    /// At once, without a word: a program that we know does this now and then.
+    Expected,
+    /// Half a second, then twice as long each time, up to a minute.
+    Quick,
+    /// Two minutes, then twice as long each time, up to an hour: another host claims the same
+    /// address, and zebra takes five moves within 180 s for a duplicate.
+    Contested,
 }

@@ -9,15 +9,27 @@ pub type Table<K> = BTreeMap<<K as Kind>::Key, <K as Kind>::Attrs>;
 /// One step from what is there to what is wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change<K: Kind> {
-    Create { key: K::Key, want: K::Attrs },
-    Update { key: K::Key, have: K::Attrs, want: K::Attrs },
-    Delete { key: K::Key, have: K::Attrs },
+    Create {
+        key: K::Key,
+        want: K::Attrs,
+    },
+    Update {
+        key: K::Key,
+        have: K::Attrs,
+        want: K::Attrs,
+    },
+    Delete {
+        key: K::Key,
+        have: K::Attrs,
+    },
 }
 
 impl<K: Kind> Change<K> {
     pub fn key(&self) -> &K::Key {
         match self {
-            Change::Create { key, .. } | Change::Update { key, .. } | Change::Delete { key, .. } => key,
+            Change::Create { key, .. }
+            | Change::Update { key, .. }
+            | Change::Delete { key, .. } => key,
         }
     }
 

@@ -110,7 +110,9 @@ fn sorted_out<T: Ord>(
         let result = if index < MAX_WORDS {
             parse(word)
         } else {
-            Err(format!("and what follows is ignored: a list has at most {MAX_WORDS} entries"))
+            Err(format!(
+                "and what follows is ignored: a list has at most {MAX_WORDS} entries"
+            ))
         };
         match result {
             Ok(value) => {
@@ -145,7 +147,15 @@ mod tests {
 
     #[test]
     fn lists_are_split_at_commas_and_blanks_alike() {
-        let wanted = (vec!["tcp/80".to_string(), "tcp/443".into(), "udp/53".into(), "sctp/9".into()], 0);
+        let wanted = (
+            vec![
+                "tcp/80".to_string(),
+                "tcp/443".into(),
+                "udp/53".into(),
+                "sctp/9".into(),
+            ],
+            0,
+        );
         assert_eq!(names("tcp/80,tcp/443 udp/53,\tsctp/9"), wanted);
         assert_eq!(names("sctp/9 , udp/53\ntcp/443,,TCP/80 tcp/80"), wanted);
         assert_eq!(names(" ,"), (vec![], 0));

@@ -33,6 +33,8 @@ pub enum Ask {
 
 /// How many instances are read at the same time.
 const CONCURRENT_READS: usize = 4;
+/// A pause shorter than this is a snapshot's.
+const PAUSE_GRACE: Duration = Duration::from_secs(1);
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 const LONGEST_RETRY: Duration = Duration::from_secs(20);
 
@@ -90,6 +92,7 @@ async fn serve(
                 for knock in knocks? {
                     match knock {
                         Knock::Instance(id) => reads.instances([id]),
+                        Knock::InstanceSoon(id) => reads.soon(id),
                         Knock::Everything => reads.list(),
                     }
                 }
@@ -228,6 +231,17 @@ impl Reads {
         self.delayed.push(what);
         self.due = Instant::now() + jittered(self.pause);
         self.pause = (self.pause * 2).min(LONGEST_RETRY);
+    }
+
+    /// Reads an instance when what happened to it has lasted for a second.
+    fn soon(&mut self, id: InstanceId) {
+        let due = Instant::now() + PAUSE_GRACE;
+        self.due = if self.delayed.is_empty() {
+            due
+        } else {
+            self.due.max(due)
+        };
+        self.delayed.push(What::One(id));
     }
 
     /// When failed reads are to be tried again.

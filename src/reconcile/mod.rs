@@ -1,11 +1,15 @@
 //! Bringing the kernel to where LXD and the host file say it should be: one pass, and the daemon
 //! that decides when to make one.
 
-pub mod daemon;
+mod aftermath;
+mod daemon;
 pub mod lxd_task;
 pub mod pass;
+pub mod preview;
+pub mod privilege;
 pub mod purge;
 pub mod repairs;
 pub mod report;
-pub mod status;
+pub mod start;
+mod status;
 pub mod world;

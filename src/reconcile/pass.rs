@@ -10,7 +10,7 @@ use crate::kernel::{Kernel, KernelError};
 use crate::kinds::nft_element::{self, NftElement};
 use crate::kinds::nft_table::{self, NftTable};
 use crate::kinds::{KernelKind, KindError, Look, Scope, Visitor, visit_kinds};
-use crate::model::{Change, Facts, Inputs, Kind, Nic, NicId, Table, diff};
+use crate::model::{Change, Facts, Inputs, Kind, Nic, NicId, Pace, Table, diff};
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
@@ -31,6 +31,8 @@ pub struct Wanted<'a> {
     /// `None` while LXD has never been read: then nothing is deleted, and only what concerns
     /// networks as a whole is put in order.
     pub nics: Option<&'a [Nic]>,
+    /// LXD's event stream is open, so that `nics` is how things are now.
+    pub current: bool,
     /// NICs and links of the last pass, for finding what is no longer wanted.
     pub before: Option<(&'a [Nic], &'a Facts)>,
 }
@@ -103,45 +105,85 @@ pub fn plan(
     match (extent, wanted.before) {
         (Extent::Nics(ids), Some((nics_before, facts_before))) if wanted.nics.is_some() => {
             let among = |nics: &[Nic]| -> Vec<Nic> {
-                nics.iter().filter(|nic| ids.contains(&nic.id)).cloned().collect()
+                nics.iter()
+                    .filter(|nic| ids.contains(&nic.id))
+                    .cloned()
+                    .collect()
             };
             let (before, now) = (among(nics_before), among(nics));
             let both = || before.iter().chain(&now);
             let networks: BTreeSet<&str> = both().map(|nic| nic.network.as_str()).collect();
             let mut host = wanted.host.clone();
-            host.networks.retain(|network| networks.contains(network.name.as_str()));
+            host.networks
+                .retain(|network| networks.contains(network.name.as_str()));
             let ports = both().map(|nic| nic.port.clone()).collect();
             let facts = look_at_some(kernel, &host, facts_before, ports)?;
             let planner = Planner {
-                look: Look { kernel, host: &host, facts: &facts },
-                inputs: Inputs { host: &host, nics: &now, facts: &facts },
-                before: Some(Inputs { host: &host, nics: &before, facts: facts_before }),
-                whole: Inputs { host: wanted.host, nics, facts: &facts },
+                look: Look {
+                    kernel,
+                    host: &host,
+                    facts: &facts,
+                },
+                inputs: Inputs {
+                    host: &host,
+                    nics: &now,
+                    facts: &facts,
+                },
+                before: Some(Inputs {
+                    host: &host,
+                    nics: &before,
+                    facts: facts_before,
+                }),
+                whole: Inputs {
+                    host: wanted.host,
+                    nics,
+                    facts: &facts,
+                },
                 known: true,
                 nftables_only: false,
+                current: wanted.current,
                 repairs,
                 steps: Vec::new(),
                 report: Report::default(),
             };
             let (steps, nft, report) = planner.run();
-            Ok(Plan { facts, steps, nft, report })
+            Ok(Plan {
+                facts,
+                steps,
+                nft,
+                report,
+            })
         }
         _ => {
             let facts = look_at_links(kernel, wanted.host)?;
-            let inputs = Inputs { host: wanted.host, nics, facts: &facts };
+            let inputs = Inputs {
+                host: wanted.host,
+                nics,
+                facts: &facts,
+            };
             let planner = Planner {
-                look: Look { kernel, host: wanted.host, facts: &facts },
+                look: Look {
+                    kernel,
+                    host: wanted.host,
+                    facts: &facts,
+                },
                 inputs,
                 before: None,
                 whole: inputs,
                 known: wanted.nics.is_some(),
                 nftables_only: *extent == Extent::Nftables,
+                current: wanted.current,
                 repairs,
                 steps: Vec::new(),
                 report: Report::default(),
             };
             let (steps, nft, report) = planner.run();
-            Ok(Plan { facts, steps, nft, report })
+            Ok(Plan {
+                facts,
+                steps,
+                nft,
+                report,
+            })
         }
     }
 }
@@ -157,6 +199,7 @@ struct Planner<'a> {
     /// Whether LXD has been read.
     known: bool,
     nftables_only: bool,
+    current: bool,
     repairs: Option<&'a mut Repairs>,
     steps: Vec<Box<dyn Step>>,
     report: Report,
@@ -175,7 +218,11 @@ impl Planner<'_> {
         match &self.before {
             None => Scope::All,
             Some(before) => Scope::Keys(
-                desired.keys().cloned().chain(K::derive(before).into_keys()).collect(),
+                desired
+                    .keys()
+                    .cloned()
+                    .chain(K::derive(before).into_keys())
+                    .collect(),
             ),
         }
     }
@@ -217,7 +264,7 @@ impl Planner<'_> {
         };
         let change = diff::<NftTable>(&NftTable::derive(&self.inputs), &tables).pop();
         let change = change.filter(|change| {
-            self.may::<NftTable>(change.key(), false)
+            self.may::<NftTable>(change)
                 // Another version's rules are good enough until LXD has told us of the NICs.
                 && (self.known || !matches!(change, Change::Update { have, .. } if have.intact))
         });
@@ -229,7 +276,10 @@ impl Planner<'_> {
                         desired.entry(key).or_insert(attrs);
                     }
                 }
-                NftPlan::Replace { change, elements: desired }
+                NftPlan::Replace {
+                    change,
+                    elements: desired,
+                }
             }
             (None, Some(found)) => {
                 let mut changes = diff(&desired, &found);
@@ -247,21 +297,61 @@ impl Planner<'_> {
         }
     }
 
+    /// What is wanted otherwise than in the last pass is no repair: LXD re-creates a device at each
+    /// change of its keys, and nobody undoes anything then.
+    fn forget_what_is_new<K: Kind>(&mut self, desired: &Table<K>) {
+        let (Some(before), Some(repairs)) = (&self.before, &mut self.repairs) else {
+            return;
+        };
+        let was = K::derive(before);
+        for key in was.keys().chain(desired.keys()) {
+            if was.get(key) != desired.get(key) {
+                repairs.forget(&format!("{} {key}", K::NAME));
+                repairs.forget(&format!("-{} {key}", K::NAME));
+            }
+        }
+    }
+
     /// Whether the change may be made now, or is one that somebody keeps undoing.
-    fn may<K: Kind>(&mut self, key: &K::Key, delete: bool) -> bool {
-        let Some(repairs) = &mut self.repairs else { return true };
+    fn may<K: Kind>(&mut self, asked: &Change<K>) -> bool {
+        let key = asked.key();
+        let delete = matches!(asked, Change::Delete { .. });
+        let pace = match asked {
+            Change::Update { have, .. } => K::pace(have),
+            _ => Pace::Quick,
+        };
+        if pace == Pace::Expected {
+            return true;
+        }
+        let Some(repairs) = &mut self.repairs else {
+            return true;
+        };
         let made = format!("{} {key}", K::NAME);
         let unmade = format!("-{made}");
-        let (change, opposite) = if delete { (unmade, made) } else { (made, unmade) };
+        let (change, opposite) = if delete {
+            (unmade, made)
+        } else {
+            (made, unmade)
+        };
         repairs.forget(&opposite);
-        match repairs.ask(&change, Instant::now()) {
+        if pace == Pace::Contested && !self.current {
+            self.report.deferred.push(format!(
+                "{change}: claimed by another host, and LXD cannot be asked"
+            ));
+            return false;
+        }
+        match repairs.ask(&change, pace, Instant::now()) {
             Verdict::Go => true,
             Verdict::GoAndWarn(times) => {
-                tracing::warn!(
-                    object = change,
-                    times,
-                    "something else keeps undoing this; repairing it ever more slowly"
-                );
+                let who = match pace {
+                    Pace::Contested => {
+                        "another host claims this; claiming it here ever more slowly"
+                    }
+                    Pace::Expected | Pace::Quick => {
+                        "something else keeps undoing this; repairing it ever more slowly"
+                    }
+                };
+                tracing::warn!(object = change, times, "{who}");
                 true
             }
             Verdict::Wait(wait) => {
@@ -298,11 +388,10 @@ impl Visitor for Planner<'_> {
             Ok(observed) => observed,
             Err(error) => return self.unreadable::<K>(&error),
         };
+        self.forget_what_is_new::<K>(&desired);
         let mut changes = diff::<K>(&desired, &observed);
         self.drop_deletes_if_unknown(&mut changes);
-        changes.retain(|change| {
-            self.may::<K>(change.key(), matches!(change, Change::Delete { .. }))
-        });
+        changes.retain(|change| self.may::<K>(change));
         let (deletes, rest) = changes
             .into_iter()
             .partition(|change| matches!(change, Change::Delete { .. }));
@@ -332,7 +421,13 @@ where
         }
         let results = K::apply(kernel, facts, changes);
         for (change, result) in changes.iter().zip(results) {
-            report.lines.push(line(change, Some(result.map_err(|error| error.to_string()))));
+            if result.is_ok() {
+                report.follow_ups.extend(K::follow_up(change));
+            }
+            report.lines.push(line(
+                change,
+                Some(result.map_err(|error| error.to_string())),
+            ));
         }
     }
 }
@@ -353,7 +448,11 @@ impl<K: KernelKind> Step for KindStep<K> {
 }
 
 fn line<K: Kind>(change: &Change<K>, result: Option<Result<(), String>>) -> Line {
-    Line { kind: K::NAME, text: change.describe(), result }
+    Line {
+        kind: K::NAME,
+        text: change.describe(),
+        result,
+    }
 }
 
 impl Plan {
@@ -363,18 +462,27 @@ impl Plan {
         match &self.nft {
             NftPlan::Replace { change, .. } => report.lines.push(line(change, None)),
             NftPlan::Elements(changes) => {
-                report.lines.extend(changes.iter().map(|change| line(change, None)));
+                report
+                    .lines
+                    .extend(changes.iter().map(|change| line(change, None)));
             }
             NftPlan::Nothing | NftPlan::Unknown => {}
         }
-        report.lines.extend(self.steps.iter().flat_map(|step| step.lines()));
+        report
+            .lines
+            .extend(self.steps.iter().flat_map(|step| step.lines()));
         report
     }
 
     /// Does it: withdraws what is announced and attached, changes the filters in one
     /// transaction, then attaches and announces. Without filters nothing is attached.
     pub fn apply(self, kernel: &mut Kernel) -> (Facts, Report) {
-        let Plan { facts, steps, nft, mut report } = self;
+        let Plan {
+            facts,
+            steps,
+            nft,
+            mut report,
+        } = self;
         let started = Instant::now();
         for step in steps.iter().rev() {
             step.apply_deletes(kernel, &facts, &mut report);
@@ -411,7 +519,9 @@ fn apply_nft(nft: NftPlan, kernel: &mut Kernel, report: &mut Report) -> bool {
                 .map_err(|error| error.to_string());
             let done = result.is_ok();
             report.escalate |= !done;
-            let lines = changes.iter().map(|change| line(change, Some(result.clone())));
+            let lines = changes
+                .iter()
+                .map(|change| line(change, Some(result.clone())));
             report.lines.extend(lines);
             done
         }

@@ -10,7 +10,12 @@ use crate::model::{Facts, Kind, Owns, Table, diff};
 /// Detaches every port of ours, removes every entry of ours, and last the tables.
 pub fn purge(kernel: &mut Kernel, host: &HostFile) -> Result<Report, KernelError> {
     let facts = look_at_links(kernel, host)?;
-    let mut sweeper = Sweeper { kernel, host, facts: &facts, sweeps: Vec::new() };
+    let mut sweeper = Sweeper {
+        kernel,
+        host,
+        facts: &facts,
+        sweeps: Vec::new(),
+    };
     visit_kinds(&mut sweeper);
     let Sweeper { sweeps, kernel, .. } = sweeper;
     let mut report = Report::default();
@@ -41,22 +46,27 @@ impl Visitor for Sweeper<'_> {
             return;
         }
         let facts = self.facts;
-        let mut look = Look { kernel: self.kernel, host: self.host, facts };
+        let mut look = Look {
+            kernel: self.kernel,
+            host: self.host,
+            facts,
+        };
         let nothing = Table::<K>::new();
         let observed = K::observe(&mut look, &Scope::All, &nothing);
-        self.sweeps.push(Box::new(move |kernel, report| match observed {
-            Err(error) => report.unreadable.push((K::NAME, error.to_string())),
-            Ok(observed) => {
-                let changes = diff::<K>(&Table::<K>::new(), &observed);
-                let results = K::apply(kernel, facts, &changes);
-                for (change, result) in changes.iter().zip(results) {
-                    report.lines.push(Line {
-                        kind: K::NAME,
-                        text: change.describe(),
-                        result: Some(result.map_err(|error| error.to_string())),
-                    });
+        self.sweeps
+            .push(Box::new(move |kernel, report| match observed {
+                Err(error) => report.unreadable.push((K::NAME, error.to_string())),
+                Ok(observed) => {
+                    let changes = diff::<K>(&Table::<K>::new(), &observed);
+                    let results = K::apply(kernel, facts, &changes);
+                    for (change, result) in changes.iter().zip(results) {
+                        report.lines.push(Line {
+                            kind: K::NAME,
+                            text: change.describe(),
+                            result: Some(result.map_err(|error| error.to_string())),
+                        });
+                    }
                 }
-            }
-        }));
+            }));
     }
 }

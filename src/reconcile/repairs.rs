@@ -2,19 +2,40 @@
 //! ever more slowly: two hosts that both claim a MAC, or an operator's script, must not make the
 //! kernel flap.
 
+use crate::model::Pace;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-/// A change that came back within this time has been undone by somebody.
-const MEMORY: Duration = Duration::from_secs(150);
-const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// Undone this often in a row, it is worth a warning.
 const WARN_AT: u32 = 3;
+
+/// The first pause, the longest, and how long a change is remembered.
+impl Pace {
+    fn first(self) -> Duration {
+        match self {
+            Pace::Expected | Pace::Quick => Duration::from_millis(500),
+            Pace::Contested => Duration::from_secs(120),
+        }
+    }
+
+    fn longest(self) -> Duration {
+        match self {
+            Pace::Expected | Pace::Quick => Duration::from_secs(60),
+            Pace::Contested => Duration::from_secs(3600),
+        }
+    }
+
+    /// A change that comes back later than this has not been undone by the same cause.
+    fn memory(self) -> Duration {
+        self.longest() * 5 / 2
+    }
+}
 
 #[derive(Debug, Clone)]
 struct Entry {
     count: u32,
     last: Instant,
+    pace: Pace,
 }
 
 /// What was changed lately, by kind and key.
@@ -33,25 +54,29 @@ pub enum Verdict {
 }
 
 impl Repairs {
-    /// Asks for a change that is needed again and again: the first at once, the second a second
-    /// later, then twice as long each time, up to a minute.
-    pub fn ask(&mut self, change: &str, now: Instant) -> Verdict {
-        let Some(entry) = self.entries.get_mut(change) else {
-            self.entries.insert(change.into(), Entry { count: 1, last: now });
-            return Verdict::Go;
-        };
+    /// Asks for a change that may be needed again and again: the first time at once, then at the
+    /// pace given.
+    pub fn ask(&mut self, change: &str, pace: Pace, now: Instant) -> Verdict {
+        let entry = self.entries.entry(change.into()).or_insert(Entry {
+            count: 0,
+            last: now,
+            pace,
+        });
+        entry.pace = pace;
         let since = now.duration_since(entry.last);
-        if since > MEMORY {
-            *entry = Entry { count: 1, last: now };
-            return Verdict::Go;
+        if since > pace.memory() {
+            entry.count = 0;
         }
-        let pause = Duration::from_millis(250 << entry.count.min(9)).min(LONGEST_WAIT);
-        if since < pause {
+        let doublings = 1 << entry.count.saturating_sub(1).min(10);
+        let pause = (pace.first() * doublings).min(pace.longest());
+        if entry.count > 0 && since < pause {
             return Verdict::Wait(pause - since);
         }
         entry.count += 1;
         entry.last = now;
-        if entry.count == WARN_AT {
+        // That another host has the same address is worth a word at once.
+        let warn_at = if pace == Pace::Contested { 1 } else { WARN_AT };
+        if entry.count == warn_at {
             Verdict::GoAndWarn(entry.count)
         } else {
             Verdict::Go
@@ -66,7 +91,7 @@ impl Repairs {
     /// Drops what is too old to matter; bounds the memory.
     pub fn expire(&mut self, now: Instant) {
         self.entries
-            .retain(|_, entry| now.duration_since(entry.last) <= MEMORY);
+            .retain(|_, entry| now.duration_since(entry.last) <= entry.pace.memory());
     }
 }
 
@@ -79,15 +104,15 @@ mod tests {
         let mut repairs = Repairs::default();
         let start = Instant::now();
         let mut now = start;
-        assert_eq!(repairs.ask("x", now), Verdict::Go);
+        assert_eq!(repairs.ask("x", Pace::Quick, now), Verdict::Go);
         let mut waits = Vec::new();
         let mut warnings = 0;
         for _ in 0..12 {
-            match repairs.ask("x", now) {
+            match repairs.ask("x", Pace::Quick, now) {
                 Verdict::Wait(wait) => {
                     waits.push(wait);
                     now += wait;
-                    if repairs.ask("x", now) == Verdict::GoAndWarn(3) {
+                    if repairs.ask("x", Pace::Quick, now) == Verdict::GoAndWarn(3) {
                         warnings += 1;
                     }
                 }
@@ -96,12 +121,34 @@ mod tests {
         }
         assert!(waits.is_sorted());
         assert_eq!(waits[0], Duration::from_millis(500));
-        assert_eq!(*waits.last().unwrap(), LONGEST_WAIT);
+        assert_eq!(*waits.last().unwrap(), Pace::Quick.longest());
         assert_eq!(warnings, 1);
-        assert_eq!(repairs.ask("y", now), Verdict::Go);
+        assert_eq!(repairs.ask("y", Pace::Quick, now), Verdict::Go);
         repairs.forget("x");
-        assert_eq!(repairs.ask("x", now), Verdict::Go);
-        repairs.expire(now + MEMORY * 2);
+        assert_eq!(repairs.ask("x", Pace::Quick, now), Verdict::Go);
+        repairs.expire(now + Pace::Quick.memory() * 2);
         assert!(repairs.entries.is_empty());
+    }
+
+    #[test]
+    fn a_contested_address_is_claimed_less_than_three_times_in_180_seconds() {
+        let mut repairs = Repairs::default();
+        let start = Instant::now();
+        let mut claims = Vec::new();
+        for second in 0..7200 {
+            let now = start + Duration::from_secs(second);
+            match repairs.ask("mac", Pace::Contested, now) {
+                Verdict::Wait(_) => {}
+                Verdict::GoAndWarn(_) => {
+                    assert!(claims.is_empty(), "said once, at the first claim");
+                    claims.push(second);
+                }
+                Verdict::Go => claims.push(second),
+            }
+        }
+        assert!(
+            claims.windows(3).all(|three| three[2] - three[0] > 180),
+            "{claims:?}"
+        );
     }
 }

@@ -9,8 +9,20 @@ use crate::model::facts::Readiness;
 impl Agent {
     pub(super) fn status(&mut self) -> Status {
         let networks: Vec<NetworkStatus> = self.network_statuses();
-        let nics: Vec<NicStatus> = self.world.resolved.nics.iter().map(|nic| self.nic_status(nic)).collect();
-        let problems: Vec<String> = self.world.resolved.problems.iter().map(|p| p.to_string()).collect();
+        let nics: Vec<NicStatus> = self
+            .world
+            .resolved
+            .nics
+            .iter()
+            .map(|nic| self.nic_status(nic))
+            .collect();
+        let problems: Vec<String> = self
+            .world
+            .resolved
+            .problems
+            .iter()
+            .map(|p| p.to_string())
+            .collect();
         let dhcp = match &*self.dhcp_state.borrow() {
             dhcp::State::NotStarted if !self.host.dhcp.enabled => "off".to_string(),
             dhcp::State::NotStarted if !self.host.dhcp.run => "files only".to_string(),
@@ -59,7 +71,12 @@ impl Agent {
     }
 
     fn network_statuses(&mut self) -> Vec<NetworkStatus> {
-        let Agent { host, world, kernel, .. } = self;
+        let Agent {
+            host,
+            world,
+            kernel,
+            ..
+        } = self;
         let networks = host.networks.iter();
         networks
             .map(|network| {
@@ -70,7 +87,9 @@ impl Agent {
                     Some(Readiness::Waiting(what)) => Some(what),
                 };
                 let tunnel = facts.and_then(|facts| facts.tunnel(network));
-                let vteps = tunnel.and_then(|link| kernel.rtnl.vteps(link.index).ok()).unwrap_or_default();
+                let vteps = tunnel
+                    .and_then(|link| kernel.rtnl.vteps(link.index).ok())
+                    .unwrap_or_default();
                 let nics = world.resolved.nics.iter();
                 NetworkStatus {
                     name: network.name.clone(),
@@ -87,7 +106,11 @@ impl Agent {
     }
 
     fn nic_status(&self, nic: &Nic) -> NicStatus {
-        let link = self.world.facts.as_ref().and_then(|facts| facts.link(&nic.port));
+        let link = self
+            .world
+            .facts
+            .as_ref()
+            .and_then(|facts| facts.link(&nic.port));
         NicStatus {
             instance: nic.id.instance.to_string(),
             device: nic.id.device.clone(),

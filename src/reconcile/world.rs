@@ -54,13 +54,18 @@ pub enum LookAt {
 
 impl World {
     pub fn nics(&self) -> Option<&[Nic]> {
-        self.inventory.as_ref().map(|_| self.resolved.nics.as_slice())
+        self.inventory
+            .as_ref()
+            .map(|_| self.resolved.nics.as_slice())
     }
 
     /// Takes in a listing.
     pub fn put_listing(&mut self, instances: Vec<Instance>) -> Listed {
         let attached = self.facts.as_ref().map_or(0, |facts| {
-            facts.links().filter(|link| link.master.is_some() && port_attrs::is_ours(link)).count()
+            facts
+                .links()
+                .filter(|link| link.master.is_some() && port_attrs::is_ours(link))
+                .count()
         });
         if instances.is_empty() && attached > 0 {
             return Listed::Incredible { attached };
@@ -83,7 +88,9 @@ impl World {
 
     /// Resolves NICs anew; returns those that are different now.
     pub fn resolve(&mut self, host: &HostFile) -> BTreeSet<NicId> {
-        let Some(inventory) = &self.inventory else { return BTreeSet::new() };
+        let Some(inventory) = &self.inventory else {
+            return BTreeSet::new();
+        };
         let fresh = resolve(host, inventory, &self.resolved.nics);
         let changed = difference(&self.resolved.nics, &fresh.nics);
         if fresh.nics != self.resolved.nics {
@@ -96,12 +103,16 @@ impl World {
     /// The NICs of an instance, now and as of the last pass.
     pub fn nics_of(&self, id: &InstanceId) -> BTreeSet<NicId> {
         let all = self.resolved.nics.iter().chain(&self.passed);
-        all.filter(|nic| nic.id.instance == *id).map(|nic| nic.id.clone()).collect()
+        all.filter(|nic| nic.id.instance == *id)
+            .map(|nic| nic.id.clone())
+            .collect()
     }
 
     /// What an event asks us to look at. Events that name nothing of ours ask for nothing.
     pub fn look_at(&self, knock: &Knock, host: &HostFile) -> LookAt {
-        let Some(facts) = &self.facts else { return LookAt::Everything };
+        let Some(facts) = &self.facts else {
+            return LookAt::Everything;
+        };
         let nic = |id: Option<&NicId>| id.map_or(LookAt::Nothing, |id| LookAt::Nic(id.clone()));
         let network_at = |svi: u32| {
             let name = facts.name_of(svi)?;
@@ -112,7 +123,11 @@ impl World {
             Knock::Link { index, name, .. } => {
                 let names = name.iter().chain(facts.name_of(*index));
                 for name in names {
-                    if host.networks.iter().any(|n| n.bridge == *name || n.tunnel == *name) {
+                    if host
+                        .networks
+                        .iter()
+                        .any(|n| n.bridge == *name || n.tunnel == *name)
+                    {
                         return LookAt::NetworkLink(name.clone());
                     }
                     if let Some(id) = self.index.ports.get(name) {
@@ -124,31 +139,32 @@ impl World {
             Knock::Fdb { port, bridge, mac } => {
                 let bridge = bridge.or_else(|| facts.link(facts.name_of(*port)?)?.master);
                 let network = bridge.and_then(network_at);
-                nic(network.and_then(|network| {
-                    self.index.macs.get(&(network.name.clone(), *mac))
-                }))
+                nic(network.and_then(|network| self.index.macs.get(&(network.name.clone(), *mac))))
             }
-            Knock::Neighbour { device, address } => nic(network_at(*device).and_then(|network| {
-                self.index.addresses.get(&(network.name.clone(), *address))
-            })),
+            Knock::Neighbour { device, address } => nic(network_at(*device)
+                .and_then(|network| self.index.addresses.get(&(network.name.clone(), *address)))),
             Knock::Route { destination, .. } => {
                 let address = destination.addr();
                 let mut of_any = host.networks.iter().filter(|n| n.host_routes.is_some());
-                nic(of_any.find_map(|network| {
-                    self.index.addresses.get(&(network.name.clone(), address))
-                }))
+                nic(of_any
+                    .find_map(|network| self.index.addresses.get(&(network.name.clone(), address))))
             }
-            Knock::Mdb { port, .. } => {
-                nic(facts.name_of(*port).and_then(|name| self.index.ports.get(name)))
-            }
+            Knock::Mdb { port, .. } => nic(facts
+                .name_of(*port)
+                .and_then(|name| self.index.ports.get(name))),
             Knock::NftGeneration { .. } => LookAt::Nftables,
         }
     }
 
     /// Indexes of the tunnels: zebra's entries there need not wake us.
     pub fn tunnels(&self, host: &HostFile) -> Vec<u32> {
-        let Some(facts) = &self.facts else { return Vec::new() };
-        let links = host.networks.iter().filter_map(|network| facts.link(&network.tunnel));
+        let Some(facts) = &self.facts else {
+            return Vec::new();
+        };
+        let links = host
+            .networks
+            .iter()
+            .filter_map(|network| facts.link(&network.tunnel));
         links
             .filter(|link| matches!(link.kind, LinkKind::Vxlan(_)))
             .map(|link| link.index)
@@ -161,9 +177,13 @@ impl Index {
         let mut index = Index::default();
         for nic in nics {
             index.ports.insert(nic.port.clone(), nic.id.clone());
-            index.macs.insert((nic.network.clone(), nic.mac), nic.id.clone());
+            index
+                .macs
+                .insert((nic.network.clone(), nic.mac), nic.id.clone());
             for address in nic.addresses() {
-                index.addresses.insert((nic.network.clone(), address), nic.id.clone());
+                index
+                    .addresses
+                    .insert((nic.network.clone(), address), nic.id.clone());
             }
         }
         index
@@ -173,7 +193,9 @@ impl Index {
 /// NICs that are in only one of the lists, or not the same in both. Both are sorted by identity.
 fn difference(before: &[Nic], now: &[Nic]) -> BTreeSet<NicId> {
     let by_id = |nics: &'_ [Nic]| -> BTreeMap<NicId, Nic> {
-        nics.iter().map(|nic| (nic.id.clone(), nic.clone())).collect()
+        nics.iter()
+            .map(|nic| (nic.id.clone(), nic.clone()))
+            .collect()
     };
     if before == now {
         return BTreeSet::new();
@@ -185,4 +207,112 @@ fn difference(before: &[Nic], now: &[Nic]) -> BTreeSet<NicId> {
         .filter(|id| before.get(id) != now.get(id))
         .cloned()
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::link::{Link, LinkKind, PortData};
+    use crate::lxd::Presence;
+
+    fn instance(name: &str) -> Instance {
+        Instance {
+            id: InstanceId {
+                project: "default".into(),
+                name: name.into(),
+            },
+            presence: Presence::Up,
+            last_used_at: String::new(),
+            nics: Vec::new(),
+        }
+    }
+
+    /// A port as the agent leaves it.
+    fn attached() -> Link {
+        Link {
+            index: 7,
+            name: "veth1".parse().unwrap(),
+            mac: None,
+            mtu: 1500,
+            up: true,
+            running: true,
+            master: Some(3),
+            peer_netns: true,
+            addr_gen_mode: Some(1),
+            kind: LinkKind::Other,
+            port: Some(PortData {
+                state: 3,
+                learning: false,
+                unicast_flood: false,
+                mcast_flood: false,
+                bcast_flood: false,
+                proxy_arp: false,
+                proxy_arp_wifi: true,
+                guard: true,
+                mcast_router: 0,
+                neigh_suppress: false,
+                isolated: false,
+                hairpin: false,
+                mcast_max_groups: Some(64),
+            }),
+        }
+    }
+
+    #[test]
+    fn an_instance_that_a_listing_lacks_stays_until_lxd_says_that_it_is_gone() {
+        let mut world = World::default();
+        world.put_listing(vec![instance("a"), instance("b")]);
+        let gone = instance("b").id;
+        assert_eq!(
+            world.put_listing(vec![instance("a")]),
+            Listed::Taken {
+                unnamed: [gone.clone()].into()
+            }
+        );
+        assert!(
+            world
+                .inventory
+                .as_ref()
+                .unwrap()
+                .instances
+                .contains_key(&gone)
+        );
+        world.put_instance(gone.clone(), None);
+        assert!(
+            !world
+                .inventory
+                .as_ref()
+                .unwrap()
+                .instances
+                .contains_key(&gone)
+        );
+    }
+
+    #[test]
+    fn an_empty_listing_is_not_believed_while_ports_are_attached() {
+        let mut world = World {
+            facts: Some(Facts::new([attached()])),
+            ..World::default()
+        };
+        assert_eq!(
+            world.put_listing(Vec::new()),
+            Listed::Incredible { attached: 1 }
+        );
+        assert_eq!(world.inventory, None);
+        world.facts = Some(Facts::default());
+        assert_eq!(
+            world.put_listing(Vec::new()),
+            Listed::Taken {
+                unnamed: BTreeSet::new()
+            }
+        );
+        assert!(world.inventory.is_some());
+    }
+
+    #[test]
+    fn one_instance_read_before_the_first_listing_is_not_taken_for_all_of_them() {
+        let mut world = World::default();
+        world.put_instance(instance("a").id, Some(instance("a")));
+        assert_eq!(world.nics(), None);
+    }
 }

@@ -99,18 +99,28 @@ impl Nft {
                 index: Some(i),
                 source: KernelError::ours(describe(op), libc::EINVAL, text),
             })?;
-            if let ElementOp::Add { element: Element { data: Some(_), .. }, .. } = op {
+            if let ElementOp::Add {
+                element: Element { data: Some(_), .. },
+                ..
+            } = op
+            {
                 let name = name_of(op);
                 if let std::collections::hash_map::Entry::Vacant(vacant) = sets.entry(name) {
                     let kind = self.data_kind(name);
-                    vacant.insert(kind.map_err(|source| TransactionError { index: Some(i), source })?);
+                    vacant.insert(kind.map_err(|source| TransactionError {
+                        index: Some(i),
+                        source,
+                    })?);
                 }
             }
         }
         let (writer, sent, first) = self.write(ops, &names, &sets);
         let failed = |errno| TransactionError {
             index: None,
-            source: KernelError::from_errno(format_args!("changing {} set elements", ops.len()), errno),
+            source: KernelError::from_errno(
+                format_args!("changing {} set elements", ops.len()),
+                errno,
+            ),
         };
         self.socket.send(writer.as_bytes()).map_err(failed)?;
         self.outcome(ops, &sent, first, failed)
@@ -136,15 +146,24 @@ impl Nft {
                     let seq = first + 1 + sent.len() as u32;
                     last = writer.len();
                     let add = run % 2 == 1;
-                    let changes = write_message(&mut writer, name, add, seq, kind, ops, &mut indexes);
-                    sent.push(Sent { name: *name, add, changes });
+                    let changes =
+                        write_message(&mut writer, name, add, seq, kind, ops, &mut indexes);
+                    sent.push(Sent {
+                        name: *name,
+                        add,
+                        changes,
+                    });
                 }
             }
         }
         // An acknowledgement of BATCH_END itself exists from 6.10 only. That of the last message is
         // sent when the whole batch has been decided (nfnetlink_rcv_batch()).
         writer.add_flags(last, NLM_F_ACK);
-        marker(&mut writer, NFNL_MSG_BATCH_END, first + 1 + sent.len() as u32);
+        marker(
+            &mut writer,
+            NFNL_MSG_BATCH_END,
+            first + 1 + sent.len() as u32,
+        );
         (writer, sent, first)
     }
 
@@ -168,7 +187,10 @@ impl Nft {
                         // The batch as a whole: no permission, no memory, a failed commit.
                         let attempt = format_args!("changing {} set elements", ops.len());
                         let source = KernelError::new(attempt, Some(ack.errno), ack.text.clone());
-                        TransactionError { index: None, source }
+                        TransactionError {
+                            index: None,
+                            source,
+                        }
                     } else {
                         blame(ops, &sent[i - 1], &ack)
                     });
@@ -209,8 +231,17 @@ impl Nft {
 }
 
 fn name_of(op: &ElementOp) -> SetName {
-    let (ElementOp::Add { family, table, set, .. } | ElementOp::Delete { family, table, set, .. }) = op;
-    SetName { family: *family, table, set }
+    let (ElementOp::Add {
+        family, table, set, ..
+    }
+    | ElementOp::Delete {
+        family, table, set, ..
+    }) = op;
+    SetName {
+        family: *family,
+        table,
+        set,
+    }
 }
 
 /// Sets in the order of their first change, each with its runs.
@@ -234,7 +265,11 @@ fn order(ops: &[ElementOp]) -> Vec<(SetName, Runs<'_>)> {
 
 /// What the message format cannot carry.
 fn check(op: &ElementOp) -> Result<(), &'static str> {
-    let SetName { family: _, table, set } = name_of(op);
+    let SetName {
+        family: _,
+        table,
+        set,
+    } = name_of(op);
     if table.len() >= NAME_BYTES || set.len() >= NAME_BYTES {
         return Err("a name has more than 255 bytes");
     }
@@ -245,7 +280,12 @@ fn check(op: &ElementOp) -> Result<(), &'static str> {
     if key.len() > VALUE_BYTES {
         return Err("the key has more than 64 bytes");
     }
-    let Some(Element { key: _, data, comment }) = element else {
+    let Some(Element {
+        key: _,
+        data,
+        comment,
+    }) = element
+    else {
         return Ok(());
     };
     if data.as_ref().is_some_and(|d| d.len() >= NAME_BYTES) {
@@ -274,7 +314,11 @@ fn write_message(
     ops: &[ElementOp],
     indexes: &mut impl Iterator<Item = usize>,
 ) -> Vec<(usize, Range<usize>)> {
-    let (message, flags) = if add { (NEWSETELEM, NLM_F_CREATE) } else { (DELSETELEM, 0) };
+    let (message, flags) = if add {
+        (NEWSETELEM, NLM_F_CREATE)
+    } else {
+        (DELSETELEM, 0)
+    };
     let start = writer.len();
     let mut changes = Vec::new();
     writer.message(message, NLM_F_REQUEST | flags, seq, |m| {
@@ -336,19 +380,37 @@ fn blame(ops: &[ElementOp], sent: &Sent, ack: &crate::kernel::tlv::Ack) -> Trans
     let index = match changes.as_slice() {
         // Also if the table or set is at fault: then every change of the message is.
         [(only, _)] => Some(*only),
-        _ => at.and_then(|at| changes.iter().find(|(_, place)| place.contains(&at)).map(|(i, _)| *i)),
+        _ => at.and_then(|at| {
+            changes
+                .iter()
+                .find(|(_, place)| place.contains(&at))
+                .map(|(i, _)| *i)
+        }),
     };
     let in_names = at.is_some_and(|at| at < changes[0].1.start - ATTR_HEADER && at >= HEADER);
     let attempt = match index {
         Some(i) if !in_names => describe(&ops[i]),
         _ => {
-            let verb = if *add { "adding elements to" } else { "removing elements from" };
-            format!("{verb} set {} {} {}", name.family.name(), name.table, name.set)
+            let verb = if *add {
+                "adding elements to"
+            } else {
+                "removing elements from"
+            };
+            format!(
+                "{verb} set {} {} {}",
+                name.family.name(),
+                name.table,
+                name.set
+            )
         }
     };
     TransactionError {
         // A set that is not there is the fault of the first change that wants it.
-        index: index.or(if in_names { changes.first().map(|(i, _)| *i) } else { None }),
+        index: index.or(if in_names {
+            changes.first().map(|(i, _)| *i)
+        } else {
+            None
+        }),
         source: KernelError::new(attempt, Some(ack.errno), ack.text.clone()),
     }
 }
@@ -359,9 +421,16 @@ fn describe(op: &ElementOp) -> String {
         ElementOp::Add { element, .. } => ("adding to", &element.key, element.comment.as_deref()),
         ElementOp::Delete { key, .. } => ("removing from", key, None),
     };
-    let hex: String = key.iter().take(VALUE_BYTES).map(|b| format!("{b:02x}")).collect();
+    let hex: String = key
+        .iter()
+        .take(VALUE_BYTES)
+        .map(|b| format!("{b:02x}"))
+        .collect();
     let comment = comment.map(|c| format!(" ({c})")).unwrap_or_default();
-    format!("{verb} set {} {table} {set} element {hex}{comment}", family.name())
+    format!(
+        "{verb} set {} {table} {set} element {hex}{comment}",
+        family.name()
+    )
 }
 
 #[cfg(test)]
@@ -384,7 +453,13 @@ mod tests {
 
     #[test]
     fn changes_of_one_element_keep_their_order() {
-        let all = [("a", true), ("a", false), ("b", true), ("a", true), ("a", true)];
+        let all = [
+            ("a", true),
+            ("a", false),
+            ("b", true),
+            ("a", true),
+            ("a", true),
+        ];
         assert_eq!(runs(&all), [vec![], vec![0, 2], vec![1], vec![3, 4]]);
     }
 }

@@ -35,7 +35,11 @@ fn nft(attempt: &str, arguments: &[&str], script: &str) -> Result<(), KernelErro
             Ok(child) => return finish(attempt, child, script, TIME_LIMIT),
         }
     }
-    Err(KernelError::ours(attempt, libc::ENOENT, "the program nft is not installed"))
+    Err(KernelError::ours(
+        attempt,
+        libc::ENOENT,
+        "the program nft is not installed",
+    ))
 }
 
 fn broken(attempt: &str, error: &io::Error) -> KernelError {
@@ -52,7 +56,12 @@ fn start(program: &str, arguments: &[&str]) -> io::Result<Child> {
         .spawn()
 }
 
-fn finish(attempt: &str, mut child: Child, script: &str, limit: Duration) -> Result<(), KernelError> {
+fn finish(
+    attempt: &str,
+    mut child: Child,
+    script: &str,
+    limit: Duration,
+) -> Result<(), KernelError> {
     let deadline = Instant::now() + limit;
     let outcome = watch(&mut child, script, deadline);
     if outcome.is_err() {
@@ -98,6 +107,8 @@ fn watch(child: &mut Child, script: &str, deadline: Instant) -> io::Result<(Exit
         match child.try_wait()? {
             Some(status) => return Ok((status, complaints)),
             None if Instant::now() >= deadline => return Err(late()),
+            // The whole pass waits for this transaction anyway.
+            #[allow(clippy::disallowed_methods)]
             None => thread::sleep(Duration::from_millis(1)),
         }
     }
@@ -127,7 +138,10 @@ mod tests {
         assert_eq!(error.to_string(), "trying: no such thing");
         let error = sh("head -c 1000000 /dev/zero | tr '\\0' x >&2; exit 1", LONG).unwrap_err();
         assert_eq!(error.text().unwrap().len() as u64, STDERR_BYTES);
-        assert_eq!(sh("exit 3", LONG).unwrap_err().to_string(), "trying: exit status: 3");
+        assert_eq!(
+            sh("exit 3", LONG).unwrap_err().to_string(),
+            "trying: exit status: 3"
+        );
         sh("echo a warning >&2", LONG).unwrap();
     }
 

@@ -33,16 +33,36 @@ const TABLE: Kind = Kind {
 
 const KINDS: [Kind; 5] = [
     // Table, handle, name, hook, policy, type, flags, userdata.
-    Kind { get: 4, new: 3, counts: &[1, 2, 3, 4, 5, 7, 10, 12] },
+    Kind {
+        get: 4,
+        new: 3,
+        counts: &[1, 2, 3, 4, 5, 7, 10, 12],
+    },
     // Table, chain, handle, expressions, compat, userdata.
-    Kind { get: 7, new: 6, counts: &[1, 2, 3, EXPRESSIONS, 5, 7] },
+    Kind {
+        get: 7,
+        new: 6,
+        counts: &[1, 2, 3, EXPRESSIONS, 5, 7],
+    },
     // Table, name, flags, key type and length, data type and length, policy, description, timeout,
     // garbage collection interval, userdata, object type, handle.
-    Kind { get: 10, new: 9, counts: &[1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 15, 16] },
+    Kind {
+        get: 10,
+        new: 9,
+        counts: &[1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 15, 16],
+    },
     // Objects: table, name, type, handle.
-    Kind { get: 19, new: 18, counts: &[1, 2, 3, 6] },
+    Kind {
+        get: 19,
+        new: 18,
+        counts: &[1, 2, 3, 6],
+    },
     // Flow tables: table, name, hook, handle, flags.
-    Kind { get: 23, new: 22, counts: &[1, 2, 3, 5, 7] },
+    Kind {
+        get: 23,
+        new: 22,
+        counts: &[1, 2, 3, 5, 7],
+    },
 ];
 
 const RULE: u16 = 7;
@@ -55,7 +75,11 @@ impl Nft {
     /// flow tables, from one generation. Differs after any of them was added, removed or replaced,
     /// also by its like; stays the same whatever traffic and elements do. None if there is no such
     /// table.
-    pub fn structure(&mut self, family: Family, table: &str) -> Result<Option<[u8; 32]>, KernelError> {
+    pub fn structure(
+        &mut self,
+        family: Family,
+        table: &str,
+    ) -> Result<Option<[u8; 32]>, KernelError> {
         let attempt = format_args!("reading the structure of table {} {table}", family.name());
         check_names(attempt, &[table])?;
         for _ in 0..DUMP_ATTEMPTS {
@@ -65,7 +89,11 @@ impl Nft {
                 return Ok(digest);
             }
         }
-        Err(KernelError::ours(attempt, libc::EINTR, "it changed during every attempt to read it"))
+        Err(KernelError::ours(
+            attempt,
+            libc::EINTR,
+            "it changed during every attempt to read it",
+        ))
     }
 
     fn structure_once(
@@ -96,7 +124,9 @@ impl Nft {
                 // Chains and flow tables cannot be filtered; for them this is passed over.
                 m.text(kind.counts[0], table);
             };
-            let objects = self.socket.dump(attempt, SUBSYS | kind.get, content, |m| kind.canonical(m, table))?;
+            let objects = self.socket.dump(attempt, SUBSYS | kind.get, content, |m| {
+                kind.canonical(m, table)
+            })?;
             put(&mut hash, &objects.len().to_be_bytes());
             for object in objects {
                 put(&mut hash, &object);
@@ -122,7 +152,9 @@ impl Kind {
         let mut bytes = Vec::new();
         for kind in self.counts {
             // The same in every message of a dump; attributes of one type do not repeat.
-            let Some(attr) = attrs.find(*kind) else { continue };
+            let Some(attr) = attrs.find(*kind) else {
+                continue;
+            };
             if self.get == RULE && *kind == EXPRESSIONS {
                 add(&mut bytes, *kind, &expressions(attr.attrs()));
             } else {
@@ -142,7 +174,10 @@ fn add(bytes: &mut Vec<u8>, kind: u16, payload: &[u8]) {
 fn expressions(list: Attrs<'_>) -> Vec<u8> {
     let mut bytes = Vec::new();
     for expression in list.filter(|a| a.kind == NFTA_LIST_ELEM) {
-        let name = expression.attrs().find(NFTA_EXPR_NAME).and_then(|a| a.text());
+        let name = expression
+            .attrs()
+            .find(NFTA_EXPR_NAME)
+            .and_then(|a| a.text());
         let name = name.unwrap_or_default();
         add(&mut bytes, NFTA_EXPR_NAME, name.as_bytes());
         if let Some(data) = expression.attrs().find(NFTA_EXPR_DATA) {

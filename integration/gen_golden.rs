@@ -1,0 +1,221 @@
+//! What the generator writes for the hosts of the example fleets, to the byte.
+//! `UPDATE_GOLDEN=1` rewrites the expected files; read the difference before committing it.
+
+use lxmesh::generate::{self, LocalFacts, MARKER, OutputFile, RoleError};
+use lxmesh::host::{self, HostFile};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Fleet, its hosts' golden directories, and their underlay addresses.
+const HOSTS: &[(&str, &str, &str)] = &[
+    ("minimal", "supervisor", "203.0.113.7"),
+    ("minimal", "reflector", "198.51.100.200"),
+    ("lab", "supervisor", "198.51.100.11"),
+    ("lab", "reflector", "198.51.100.101"),
+    ("ipv6-underlay", "supervisor", "2001:db8:ffff:1::5"),
+    ("ipv6-underlay", "reflector", "2001:db8:ffff::1"),
+    ("vrf", "supervisor", "198.51.100.11"),
+    ("mesh", "supervisor", "198.51.100.12"),
+    ("reflector-supervisor", "inside-prefix", "198.51.100.1"),
+    ("reflector-supervisor", "outside-prefix", "203.0.113.1"),
+    ("reflector-supervisor", "reflector-only", "203.0.113.2"),
+];
+
+fn fleets() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("integration/golden/fleets")
+}
+
+fn load(fleet: &str) -> HostFile {
+    host::load(&fleets().join(fleet).join("host.toml")).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn render(fleet: &str, address: &str) -> Vec<OutputFile> {
+    generate::render(&load(fleet), &LocalFacts::of(address.parse().unwrap())).unwrap()
+}
+
+fn files_under(directory: &Path) -> BTreeMap<PathBuf, String> {
+    let mut found = BTreeMap::new();
+    let mut ahead = vec![directory.to_path_buf()];
+    while let Some(next) = ahead.pop() {
+        for entry in fs::read_dir(&next).into_iter().flatten() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                ahead.push(path);
+            } else {
+                let name = Path::new("/").join(path.strip_prefix(directory).unwrap());
+                found.insert(name, fs::read_to_string(&path).unwrap());
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn every_example_host_gets_exactly_its_golden_files() {
+    for (fleet, name, address) in HOSTS {
+        let directory = fleets().join(fleet).join(name);
+        let rendered: BTreeMap<PathBuf, String> = render(fleet, address)
+            .into_iter()
+            .map(|output| (output.path, output.contents))
+            .collect();
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            let _ = fs::remove_dir_all(&directory);
+            for (path, contents) in &rendered {
+                let path = directory.join(path.strip_prefix("/").unwrap());
+                fs::create_dir_all(path.parent().unwrap()).unwrap();
+                fs::write(path, contents).unwrap();
+            }
+        }
+        let golden = files_under(&directory);
+        let paths = |files: &BTreeMap<PathBuf, String>| files.keys().cloned().collect::<Vec<_>>();
+        assert_eq!(paths(&rendered), paths(&golden), "{fleet}/{name}");
+        for (path, contents) in &rendered {
+            assert_eq!(contents, &golden[path], "{fleet}/{name}{}", path.display());
+        }
+    }
+}
+
+#[test]
+fn every_example_fleet_is_among_the_golden_hosts() {
+    let known: BTreeSet<&str> = HOSTS.iter().map(|(fleet, ..)| *fleet).collect();
+    for entry in fs::read_dir(fleets()).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        assert!(known.contains(name.as_str()), "{name} has no golden hosts");
+    }
+}
+
+#[test]
+fn every_file_says_that_it_is_ours_and_is_named_so() {
+    for (fleet, _, address) in HOSTS {
+        let outputs = render(fleet, address);
+        assert!(
+            outputs.is_sorted_by(|a, b| a.path < b.path),
+            "{fleet}: sorted, each path once"
+        );
+        for OutputFile {
+            path,
+            mode,
+            contents,
+        } in outputs
+        {
+            let place = format!("{fleet}: {}", path.display());
+            assert!(contents.lines().next().unwrap().contains(MARKER), "{place}");
+            assert!(
+                contents.ends_with('\n') && !contents.ends_with("\n\n"),
+                "{place}"
+            );
+            assert!(
+                !contents.contains("{{") && !contents.contains("{%"),
+                "{place}"
+            );
+            assert!(
+                contents.lines().all(|line| line.trim_end() == line),
+                "{place}: blanks at a line's end"
+            );
+            let ours = path.to_str().unwrap().contains("lxmesh") || path.starts_with("/etc/frr");
+            assert!(ours, "{place}");
+            assert!([0o640, 0o644].contains(&mode), "{place}");
+        }
+    }
+}
+
+#[test]
+fn two_hundred_networks_are_rendered_in_well_under_a_second_and_always_alike() {
+    let mut text = fs::read_to_string(fleets().join("lab/host.toml")).unwrap();
+    for number in 0..200 {
+        text += &format!(
+            "[[network]]\nname = \"n{number}\"\nvni = {}\ngateway = [\"10.{number}.0.1/24\", \"2001:db8:{number:x}:1::1/64\"]\n",
+            1000 + number
+        );
+    }
+    let start = std::time::Instant::now();
+    let file = host::parse("host.toml", &text).unwrap_or_else(|problems| panic!("{problems}"));
+    let facts = LocalFacts::of("198.51.100.11".parse().unwrap());
+    let outputs = generate::render(&file, &facts).unwrap();
+    let taken = start.elapsed();
+    assert!(outputs.len() > 800);
+    assert!(taken.as_millis() < 1000, "{taken:?} without optimisation");
+    assert_eq!(outputs, generate::render(&file, &facts).unwrap());
+}
+
+fn detect(text: &str, addresses: &[&str]) -> Result<String, RoleError> {
+    let file = host::parse("host.toml", text).unwrap_or_else(|problems| panic!("{problems}"));
+    let facts = LocalFacts {
+        addresses: addresses
+            .iter()
+            .map(|address| address.parse().unwrap())
+            .collect(),
+    };
+    generate::detect(&file, &facts).map(|here| here.to_string())
+}
+
+const FABRIC: &str = r#"
+version = 1
+[fabric]
+name = "t"
+asn = 64500
+reflectors = ["198.51.100.1", "203.0.113.1"]
+supervisors = ["198.51.100.0/24", "192.0.2.9", "203.0.113.1"]
+"#;
+
+#[test]
+fn roles_follow_from_the_hosts_addresses() {
+    let detect = |addresses: &[&str]| detect(FABRIC, addresses).unwrap();
+    assert_eq!(
+        detect(&["198.51.100.7", "10.0.0.1", "2001:db8::7"]),
+        "198.51.100.7 (supervisor)"
+    );
+    // Inside the prefix only: reflectors run no instances unless somebody says so.
+    assert_eq!(detect(&["198.51.100.1"]), "198.51.100.1 (reflector)");
+    assert_eq!(
+        detect(&["203.0.113.1"]),
+        "203.0.113.1 (supervisor and reflector)"
+    );
+    // Listed singly goes before lying in a prefix.
+    assert_eq!(
+        detect(&["198.51.100.7", "192.0.2.9"]),
+        "192.0.2.9 (supervisor)"
+    );
+}
+
+#[test]
+fn the_host_table_overrides_what_is_detected() {
+    let roles =
+        |more: &str, addresses: &[&str]| detect(&format!("{FABRIC}\n[host]\n{more}"), addresses);
+    assert_eq!(
+        roles("roles = [\"supervisor\", \"reflector\"]", &["198.51.100.1"]).unwrap(),
+        "198.51.100.1 (supervisor and reflector)"
+    );
+    assert_eq!(
+        roles(
+            "underlay = \"198.51.100.8\"",
+            &["198.51.100.7", "198.51.100.8"]
+        )
+        .unwrap(),
+        "198.51.100.8 (supervisor)"
+    );
+    assert_eq!(
+        roles("roles = [\"reflector\"]", &["198.51.100.7"]).unwrap_err(),
+        RoleError::NotListed {
+            address: "198.51.100.7".parse().unwrap(),
+            key: "reflectors"
+        }
+    );
+}
+
+#[test]
+fn a_host_without_a_place_or_with_two_is_refused_with_a_remedy() {
+    let stranger = detect(FABRIC, &["10.0.0.1"]).unwrap_err();
+    assert!(matches!(stranger, RoleError::Stranger { .. }));
+    assert!(stranger.to_string().contains("10.0.0.1") && stranger.to_string().contains("remedy:"));
+    assert!(matches!(
+        detect(FABRIC, &[]).unwrap_err(),
+        RoleError::Stranger { .. }
+    ));
+    let ambiguous = detect(FABRIC, &["198.51.100.7", "198.51.100.8"]).unwrap_err();
+    assert!(
+        ambiguous.to_string().contains("198.51.100.7, 198.51.100.8"),
+        "{ambiguous}"
+    );
+}

@@ -1,0 +1,492 @@
+//! Generated files, read by the programs that they are for: FRR and systemd-networkd. Needs root
+//! and both programs; without them these tests fail, and never pass by skipping.
+
+use lxmesh::generate::{self, LocalFacts, OutputFile};
+use lxmesh::host;
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::{fs, io::Write};
+
+const HOSTS: &[(&str, &[&str])] = &[
+    ("minimal", &["203.0.113.7", "198.51.100.200"]),
+    ("lab", &["198.51.100.11", "198.51.100.101"]),
+    ("ipv6-underlay", &["2001:db8:ffff:1::5", "2001:db8:ffff::1"]),
+    ("vrf", &["198.51.100.11"]),
+    ("mesh", &["198.51.100.12"]),
+    (
+        "reflector-supervisor",
+        &["198.51.100.1", "203.0.113.1", "203.0.113.2"],
+    ),
+];
+
+fn render(fleet: &str, address: &str) -> Vec<OutputFile> {
+    let path = format!(
+        "{}/integration/golden/fleets/{fleet}/host.toml",
+        env!("CARGO_MANIFEST_DIR")
+    );
+    let file = host::load(Path::new(&path)).unwrap_or_else(|error| panic!("{error}"));
+    generate::render(&file, &LocalFacts::of(address.parse().unwrap())).unwrap()
+}
+
+fn unpack(outputs: &[OutputFile], root: &Path) {
+    for output in outputs {
+        let path = root.join(output.path.strip_prefix("/").unwrap());
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, &output.contents).unwrap();
+    }
+}
+
+/// A script in network and mount namespaces of its own; what it starts dies with it.
+fn in_namespace(script: &str, variables: &[(&str, &str)]) -> String {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(script.as_bytes()).unwrap();
+    let mut command = Command::new("unshare");
+    command.args([
+        "--net",
+        "--mount",
+        "--pid",
+        "--fork",
+        "--kill-child",
+        "--mount-proc",
+        "--propagation",
+        "private",
+    ]);
+    command
+        .arg("sh")
+        .arg("-eu")
+        .arg(file.path())
+        .envs(variables.iter().copied());
+    let output = run(&mut command);
+    assert!(
+        output.status.success(),
+        "{}\n{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn run(command: &mut Command) -> Output {
+    command.output().unwrap_or_else(|error| {
+        panic!(
+            "{:?} is needed by this test: {error}",
+            command.get_program()
+        )
+    })
+}
+
+fn program(places: &[&'static str]) -> &'static str {
+    places
+        .iter()
+        .find(|place| Path::new(place).exists())
+        .unwrap_or_else(|| panic!("none of {places:?} is installed, and this test needs it"))
+}
+
+/// What FRR's own checker says about a configuration; `Err` is its complaint.
+fn vtysh_check(text: &str) -> Result<(), String> {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(text.as_bytes()).unwrap();
+    let output = run(Command::new("vtysh").args(["-C", "-f"]).arg(file.path()));
+    match output.status.success() {
+        true => Ok(()),
+        false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
+    }
+}
+
+#[test]
+fn frr_accepts_every_configuration_and_would_refuse_a_wrong_one() {
+    for (fleet, addresses) in HOSTS {
+        for address in *addresses {
+            let outputs = render(fleet, address);
+            let conf = outputs
+                .iter()
+                .find(|output| output.path.ends_with("frr.conf"))
+                .unwrap();
+            assert_eq!(vtysh_check(&conf.contents), Ok(()), "{fleet} {address}");
+            let wrong = conf
+                .contents
+                .replace("advertise-all-vni", "advertise-all-vnis");
+            let wrong = wrong.replace("route-reflector-client", "reflector-client");
+            assert!(vtysh_check(&wrong).is_err(), "{fleet} {address}");
+        }
+    }
+}
+
+#[test]
+fn the_shell_that_starts_frr_understands_its_daemons_file() {
+    let outputs = render("lab", "198.51.100.11");
+    let daemons = outputs
+        .iter()
+        .find(|output| output.path.ends_with("daemons"))
+        .unwrap();
+    let script = format!(
+        "{}\necho \"$bgpd|$vtysh_enable|$zebra_options|$MAX_FDS\"\n",
+        daemons.contents
+    );
+    let output = run(Command::new("sh").args(["-euc", &script]));
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout),
+        "yes|yes|  -A 127.0.0.1 -s 90000000|10000\n"
+    );
+}
+
+/// Starts networkd on the files in `$FILES` beside an interface with the underlay address, waits
+/// until `$TUNNELS` tunnels are on their bridges, and prints what `ip` sees and networkd's log.
+const NETWORKD: &str = r#"
+mount -t sysfs -o ro sysfs /sys          # without udev networkd waits for nobody
+mount -t tmpfs tmpfs /run
+mkdir -p /run/systemd/netif/links /run/systemd/netif/leases /run/systemd/netif/lldp
+chown -R systemd-network: /run/systemd/netif
+mkdir -p /run/systemd/network /run/systemd/networkd.conf.d
+mount -t tmpfs tmpfs /etc/systemd/network
+cp "$FILES"/etc/systemd/network/* /run/systemd/network/
+cp "$FILES"/etc/systemd/networkd.conf.d/* /run/systemd/networkd.conf.d/
+ip link set lo up
+ip link add underlay type veth peer name far
+ip link set far up
+ip link set underlay up
+case $ADDRESS in
+*:*) ip address add "$ADDRESS/64" dev underlay nodad ;;
+*)   ip address add "$ADDRESS/24" dev underlay ;;
+esac
+"$NETWORKD" > /run/log 2>&1 &
+ready() {
+    test "$(ip -o link show type vxlan | grep -c ' master ')" = "$TUNNELS" &&
+    test "$(ip -o -6 address show tentative | wc -l)" = 0 &&
+    test "$(ip -4 route show proto static | wc -l)" = "$ROUTES"
+}
+tries=0
+until ready; do
+    tries=$((tries + 1))
+    test $tries -lt 100 || { cat /run/log >&2; ip -d link >&2; ip route >&2; exit 1; }
+    sleep 0.1
+done
+ip -j -d address
+echo '%%'
+ip -j route get 192.0.2.77 || echo '[]'   # no such route outside a VRF
+echo '%%'
+cat /run/log
+"#;
+
+fn networkd(
+    outputs: &[OutputFile],
+    address: &str,
+    tunnels: usize,
+    routes: usize,
+) -> (Value, Value, String) {
+    let root = tempfile::tempdir().unwrap();
+    unpack(outputs, root.path());
+    let networkd = program(&[
+        "/usr/lib/systemd/systemd-networkd",
+        "/lib/systemd/systemd-networkd",
+    ]);
+    let printed = in_namespace(
+        NETWORKD,
+        &[
+            ("FILES", root.path().to_str().unwrap()),
+            ("ADDRESS", address),
+            ("NETWORKD", networkd),
+            ("TUNNELS", &tunnels.to_string()),
+            ("ROUTES", &routes.to_string()),
+        ],
+    );
+    let mut parts = printed.split("%%\n");
+    let mut json = || serde_json::from_str(parts.next().unwrap()).unwrap();
+    let (links, route) = (json(), json());
+    (links, route, parts.next().unwrap().to_string())
+}
+
+/// Lines of networkd's log that find fault with our files.
+fn complaints(log: &str) -> Vec<&str> {
+    log.lines()
+        .filter(|line| line.contains("10-lxmesh"))
+        .filter(|line| !line.contains(": Configuring with "))
+        // Known from systemd 256 on; its absence before that is what we want.
+        .filter(|line| {
+            !line.contains("Unknown key 'ManageForeignNextHops'")
+                && !line.contains("Unknown key name 'ManageForeignNextHops'")
+        })
+        .collect()
+}
+
+fn link<'a>(links: &'a Value, name: &str) -> &'a Value {
+    let found = links
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|link| link["ifname"] == name);
+    found.unwrap_or_else(|| panic!("no {name} in {links:#}"))
+}
+
+fn address<'a>(link: &'a Value, local: &str) -> &'a Value {
+    let found = link["addr_info"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|address| address["local"] == local);
+    found.unwrap_or_else(|| panic!("no {local} in {link:#}"))
+}
+
+#[test]
+fn networkd_makes_of_the_lab_what_the_host_file_says() {
+    let outputs = render("lab", "198.51.100.11");
+    let (links, route, log) = networkd(&outputs, "198.51.100.11", 2, 2);
+    assert_eq!(complaints(&log), [""; 0]);
+
+    let svi = link(&links, "svi-vpc");
+    assert_eq!(svi["address"], "a2:56:e1:da:07:70");
+    assert_eq!(svi["mtu"], 1450);
+    assert_eq!(svi["operstate"], "UP");
+    let bridge = &svi["linkinfo"]["info_data"];
+    assert_eq!(bridge["stp_state"], 0);
+    assert_eq!(bridge["mcast_snooping"], 1);
+    assert_eq!(bridge["mcast_querier"], 1);
+    assert_eq!(bridge["mcast_igmp_version"], 3);
+    let four = address(svi, "192.0.2.1");
+    assert_eq!(
+        (&four["prefixlen"], &four["scope"]),
+        (&Value::from(24), &Value::from("host"))
+    );
+    let six = address(svi, "2001:db8::1");
+    assert_eq!(
+        (&six["deprecated"], &six["nodad"]),
+        (&Value::from(true), &Value::from(true))
+    );
+    address(svi, "fe80::a056:e1ff:feda:770");
+
+    for (name, vni, bridge, multicast) in [
+        ("vxlan-vpc", 100, "svi-vpc", false),
+        ("vxlan-blue", 200, "svi-blue", true),
+    ] {
+        let tunnel = link(&links, name);
+        assert_eq!(tunnel["mtu"], 1450);
+        assert_eq!(tunnel["master"], bridge);
+        assert_eq!(
+            tunnel["addr_info"],
+            serde_json::json!([]),
+            "no address of its own"
+        );
+        let vxlan = &tunnel["linkinfo"]["info_data"];
+        assert_eq!(vxlan["id"], vni);
+        assert_eq!(vxlan["local"], "198.51.100.11");
+        assert_eq!(vxlan["port"], 4789);
+        assert_eq!(vxlan["learning"], false);
+        assert_eq!(vxlan["ttl"], 64);
+        assert_eq!(vxlan["gbp"], true);
+        let port = &tunnel["linkinfo"]["info_slave_data"];
+        assert_eq!(port["learning"], false);
+        assert_eq!(port["neigh_suppress"], true);
+        assert_eq!(port["flood"], false);
+        assert_eq!(port["mcast_flood"], multicast);
+    }
+    // The gateway's address is everybody's: it is not the source towards instances.
+    assert_eq!(route[0]["dev"], "svi-vpc");
+    assert_eq!(route[0]["prefsrc"], "198.51.100.11");
+}
+
+#[test]
+fn networkd_knows_every_key_of_every_fleet() {
+    for (fleet, addresses) in HOSTS {
+        let outputs = render(fleet, addresses[0]);
+        if !outputs
+            .iter()
+            .any(|output| output.path.starts_with("/etc/systemd/network"))
+        {
+            continue;
+        }
+        let count = |key: &str| {
+            outputs
+                .iter()
+                .filter(|output| output.contents.contains(key))
+                .count()
+        };
+        // A kernel without VRFs makes no VRF; the files are read all the same.
+        let routes = count("\nScope=link\n");
+        let (_, _, log) = networkd(&outputs, addresses[0], count("\nKind=vxlan\nMTU"), routes);
+        assert_eq!(complaints(&log), [""; 0], "{fleet}");
+    }
+}
+
+#[test]
+fn networkd_would_complain_about_a_key_it_does_not_know() {
+    let mut outputs = render("mesh", "198.51.100.12");
+    for output in &mut outputs {
+        output.contents = output
+            .contents
+            .replace("NeighborSuppression", "NeighbourSuppression");
+    }
+    let (_, _, log) = networkd(&outputs, "198.51.100.12", 1, 1);
+    assert!(
+        complaints(&log)
+            .iter()
+            .any(|line| line.contains("NeighbourSuppression")),
+        "{log}"
+    );
+}
+
+/// Hosts in network namespaces on one bridge, each with FRR started from its generated frr.conf,
+/// and a tunnel where it says so. Waits until every tunnel has `$PEERS` flood entries, then prints
+/// `ADDRESS FLOOD...` per host.
+const FABRIC: &str = r#"
+mount -t tmpfs tmpfs /run
+mkdir /run/netns /run/frr
+chmod 755 "$FILES"
+ip link set lo up
+ip link add underlay type bridge
+ip link set underlay up
+number=0
+for address in $ADDRESSES; do
+    number=$((number + 1))
+    name=h$number
+    ip netns add $name
+    ip link add v$number type veth peer name underlay netns $name
+    ip link set v$number master underlay up
+    ip -n $name link set lo up
+    ip -n $name link set underlay up
+    # One long prefix: no default route is needed to reach anybody.
+    ip -n $name address add $address/1 dev underlay
+    files=$FILES/$address
+    if grep -q advertise-all-vni "$files/etc/frr/frr.conf"; then
+        ip -n $name link add svi-vpc type bridge
+        ip -n $name link set svi-vpc up
+        ip -n $name link add vxlan-vpc type vxlan id 100 local $address dstport 4789 nolearning
+        ip -n $name link set vxlan-vpc master svi-vpc up
+    fi
+    run=/run/frr/$name
+    mkdir $run
+    chown frr:frr $run
+    for daemon in zebra bgpd; do
+        ip netns exec $name /usr/lib/frr/$daemon -d -f /dev/null -i $run/$daemon.pid \
+            -z $run/zserv.api --vty_socket $run -A 127.0.0.1 2> /dev/null
+    done
+    vtysh --vty_socket $run -f "$files/etc/frr/frr.conf" > $run/log 2>&1 || { cat $run/log >&2; exit 1; }
+done
+floods() {
+    ip netns exec $1 bridge fdb show dev vxlan-vpc 2> /dev/null |
+        sed -n 's/^00:00:00:00:00:00 dst \([^ ]*\) .*/\1/p' | sort | tr '\n' ' '
+}
+ready() {
+    number=0
+    for address in $ADDRESSES; do
+        number=$((number + 1))
+        grep -q advertise-all-vni "$FILES/$address/etc/frr/frr.conf" || continue
+        test "$(floods h$number | wc -w)" = "$PEERS" || return 1
+    done
+}
+tries=0
+until ready; do
+    tries=$((tries + 1))
+    if test $tries -ge 300; then
+        for name in $(ls /run/frr); do
+            vtysh --vty_socket /run/frr/$name -c 'show bgp l2vpn evpn summary' >&2
+        done
+        exit 1
+    fi
+    sleep 0.1
+done
+number=0
+for address in $ADDRESSES; do
+    number=$((number + 1))
+    echo "$address $(floods h$number)"
+done
+"#;
+
+/// Each host's address and the VTEPs that its tunnel floods to.
+fn fabric(fleet: &str, addresses: &[&str], peers: usize) -> Vec<String> {
+    let root = tempfile::tempdir().unwrap();
+    for address in addresses {
+        unpack(&render(fleet, address), &root.path().join(address));
+    }
+    program(&["/usr/lib/frr/bgpd"]);
+    let printed = in_namespace(
+        FABRIC,
+        &[
+            ("FILES", root.path().to_str().unwrap()),
+            ("ADDRESSES", &addresses.join(" ")),
+            ("PEERS", &peers.to_string()),
+        ],
+    );
+    printed
+        .lines()
+        .map(|line| line.trim().to_string())
+        .collect()
+}
+
+#[test]
+fn supervisors_learn_of_one_another_through_either_reflector() {
+    let found = fabric(
+        "lab",
+        &[
+            "198.51.100.11",
+            "198.51.100.12",
+            "198.51.100.101",
+            "198.51.100.102",
+        ],
+        1,
+    );
+    assert_eq!(
+        found,
+        [
+            "198.51.100.11 198.51.100.12",
+            "198.51.100.12 198.51.100.11",
+            "198.51.100.101",
+            "198.51.100.102"
+        ]
+    );
+}
+
+#[test]
+fn reflectors_that_are_supervisors_too_learn_and_pass_on() {
+    // The first two are both; one supervisor's only way to the others is by them.
+    let found = fabric(
+        "reflector-supervisor",
+        &["198.51.100.1", "203.0.113.1", "198.51.100.9"],
+        2,
+    );
+    assert_eq!(
+        found,
+        [
+            "198.51.100.1 198.51.100.9 203.0.113.1",
+            "203.0.113.1 198.51.100.1 198.51.100.9",
+            "198.51.100.9 198.51.100.1 203.0.113.1",
+        ]
+    );
+}
+
+#[test]
+fn supervisors_without_reflectors_peer_with_one_another() {
+    let found = fabric(
+        "mesh",
+        &["198.51.100.11", "198.51.100.12", "198.51.100.13"],
+        2,
+    );
+    assert_eq!(found[0], "198.51.100.11 198.51.100.12 198.51.100.13");
+    assert_eq!(found.len(), 3);
+}
+
+#[test]
+fn kernel_settings_are_settings_that_this_kernel_has() {
+    let outputs = render("lab", "198.51.100.11");
+    let sysctl = outputs
+        .iter()
+        .find(|output| output.path.ends_with("60-lxmesh.conf"))
+        .unwrap();
+    let mut checked = 0;
+    for line in sysctl
+        .contents
+        .lines()
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+    {
+        let (key, value) = line.split_once('=').unwrap();
+        value.parse::<u32>().unwrap();
+        // A dash before a key: not every host has it.
+        let Some(key) = (!key.starts_with('-')).then_some(key) else {
+            continue;
+        };
+        let path = PathBuf::from("/proc/sys").join(key.replace('.', "/"));
+        assert!(path.exists(), "{key}");
+        checked += 1;
+    }
+    assert_eq!(checked, 2);
+}

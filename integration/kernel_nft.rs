@@ -1,0 +1,668 @@
+//! `kernel::nft` against the running kernel: sets that `nft` made read as it made them, and what we
+//! change is read back with `nft -j`.
+
+mod support;
+
+use lxmesh::kernel::Nft;
+use lxmesh::kernel::nft::{Element, ElementOp, Family, verdict};
+use serde_json::{Value, json};
+use support::{Ns, in_netns};
+
+/// The sets that we use, one of each shape.
+const TABLE: &str = "
+table bridge t {
+    counter c1 { packets 3 bytes 4 }
+    counter c2 { }
+    chain one { }
+    chain two { }
+    set macs { type ether_addr; }
+    set ports { type iface_index . ether_addr . ipv4_addr; }
+    set six { type ipv6_addr; counter; }
+    set names { type ifname . inet_proto . inet_service; }
+    map marks { type ipv4_addr : mark; }
+    map jumps { type ether_addr : verdict; }
+    map counts { type ipv4_addr : counter; }
+}
+table inet t {
+    set macs { type ether_addr; }
+}";
+
+fn with_table(body: impl FnOnce(&Ns, &mut Nft) + Send) {
+    in_netns(|ns| {
+        ns.nft(TABLE);
+        body(ns, &mut Nft::open().unwrap());
+    });
+}
+
+fn add_to(
+    set: &'static str,
+    key: impl Into<Vec<u8>>,
+    data: Option<Vec<u8>>,
+    comment: Option<&str>,
+) -> ElementOp {
+    let element = Element {
+        key: key.into(),
+        data,
+        comment: comment.map(str::to_owned),
+    };
+    ElementOp::Add {
+        family: Family::Bridge,
+        table: "t",
+        set,
+        element,
+    }
+}
+
+fn add(set: &'static str, key: impl Into<Vec<u8>>) -> ElementOp {
+    add_to(set, key, None, None)
+}
+
+fn delete(set: &'static str, key: impl Into<Vec<u8>>) -> ElementOp {
+    ElementOp::Delete {
+        family: Family::Bridge,
+        table: "t",
+        set,
+        key: key.into(),
+    }
+}
+
+fn elements(nft: &mut Nft, set: &str) -> Vec<Element> {
+    let mut all = nft.elements(Family::Bridge, "t", set).unwrap().unwrap();
+    all.sort_by(|a, b| a.key.cmp(&b.key));
+    all
+}
+
+/// The elements of a set or map as nft prints them, in no order.
+fn nft_elements(ns: &Ns, kind: &str, set: &str) -> Vec<Value> {
+    let objects = ns.nft_json(&format!("list {kind} bridge t {set}"));
+    objects[0][kind]["elem"]
+        .as_array()
+        .cloned()
+        .unwrap_or_default()
+}
+
+/// A key of a concatenation: each part padded to 4 bytes.
+fn concat(parts: &[&[u8]]) -> Vec<u8> {
+    let mut key = Vec::new();
+    for part in parts {
+        key.extend_from_slice(part);
+        key.resize(key.len().next_multiple_of(4), 0);
+    }
+    key
+}
+
+fn number(i: u32) -> [u8; 6] {
+    let [a, b, c, d] = i.to_be_bytes();
+    [2, 0, a, b, c, d]
+}
+
+#[test]
+fn elements_read_as_nft_made_them() {
+    with_table(|ns, nft| {
+        ns.nft(
+            "add element bridge t macs { 02:00:00:00:00:01 comment \"web1: it's up\", 02:00:00:00:00:02 }
+             add element bridge t ports { 1 . 02:00:00:00:00:01 . 10.0.0.1 }
+             add element bridge t six { 2001:db8::1 }
+             add element bridge t names { lo . tcp . 443 }
+             add element bridge t marks { 10.0.0.1 comment \"m\" : 0x12345678 }
+             add element bridge t jumps { 02:00:00:00:00:01 : goto one, 02:00:00:00:00:02 : drop }
+             add element bridge t counts { 10.0.0.1 : \"c1\" }",
+        );
+        let element = |key: &[u8], data: Option<&[u8]>, comment: Option<&str>| Element {
+            key: key.to_vec(),
+            data: data.map(<[u8]>::to_vec),
+            comment: comment.map(str::to_owned),
+        };
+        let wanted = [
+            element(&[2, 0, 0, 0, 0, 1], None, Some("web1: it's up")),
+            element(&[2, 0, 0, 0, 0, 2], None, None),
+        ];
+        assert_eq!(elements(nft, "macs"), wanted);
+        let key = concat(&[&1u32.to_ne_bytes(), &[2, 0, 0, 0, 0, 1], &[10, 0, 0, 1]]);
+        assert_eq!(elements(nft, "ports"), [element(&key, None, None)]);
+        let six: std::net::Ipv6Addr = "2001:db8::1".parse().unwrap();
+        assert_eq!(elements(nft, "six"), [element(&six.octets(), None, None)]);
+        let mut name = [0; 16];
+        name[..2].copy_from_slice(b"lo");
+        let key = concat(&[&name, &[6], &443u16.to_be_bytes()]);
+        assert_eq!(elements(nft, "names"), [element(&key, None, None)]);
+        let mark = 0x1234_5678u32.to_ne_bytes();
+        assert_eq!(
+            elements(nft, "marks"),
+            [element(&[10, 0, 0, 1], Some(&mark), Some("m"))]
+        );
+        let wanted = [
+            element(&[2, 0, 0, 0, 0, 1], Some(&verdict(-4, "one")), None),
+            element(&[2, 0, 0, 0, 0, 2], Some(&verdict(0, "")), None),
+        ];
+        assert_eq!(elements(nft, "jumps"), wanted);
+        assert_eq!(
+            elements(nft, "counts"),
+            [element(&[10, 0, 0, 1], Some(b"c1"), None)]
+        );
+    });
+}
+
+#[test]
+fn an_absent_table_or_set_is_none_and_an_empty_set_is_empty() {
+    with_table(|_, nft| {
+        assert_eq!(
+            nft.elements(Family::Bridge, "t", "macs").unwrap(),
+            Some(vec![])
+        );
+        assert_eq!(nft.elements(Family::Bridge, "t", "absent").unwrap(), None);
+        assert_eq!(
+            nft.elements(Family::Bridge, "absent", "macs").unwrap(),
+            None
+        );
+        // The other family's table has no such set.
+        assert_eq!(nft.elements(Family::Inet, "t", "ports").unwrap(), None);
+        assert_eq!(nft.structure(Family::Bridge, "absent").unwrap(), None);
+        let error = nft.counters(Family::Bridge, "absent").unwrap_err();
+        assert_eq!(error.errno(), Some(libc::ENOENT));
+        let long = "x".repeat(70_000);
+        assert_eq!(
+            nft.elements(Family::Bridge, &long, "s")
+                .unwrap_err()
+                .errno(),
+            Some(libc::ENAMETOOLONG)
+        );
+    });
+}
+
+#[test]
+fn elements_of_every_shape_are_added_as_nft_prints_them_and_removed() {
+    with_table(|ns, nft| {
+        let mut name = [0; 16];
+        name[..2].copy_from_slice(b"lo");
+        let ports = concat(&[&1u32.to_ne_bytes(), &[2, 0, 0, 0, 0, 1], &[10, 0, 0, 1]]);
+        let names = concat(&[&name, &[6], &443u16.to_be_bytes()]);
+        let six: std::net::Ipv6Addr = "2001:db8::1".parse().unwrap();
+        let ops = [
+            add_to("macs", number(1), None, Some("web1: \u{e9}")),
+            add("ports", ports.clone()),
+            add("names", names.clone()),
+            add("six", six.octets()),
+            add_to(
+                "marks",
+                [10, 0, 0, 1],
+                Some(0x12u32.to_ne_bytes().into()),
+                Some("m"),
+            ),
+            add_to("jumps", number(1), Some(verdict(-3, "two")), None),
+            add_to("jumps", number(2), Some(verdict(1, "")), None),
+            add_to("counts", [10, 0, 0, 1], Some(b"c2".to_vec()), None),
+            ElementOp::Add {
+                family: Family::Inet,
+                table: "t",
+                set: "macs",
+                element: Element {
+                    key: number(9).into(),
+                    data: None,
+                    comment: None,
+                },
+            },
+        ];
+        // Twice: adding what is there already is fine.
+        for _ in 0..2 {
+            nft.transaction(&ops).unwrap();
+            let macs = nft_elements(ns, "set", "macs");
+            assert_eq!(
+                macs,
+                [json!({"elem": {"val": "02:00:00:00:00:01", "comment": "web1: \u{e9}"}})]
+            );
+            let wanted = json!({"concat": ["lo", "02:00:00:00:00:01", "10.0.0.1"]});
+            assert_eq!(nft_elements(ns, "set", "ports"), [wanted]);
+            assert_eq!(
+                nft_elements(ns, "set", "names"),
+                [json!({"concat": ["lo", "tcp", 443]})]
+            );
+            let six = nft_elements(ns, "set", "six");
+            assert_eq!(six[0]["elem"]["val"], "2001:db8::1");
+            let wanted = json!([{"elem": {"val": "10.0.0.1", "comment": "m"}}, 0x12]);
+            assert_eq!(nft_elements(ns, "map", "marks"), [wanted]);
+            let jumps = nft_elements(ns, "map", "jumps");
+            assert_eq!(jumps.len(), 2);
+            assert!(jumps.contains(&json!(["02:00:00:00:00:01", {"jump": {"target": "two"}}])));
+            assert!(jumps.contains(&json!(["02:00:00:00:00:02", {"accept": null}])));
+            let counts = nft_elements(ns, "map", "counts");
+            assert_eq!(
+                (counts.len(), &counts[0][0], &counts[0][1]),
+                (1, &json!("10.0.0.1"), &json!("c2"))
+            );
+            let inet = ns.nft_json("list set inet t macs");
+            assert_eq!(inet[0]["set"]["elem"], json!(["02:00:00:00:00:09"]));
+        }
+        let ops = [
+            delete("macs", number(1)),
+            delete("ports", ports),
+            delete("names", names),
+            delete("six", six.octets()),
+            delete("marks", [10, 0, 0, 1]),
+            delete("jumps", number(1)),
+            delete("jumps", number(2)),
+            delete("counts", [10, 0, 0, 1]),
+        ];
+        nft.transaction(&ops).unwrap();
+        for (kind, set) in [
+            ("set", "macs"),
+            ("set", "ports"),
+            ("set", "names"),
+            ("set", "six"),
+            ("map", "marks"),
+            ("map", "jumps"),
+            ("map", "counts"),
+        ] {
+            assert_eq!(nft_elements(ns, kind, set), [] as [Value; 0], "{set}");
+        }
+    });
+}
+
+#[test]
+fn a_changed_map_value_is_a_delete_and_an_add_in_one_transaction() {
+    with_table(|ns, nft| {
+        let key = |i: u32| i.to_be_bytes();
+        let value = |v: u32| Some(v.to_ne_bytes().to_vec());
+        let first: Vec<_> = (0..3000)
+            .map(|i| add_to("marks", key(i), value(1), None))
+            .collect();
+        nft.transaction(&first).unwrap();
+        let generation = nft.generation().unwrap();
+        let replace: Vec<_> = (0..3000)
+            .flat_map(|i| {
+                [
+                    delete("marks", key(i)),
+                    add_to("marks", key(i), value(2), None),
+                ]
+            })
+            .collect();
+        nft.transaction(&replace).unwrap();
+        assert_eq!(nft.generation().unwrap(), generation + 1);
+        let all = nft_elements(ns, "map", "marks");
+        assert_eq!(all.len(), 3000);
+        assert!(all.iter().all(|e| e[1] == 2));
+        // Nothing left of an element that was added and deleted again.
+        let ops = [
+            add_to("marks", key(9000), value(1), None),
+            delete("marks", key(9000)),
+        ];
+        nft.transaction(&ops).unwrap();
+        assert_eq!(nft_elements(ns, "map", "marks").len(), 3000);
+    });
+}
+
+#[test]
+fn a_refused_transaction_names_the_change_and_does_nothing() {
+    with_table(|ns, nft| {
+        let key = |i: u32| i.to_be_bytes();
+        let value = |v: u32| Some(v.to_ne_bytes().to_vec());
+        nft.transaction(&[add_to("marks", key(3210), value(1), None)])
+            .unwrap();
+        let many = |set: &'static str, n: u32| -> Vec<ElementOp> {
+            let one = |i| {
+                if set == "macs" {
+                    add(set, number(i))
+                } else {
+                    add_to(set, key(i), value(2), None)
+                }
+            };
+            (0..n).map(one).collect()
+        };
+        let at = |ops: Vec<ElementOp>, index: usize, op: ElementOp| {
+            let mut ops = ops;
+            ops.insert(index, op);
+            ops
+        };
+        let both = [many("macs", 2000), many("marks", 3210)].concat();
+        let long = add_to("macs", number(1), None, Some(&"x".repeat(129)));
+        let cases = [
+            // Several messages, the fault in the middle of one, after another set's.
+            (
+                both.into_iter()
+                    .chain(many("marks", 5000).split_off(3210))
+                    .collect(),
+                2000 + 3210,
+                libc::EEXIST,
+            ),
+            (
+                at(many("macs", 4000), 2500, delete("macs", number(77_777))),
+                2500,
+                libc::ENOENT,
+            ),
+            (
+                at(many("macs", 10), 3, delete("macs", number(77_777))),
+                3,
+                libc::ENOENT,
+            ),
+            (
+                at(many("macs", 100), 99, add("macs", [1, 2, 3])),
+                99,
+                libc::EINVAL,
+            ),
+            (
+                at(many("macs", 100), 50, add("absent", [1])),
+                50,
+                libc::ENOENT,
+            ),
+            (
+                at(
+                    many("macs", 100),
+                    50,
+                    add_to("absent", [1], Some(vec![1]), None),
+                ),
+                50,
+                libc::ENOENT,
+            ),
+            (
+                at(
+                    many("macs", 100),
+                    50,
+                    add_to("jumps", number(5), Some(verdict(-4, "no")), None),
+                ),
+                50,
+                libc::ENOENT,
+            ),
+            (at(many("macs", 100), 7, long), 7, libc::EINVAL),
+            (
+                at(many("macs", 100), 8, add("macs", [0; 65])),
+                8,
+                libc::EINVAL,
+            ),
+        ];
+        for (i, (ops, index, errno)) in cases.into_iter().enumerate() {
+            let error = nft.transaction(&ops).unwrap_err();
+            assert_eq!(
+                (error.index, error.source.errno()),
+                (Some(index), Some(errno)),
+                "case {i}: {error}"
+            );
+            assert_eq!(nft_elements(ns, "set", "macs").len(), 0, "case {i}");
+            assert_eq!(nft_elements(ns, "map", "marks").len(), 1, "case {i}");
+        }
+        let error = nft.transaction(&[delete("macs", number(5))]).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .contains("set bridge t macs element 020000000005"),
+            "{error}"
+        );
+        // And the socket is as good as before.
+        nft.transaction(&[add("macs", number(5))]).unwrap();
+        nft.transaction(&[]).unwrap();
+    });
+}
+
+#[test]
+fn single_lookups_find_what_is_there_and_only_that() {
+    with_table(|_, nft| {
+        let there: Vec<_> = (0..1000)
+            .map(|i| add_to("macs", number(2 * i), None, Some(&format!("n{i}"))))
+            .collect();
+        nft.transaction(&there).unwrap();
+        let keys: Vec<Vec<u8>> = (0..2000).map(|i| number(i).to_vec()).collect();
+        let found = nft.lookup(Family::Bridge, "t", "macs", &keys).unwrap();
+        assert_eq!(found.len(), 2000);
+        for (i, element) in found.iter().enumerate() {
+            let comment = element.as_ref().and_then(|e| e.comment.clone());
+            assert_eq!(comment, (i % 2 == 0).then(|| format!("n{}", i / 2)));
+            assert!(element.as_ref().is_none_or(|e| e.key == keys[i]));
+        }
+        let none: [Vec<u8>; 0] = [];
+        assert!(
+            nft.lookup(Family::Bridge, "t", "macs", &none)
+                .unwrap()
+                .is_empty()
+        );
+    });
+}
+
+#[test]
+fn a_lookup_in_a_set_that_is_not_there_is_an_error_and_not_an_absent_element() {
+    with_table(|_, nft| {
+        let keys = [number(1).to_vec(), number(2).to_vec()];
+        for (table, set) in [("t", "absent"), ("absent", "macs")] {
+            let error = nft.lookup(Family::Bridge, table, set, &keys).unwrap_err();
+            assert_eq!(error.errno(), Some(libc::ENOENT));
+        }
+        // A key of the wrong length is a mistake, not an absence.
+        let error = nft
+            .lookup(Family::Bridge, "t", "macs", &[vec![1, 2, 3], vec![0; 6]])
+            .unwrap_err();
+        assert_eq!(error.errno(), Some(libc::EINVAL));
+        assert_eq!(
+            nft.lookup(Family::Bridge, "t", "macs", &keys).unwrap(),
+            [None, None]
+        );
+    });
+}
+
+#[test]
+fn the_generation_counts_everybodys_transactions() {
+    with_table(|ns, nft| {
+        let before = nft.generation().unwrap();
+        ns.nft("add set bridge t another { type mark; }");
+        assert_eq!(nft.generation().unwrap(), before + 1);
+        nft.transaction(&[add("macs", number(1))]).unwrap();
+        assert_eq!(nft.generation().unwrap(), before + 2);
+        nft.transaction(&[delete("macs", number(2))]).unwrap_err();
+        assert_eq!(nft.generation().unwrap(), before + 2);
+    });
+}
+
+#[test]
+fn named_counters_are_read() {
+    with_table(|_, nft| {
+        let mut counters = nft.counters(Family::Bridge, "t").unwrap();
+        counters.sort();
+        assert_eq!(counters, [("c1".to_owned(), 3, 4), ("c2".to_owned(), 0, 0)]);
+        assert_eq!(nft.counters(Family::Inet, "t").unwrap(), []);
+    });
+}
+
+#[test]
+fn a_script_is_run_whole_or_not_at_all_and_its_error_says_where() {
+    with_table(|ns, nft| {
+        let tables = |ns: &Ns| ns.sh("nft list tables");
+        let before = tables(ns);
+        nft.check("table inet new { }").unwrap();
+        assert_eq!(tables(ns), before);
+        for error in [
+            nft.run("table inet new { }\nadd rule inet new absent accept\n")
+                .unwrap_err(),
+            nft.check("table inet new { }\nadd rule inet new absent accept\n")
+                .unwrap_err(),
+        ] {
+            assert!(
+                error.text().unwrap().contains("No such file or directory"),
+                "{error}"
+            );
+            assert_eq!(tables(ns), before);
+        }
+        let error = nft.run("table inet new {").unwrap_err();
+        assert!(error.to_string().contains("/dev/stdin:1:"), "{error}");
+        nft.run("table inet new { }").unwrap();
+        assert!(tables(ns).contains("table inet new"));
+        assert_eq!(
+            nft.structure(Family::Inet, "new").unwrap().map(|_| ()),
+            Some(())
+        );
+    });
+}
+
+#[test]
+fn thirty_thousand_elements_go_in_and_come_back() {
+    with_table(|ns, nft| {
+        let ops: Vec<_> = (0..30_000u32)
+            .map(|i| {
+                let key = concat(&[&i.to_ne_bytes(), &number(i), &i.to_be_bytes()]);
+                add_to("ports", key, None, Some("instance/eth0"))
+            })
+            .collect();
+        let start = std::time::Instant::now();
+        nft.transaction(&ops).unwrap();
+        println!(
+            "{} elements: {} ms to write",
+            ops.len(),
+            start.elapsed().as_millis()
+        );
+        let start = std::time::Instant::now();
+        assert_eq!(
+            nft.elements(Family::Bridge, "t", "ports")
+                .unwrap()
+                .unwrap()
+                .len(),
+            ops.len()
+        );
+        println!("{} ms to read", start.elapsed().as_millis());
+        assert_eq!(nft_elements(ns, "set", "ports").len(), ops.len());
+        let deletes: Vec<_> = ops
+            .iter()
+            .map(|op| {
+                let ElementOp::Add { element, .. } = op else {
+                    unreachable!()
+                };
+                delete("ports", element.key.clone())
+            })
+            .collect();
+        nft.transaction(&deletes).unwrap();
+        assert_eq!(nft_elements(ns, "set", "ports").len(), 0);
+    });
+}
+
+// The digest
+
+const RULES: &str = "
+table inet d {
+    counter c { }
+    quota q { 10 mbytes }
+    set seen { type ipv4_addr; size 1000; flags dynamic, timeout; timeout 1h; }
+    set limits { type ipv4_addr; size 1000; flags dynamic; }
+    set allowed { type inet_service; elements = { 1, 2, 3 } }
+    map m { type inet_service : verdict; }
+    chain a {
+        type filter hook input priority 10; policy accept;
+        counter comment \"first\"
+        quota over 5 mbytes drop
+        limit rate 1/day burst 5 packets counter
+        ct count over 1000 drop
+        counter name c
+        quota name q
+        udp dport { 7, 8 } accept
+        udp dport vmap @m
+        add @seen { ip saddr }
+        update @limits { ip saddr limit rate 10/second }
+        meta mark set numgen inc mod 4
+        udp dport @allowed accept
+    }
+    chain b { }
+}";
+
+fn digest(nft: &mut Nft) -> [u8; 32] {
+    nft.structure(Family::Inet, "d")
+        .unwrap()
+        .expect("the table is there")
+}
+
+#[test]
+fn the_digest_stays_through_traffic_elements_dumps_and_other_tables() {
+    in_netns(|ns| {
+        ns.nft(RULES);
+        let mut nft = Nft::open().unwrap();
+        let before = digest(&mut nft);
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        for i in 1..=100 {
+            socket.send_to(&[0; 1000], ("127.0.0.1", i)).unwrap();
+        }
+        // It did pass through the rules.
+        let listed = ns.sh("nft list table inet d");
+        assert!(
+            listed.contains("counter packets 2") || listed.contains("counter packets 1"),
+            "{listed}"
+        );
+        assert!(listed.contains("127.0.0.1"), "{listed}");
+        assert_eq!(digest(&mut nft), before, "traffic");
+        for change in [
+            "add element inet d allowed { 4 }",
+            "delete element inet d allowed { 1 }",
+            "add element inet d m { 5 : drop }",
+            "flush set inet d seen",
+            "reset counters table inet d",
+            "reset quotas",
+            "list ruleset",
+            "add table bridge d",
+            "add chain bridge d a",
+            "add rule bridge d a accept",
+            "add table inet other",
+            "add chain inet other a",
+        ] {
+            ns.sh(&format!("nft {change}"));
+            assert_eq!(digest(&mut nft), before, "{change}");
+        }
+    });
+}
+
+#[test]
+fn the_digest_changes_with_every_structural_change_even_by_the_like() {
+    in_netns(|ns| {
+        ns.nft(RULES);
+        let mut nft = Nft::open().unwrap();
+        let mut seen = vec![digest(&mut nft)];
+        let mut changed = |what: &str, nft: &mut Nft| {
+            let digest = digest(nft);
+            assert!(!seen.contains(&digest), "{what}");
+            seen.push(digest);
+        };
+        let handle = |ns: &Ns, text: &str| {
+            let all = ns.sh("nft -a list table inet d");
+            let line = all
+                .lines()
+                .find(|l| l.contains(text))
+                .unwrap_or_else(|| panic!("{text} in {all}"));
+            line.rsplit(' ').next().unwrap().to_owned()
+        };
+        for change in [
+            "add rule inet d b accept",
+            "insert rule inet d b drop",
+            "flush chain inet d b",
+            "add rule inet d b accept",
+            "add chain inet d extra",
+            "delete chain inet d extra",
+            "add chain inet d a '{ policy drop; }'",
+            "add set inet d more '{ type mark; }'",
+            "delete set inet d more",
+            "add set inet d more '{ type mark; }'",
+            "add counter inet d extra",
+            "delete counter inet d extra",
+        ] {
+            // Back to what there was is told by handles, which rules, chains and sets have anew;
+            // a removal, by comparing with the state before, below.
+            ns.sh(&format!("nft {change}"));
+            if change.starts_with("delete") || change.starts_with("flush") {
+                continue;
+            }
+            changed(change, &mut nft);
+        }
+        for removal in ["flush chain inet d b", "delete set inet d more"] {
+            let before = digest(&mut nft);
+            ns.sh(&format!("nft {removal}"));
+            assert_ne!(digest(&mut nft), before, "{removal}");
+        }
+        let first = handle(ns, "comment \"first\"");
+        ns.sh(&format!(
+            "nft replace rule inet d a handle {first} counter comment '\"first\"'"
+        ));
+        changed("a rule replaced by its like", &mut nft);
+        let quota = handle(ns, "quota over 5 mbytes");
+        ns.sh(&format!(
+            "nft replace rule inet d a handle {quota} quota over 6 mbytes drop"
+        ));
+        changed("another quota", &mut nft);
+        let limit = handle(ns, "limit rate 1/day");
+        ns.sh(&format!("nft delete rule inet d a handle {limit}"));
+        changed("a rule removed", &mut nft);
+        ns.nft(&format!("delete table inet d\n{RULES}"));
+        changed("the table made anew", &mut nft);
+        ns.nft(&format!("delete table inet d\n{RULES}"));
+        changed("the table made anew once more", &mut nft);
+    });
+}

@@ -1,0 +1,4 @@
+"""The lab: whole Debian hosts with LXD, FRR and LXMesh, in one virtual machine.
+
+Test scenarios use `labkit.lab.Lab`; people use the command `integration/lab`.
+"""

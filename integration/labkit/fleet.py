@@ -1,0 +1,139 @@
+"""The product on the hosts: one host file, the Debian package, what lxmesh-gen renders, and
+the containers the lab starts with."""
+
+import pathlib
+import subprocess
+
+from labkit.console import LabError, step
+from labkit.settings import REPOSITORY
+
+HOST_FILE = "/etc/lxmesh/host.toml"
+NETWORK = "vpc"
+PREFIX4 = "192.0.2"
+PREFIX6 = "2001:db8::"
+GATEWAY4 = f"{PREFIX4}.1"
+GATEWAY6 = f"{PREFIX6}1"
+
+
+def host_file(plan):
+    """The fleet's one host file; the same bytes on every host."""
+    reflectors = ", ".join(f'"{host.address}"' for host in plan.hosts if host.role == "reflector")
+    supervisors = ", ".join(f'"{host.address}"' for host in plan.hosts if host.role == "supervisor")
+    return f"""\
+version = 1
+
+[fabric]
+name        = "lab"
+asn         = 64500
+reflectors  = [{reflectors}]
+supervisors = [{supervisors}]
+
+[ipsec]
+enabled = false
+
+[[network]]
+name    = "vpc"
+vni     = 100
+gateway = ["{GATEWAY4}/24", "{GATEWAY6}/64"]
+
+[[network]]
+name      = "blue"
+vni       = 200
+gateway   = ["203.0.113.1/24", "2001:db8:b::1/64"]
+multicast = true
+"""
+
+
+def addresses_of(number):
+    """IPv4 and IPv6 address of the lab's container c<number>."""
+    return f"{PREFIX4}.{10 + number}", f"{PREFIX6}{10 + number}"
+
+
+def package(given=None):
+    """The project's Debian package: the given file, or built from this tree."""
+    if given:
+        path = pathlib.Path(given)
+        if not path.is_file():
+            raise LabError(f"no such package: {path}")
+        return path
+    with step("building the Debian package"):
+        done = subprocess.run([str(REPOSITORY / "debian/build")], stdout=subprocess.PIPE, text=True)
+    if done.returncode != 0:
+        raise LabError("debian/build failed; its errors are above")
+    return pathlib.Path(done.stdout.splitlines()[-1])
+
+
+def deploy(lab, deb):
+    """Installs the package everywhere and makes each host what the host file says."""
+    content = pathlib.Path(deb).read_bytes()
+    text = host_file(lab.plan)
+    with step(f"installing {pathlib.Path(deb).name} and configuring {len(lab.hosts)} hosts"):
+        lab.each(lab.hosts, lambda host: _deploy_one(host, content, text))
+
+
+# FRR is restarted for a new configuration only: that costs every session. `--no-reload`:
+# what is enabled here is started by name; systemd has nothing to read again.
+_CONFIGURE = """\
+set -eu
+before=$(cat /etc/frr/daemons /etc/frr/frr.conf 2>/dev/null | md5sum)
+lxmesh-gen render --root /
+# --ignore: some keys belong to the kernel, which hosts in a namespace cannot set
+sysctl --ignore --quiet --system > /dev/null 2>&1 || true
+networkctl reload
+after=$(cat /etc/frr/daemons /etc/frr/frr.conf | md5sum)
+systemctl --quiet --no-reload enable frr 2> /dev/null
+[ "$before" = "$after" ] && systemctl --quiet is-active frr || systemctl restart frr
+"""
+
+# The package restarts an agent that ran; this starts one that did not.
+_START_AGENT = "systemctl --quiet --no-reload enable lxmesh-agent && systemctl start lxmesh-agent"
+
+# A container that ran before there was an agent has stopped asking for routers: its kernel
+# waits up to an hour between solicitations, and a router need not speak for ten minutes.
+_RESTART_CONTAINERS = "for name in $(lxc list -f csv -c n status=running); do lxc restart --force $name; done"
+
+
+def _deploy_one(host, content, text):
+    new = host.run(["test", "-e", "/usr/bin/lxmesh"], check=False).returncode != 0
+    host.push(content, "/var/tmp/lxmesh.deb")
+    host.push(text, HOST_FILE)
+    # the lab's disks forget everything anyway: nothing is gained by waiting for them
+    host.run(["dpkg", "--force-unsafe-io", "--install", "/var/tmp/lxmesh.deb"])
+    host.sh(_CONFIGURE, timeout=300)
+    if host.role == "supervisor":
+        host.sh(_START_AGENT, timeout=120)
+        if new:
+            host.sh(_RESTART_CONTAINERS, timeout=120)
+
+
+_LAUNCH = """\
+set -eu
+name=$1 network=$2 address4=$3 address6=$4
+if ! lxc info "$name" > /dev/null 2>&1; then
+    lxc init bb "$name" > /dev/null
+    lxc config device add "$name" eth0 nic nictype=p2p name=eth0 user.lxmesh.parent="$network" \\
+        user.lxmesh.ipv4.address="$address4" user.lxmesh.ipv6.address="$address6" > /dev/null
+fi
+[ -d "/sys/fs/cgroup/lxc.payload.$name" ] || lxc start "$name"
+"""
+
+
+def launch_containers(lab):
+    """One container per supervisor on the vpc network: c1 on sup1, c2 on sup2 ..."""
+    with step("starting one container on each supervisor"):
+        lab.each(lab.supervisors, _launch_one)
+    return containers(lab)
+
+
+def containers(lab):
+    return [host.container(f"c{_number(host)}") for host in lab.supervisors]
+
+
+def _number(host):
+    return int(host.name.removeprefix("sup"))
+
+
+def _launch_one(host):
+    number = _number(host)
+    arguments = [f"c{number}", NETWORK, *addresses_of(number)]
+    host.run(["sh", "-c", _LAUNCH, "launch", *arguments], timeout=180)

@@ -1,0 +1,113 @@
+"""The lab as tests and the command line see it: `Lab().host("sup1").run([...])`."""
+
+import concurrent.futures
+import json
+import shlex
+
+from labkit import image
+from labkit.console import LabError, step
+from labkit.native import Native
+from labkit.remote import Host, Place
+from labkit.settings import INSIDE, RUN, FleetPlan
+from labkit.vm import Machine
+
+FLEET_FILE = RUN / "fleet.json"
+
+
+class Lab:
+    """The running lab, or the one to be started. Hosts are in `hosts`, by name order."""
+
+    def __init__(self, plan=None):
+        recorded = _recorded()
+        self.native = bool(recorded and recorded["native"])
+        self.plan = FleetPlan(**recorded["plan"]) if recorded else (plan or FleetPlan())
+        self._make_places()
+
+    def _make_places(self):
+        self.machine = Native() if self.native else Machine()
+        self.hosts = [Host(host_plan, self._transport) for host_plan in self.plan.hosts]
+        # the machine around the hosts: kernel-wide settings, the underlay bridge
+        self.outside = Place("lab machine", self._transport, [])
+
+    @property
+    def supervisors(self):
+        return [host for host in self.hosts if host.role == "supervisor"]
+
+    @property
+    def reflectors(self):
+        return [host for host in self.hosts if host.role == "reflector"]
+
+    def host(self, name):
+        for host in self.hosts:
+            if host.name == name:
+                return host
+        raise LabError(f"no host {name!r} in this lab; there are {', '.join(h.name for h in self.hosts)}")
+
+    def is_up(self):
+        return _recorded() is not None and self.machine.pid() is not None
+
+    def each(self, hosts, action):
+        """Runs action(host) for all hosts at the same time; {name: result}. All errors are told."""
+        with concurrent.futures.ThreadPoolExecutor(max_workers=max(1, len(hosts))) as pool:
+            futures = {host.name: pool.submit(action, host) for host in hosts}
+        errors = [f"{future.exception()}" for future in futures.values() if future.exception()]
+        if len(errors) == 1:
+            raise next(f.exception() for f in futures.values() if f.exception())
+        if errors:
+            raise LabError("\n".join(errors))
+        return {name: future.result() for name, future in futures.items()}
+
+    # -- life ----------------------------------------------------------------------------
+
+    def refuse_if_impossible(self, native):
+        """Says why a lab without a machine cannot be started here, before anything is changed."""
+        if native and not self.is_up():
+            Native().check()
+        elif native and not self.native:
+            raise LabError("the lab is up in its machine; `integration/lab down` first")
+
+    def start(self, native=False):
+        """Machine, hosts, LXD: everything but the product. Reuses what is up already."""
+        if not self.is_up():
+            self.native = native
+            self._make_places()
+            base = image.ensure()
+            self.machine.start(base)
+            RUN.mkdir(mode=0o700, parents=True, exist_ok=True)
+            FLEET_FILE.write_text(json.dumps({
+                "native": native,
+                "plan": {"supervisors": self.plan.supervisors, "reflectors": self.plan.reflectors},
+            }))
+        self.start_hosts()
+        self.start_lxd()
+
+    def start_hosts(self):
+        names = [f"{host.name}={host.address}" for host in self.hosts]
+        with step(f"starting hosts {' '.join(host.name for host in self.hosts)}"):
+            self.outside.run([f"{INSIDE}/lab-hosts", *names], timeout=60 + 60 * len(names))
+        with step("checking the underlay between them"):
+            # one round through everybody proves the bridge; BGP proves the rest
+            for host, other in zip(self.hosts, self.hosts[1:] + self.hosts[:1]):
+                host.wait_for(f"ping -q -c 1 -W 1 {other.address}", timeout=20)
+
+    def start_lxd(self):
+        with step("starting LXD on the supervisors and importing the container image"):
+            self.each(self.supervisors, lambda host: host.run([f"{INSIDE}/lxd-ready"], timeout=300))
+
+    def stop(self, keep_logs=False):
+        """Ends everything. With `keep_logs` the machine's console is copied to the cache first."""
+        if keep_logs:
+            self.machine.save_console()
+        self.machine.stop()
+
+    def _transport(self, words, terminal=False):
+        if self.native:
+            return words
+        return [*self.machine.ssh_command(terminal), shlex.join(words)]
+
+
+def _recorded():
+    try:
+        return json.loads(FLEET_FILE.read_text())
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,15 @@
+"""What the lab must show: named tests on real LXD, FRR, dnsmasq and networkd.
+
+A theme is a module; a test is a function with the decorator `scenario`, called with a Scene.
+Tests run in the order of the themes here, gentle ones first. Each leaves the hosts as it
+found them.
+"""
+
+import importlib
+
+THEMES = (
+    "addresses", "policy", "lifecycle", "move", "datapath", "restarts", "repair", "frr", "lxd_faults", "foreign",
+)
+# importing a theme registers its tests
+for _theme in THEMES:
+    importlib.import_module(f"{__name__}.{_theme}")

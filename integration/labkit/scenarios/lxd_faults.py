@@ -1,0 +1,137 @@
+"""LXD away, or answering nonsense: nothing is withdrawn. Back again: in step again."""
+
+import contextlib
+import pathlib
+import time
+
+from labkit.scenarios.registry import check, scenario
+from labkit.scenarios.scene import AGENT, until_ready
+
+_DIRECTORY = "/run/lxmesh-lab-proxy"
+_PROXY = "/var/tmp/lxmesh-lab-proxy.py"
+_DROP_IN = f"/run/systemd/system/{AGENT}.service.d/lab-proxy.conf"
+
+
+def _stop_lxd(host):
+    """Stops LXD and not its containers, which a stop of the socket alone would bring along; the
+    socket goes first, or the agent's next question would start LXD again."""
+    for unit in ("lxd.socket", "lxd.service"):
+        host.run(["systemctl", "stop", "--job-mode=ignore-dependencies", unit], timeout=120)
+
+
+def _flows(scene):
+    return [
+        (scene.c2, scene.c1.ipv4), (scene.c1, scene.c3.ipv6), (scene.extra, scene.c1.ipv4), (scene.c3, scene.extra.ipv6),
+    ]
+
+
+@scenario("lxd-stopped")
+def lxd_stopped(scene):
+    """LXD stopped: nothing withdrawn, no ping lost; LXD back: in step again"""
+    host = scene.sups[0]
+    before = scene.ours(host)
+    with scene.no_ping_lost(*_flows(scene), what="LXD stopped and started"):
+        _stop_lxd(host)
+        try:
+            def noticed():
+                lxd = scene.status(host)["lxd"]
+                return [] if not lxd["connected"] and lxd["error"] else [f"lxmesh status says {lxd}"]
+
+            scene.until("the agent notices", noticed)
+            time.sleep(5)
+            scene.unchanged(host, before, "LXD is only stopped")
+            # it repairs from memory meanwhile
+            nic_mac = next(text.split()[1:] for text in before if text.startswith("fdb "))
+            host.run(["bridge", "fdb", "del", nic_mac[0], "dev", nic_mac[1], "master"])
+            scene.same_again(host, before)
+            # and so does an agent that starts meanwhile, without a memory
+            host.run(["systemctl", "restart", AGENT])
+            time.sleep(3)
+            scene.unchanged(host, before, "the agent restarted while LXD is stopped")
+        finally:
+            host.run(["systemctl", "start", "lxd.socket", "lxd.service"], timeout=120)
+        scene.calm()
+    scene.unchanged(host, before, "LXD is back")
+
+
+@scenario("lxd-stopped-instance-gone")
+def instance_gone(scene):
+    """an instance that ends while LXD is stopped is withdrawn at the latest when LXD is back"""
+    host = scene.sups[1]
+    guest = scene.guest(host, "t2", 26)
+    scene.dressed(guest)
+    nic = scene.present(guest)
+    _stop_lxd(host)
+    try:
+        # busybox's init powers off
+        guest.place.run(["kill", "-USR2", "1"], check=False)
+        scene.until("the container has ended", lambda: host.sh(
+            "[ ! -d /sys/fs/cgroup/lxc.payload.t2 ] || echo still there").split())
+    finally:
+        host.run(["systemctl", "start", "lxd.socket", "lxd.service"], timeout=120)
+    scene.absent(nic)
+    scene.remove_guest(guest)
+
+
+@contextlib.contextmanager
+def _behind_proxy(scene, host):
+    """The host's agent talks to LXD through the proxy; yields a function that sets its mode."""
+    content = pathlib.Path(__file__).with_name("lxd_proxy.py").read_bytes()
+    host.push(content, _PROXY, "0755")
+    host.sh(f"mkdir -p {_DIRECTORY} && echo pass > {_DIRECTORY}/mode && : > {_DIRECTORY}/served")
+
+    def set_mode(mode):
+        host.sh(f": > {_DIRECTORY}/served; echo {mode} > {_DIRECTORY}/mode")
+
+    with until_ready(host, ["python3", _PROXY, _DIRECTORY]):
+        try:
+            host.push(f"[Service]\nEnvironment=LXD_DIR={_DIRECTORY}\n", _DROP_IN)
+            host.sh(f"systemctl daemon-reload && systemctl restart {AGENT}")
+            scene.calm()
+            yield set_mode
+        finally:
+            host.sh(f"rm -rf {_DROP_IN.rpartition('/')[0]}; systemctl daemon-reload; systemctl restart {AGENT}")
+            scene.calm()
+            host.sh(f"rm -rf {_DIRECTORY}")
+
+
+@scenario("lxd-bad-answers")
+def bad_answers(scene):
+    """errors, cut-off or short answers, garbage, an empty or partial list: nothing withdrawn, not even over a restart"""
+    host = scene.sups[0]
+    told = {}
+    with _behind_proxy(scene, host) as set_mode:
+        before = scene.ours(host)
+        with scene.no_ping_lost(*_flows(scene), what="bad answers"):
+            for mode in ("error", "refused", "cut", "short", "garbage", "empty", "partial"):
+                scene.mark_journals()
+                set_mode(mode)
+
+                def served(least=2):
+                    lines = host.read(f"{_DIRECTORY}/served").splitlines()
+                    return [] if len(lines) >= least else [f"{mode}: spoilt so far {lines}"]
+
+                # a partial list is believed as far as it goes, so nothing makes the agent ask twice
+                scene.until(f"the agent has asked in mode {mode}", lambda: served(1 if mode in ("partial", "empty") else 2))
+                time.sleep(1)
+                scene.unchanged(host, before, f"LXD answers in mode {mode}")
+                told[mode] = scene.status(host)["lxd"]["error"]
+                if mode in ("error", "cut", "empty"):
+                    so_far = len(host.read(f"{_DIRECTORY}/served").splitlines())
+                    host.run(["systemctl", "restart", AGENT])
+                    scene.until(f"the new agent has asked in mode {mode}", lambda: served(so_far + 1))
+                    time.sleep(1)
+                    scene.unchanged(host, before, f"the agent restarted while LXD answers in mode {mode}")
+                set_mode("pass")
+
+                def well():
+                    lxd = scene.status(host)["lxd"]
+                    return [] if lxd["connected"] and not lxd["error"] else [f"{mode}: {lxd}"]
+
+                scene.until("LXD well again", well)
+        scene.calm()
+        scene.unchanged(host, before, "LXD answers well again")
+    for mode, error in told.items():
+        scene.note(f"{mode}: {error}")
+    silent = [mode for mode, error in told.items() if not error and mode != "partial"]
+    check(not silent, f"lxmesh status told nothing of {silent}")

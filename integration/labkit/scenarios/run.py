@@ -1,0 +1,121 @@
+"""Runs the scenarios, one line each, with the evidence of each failure."""
+
+import time
+import traceback
+
+from labkit.console import LabError
+from labkit.scenarios.registry import Failure, all_scenarios
+from labkit.scenarios.scene import Scene
+
+_JOURNAL_LINES = 40
+
+
+def chosen(names):
+    """The scenarios of those names, or of themes (a name's beginning); all without names."""
+    known = all_scenarios()
+    if not names:
+        return known
+    picked = []
+    for name in names:
+        found = [one for one in known if one.name == name or one.name.startswith(name + "-") or _theme(one) == name]
+        if not found:
+            raise LabError(f"no scenario {name!r}; `integration/lab test --list` names them")
+        picked += found
+    return [one for one in known if one in picked]
+
+
+def listing():
+    """[(name, what it shows)] in the order of the run."""
+    return [(one.name, one.text) for one in all_scenarios()]
+
+
+def _theme(one):
+    return one.run.__module__.rpartition(".")[2]
+
+
+def run(lab, scenarios):
+    """Runs them all; returns how many failed."""
+    begun = time.monotonic()
+    scene = Scene(lab)
+    passed = failed = 0
+    error, took = _attempt(scene, lambda: scene.prepare())
+    if error:
+        # without what all build on, none of them can run
+        _tell(scene, "preparation", "FAIL", took, error)
+        failed = len(scenarios)
+        scenarios = []
+    else:
+        print(f"  .. prepared in {took:.1f} s", flush=True)
+    for index, one in enumerate(scenarios):
+        scene.notes.clear()
+        last_of_theme = scenarios[index + 1:index + 2] == [] or _theme(scenarios[index + 1]) != _theme(one)
+        error, took = _attempt(scene, lambda: _one(scene, one, last_of_theme))
+        if error:
+            failed += 1
+            _tell(scene, one.name, "FAIL", took, error)
+            _restore(scene)
+        else:
+            passed += 1
+            _tell(scene, one.name, "ok", took)
+    error, took = _attempt(scene, scene.finish)
+    if error:
+        print(f"  .. not everything could be removed afterwards: {error}", flush=True)
+    print(f"  .. {time.monotonic() - begun:.0f} s in all")
+    print(f"{passed} passed, {failed} failed", flush=True)
+    return failed
+
+
+def _one(scene, one, last_of_theme):
+    one.run(scene)
+    if last_of_theme:
+        scene.remove_guests()
+    # after every test the hosts are in step, and a pass would do nothing
+    scene.calm()
+
+
+def _attempt(scene, action):
+    """Runs it; returns (text of what went wrong or None, seconds)."""
+    begun = time.monotonic()
+    try:
+        if not scene.cursors:
+            scene.mark_journals()
+        action()
+        error = None
+    except (Failure, LabError) as problem:
+        error = f"{problem}\n{_where(problem)}"
+    except Exception:
+        error = traceback.format_exc()
+    return error, time.monotonic() - begun
+
+
+def _where(problem):
+    """The lines of the test that failed."""
+    frames = traceback.extract_tb(problem.__traceback__)
+    return "\n".join(f"  at {frame.filename.rpartition('/')[2]}:{frame.lineno} {frame.line}" for frame in frames[2:5])
+
+
+def _tell(scene, name, verdict, took, error=None):
+    print(f"{verdict:4} {name}  {took:.1f} s", flush=True)
+    for note in scene.notes:
+        print(f"       {note}", flush=True)
+    if error:
+        print("     " + error.rstrip().replace("\n", "\n     "), flush=True)
+        for host in scene.sups:
+            print(f"     -- {host.name}: agent's journal", flush=True)
+            try:
+                text = scene.journal(host, _JOURNAL_LINES)
+            except LabError as problem:
+                text = str(problem)
+            print("       " + text.rstrip().replace("\n", "\n       "), flush=True)
+    scene.cursors.clear()
+
+
+def _restore(scene):
+    """Makes the hosts fit for the next test; if that fails too, the next test will say so."""
+    try:
+        scene.tidy()
+        for guest in scene.everyone:
+            scene.dressed(guest)
+        scene.calm()
+    except (Failure, LabError) as problem:
+        print(f"     -- the hosts did not recover: {problem}", flush=True)

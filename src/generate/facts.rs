@@ -1,0 +1,143 @@
+//! What rendering needs to know of the host it is for. Read from /proc: no privileges, no
+//! programs. Decides nothing.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{fs, io};
+
+/// Facts of one host.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LocalFacts {
+    /// Its own addresses; without loopback, link-local, temporary (RFC 8981) and deprecated ones.
+    pub addresses: BTreeSet<IpAddr>,
+}
+
+/// The host's addresses could not be read.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "cannot read this host's addresses from {path}\n  remedy: mount /proc, or name this host's address with --host ADDRESS"
+)]
+pub struct FactsError {
+    path: &'static str,
+    source: io::Error,
+}
+
+const FIB_TRIE: &str = "/proc/net/fib_trie";
+const IF_INET6: &str = "/proc/net/if_inet6";
+
+impl LocalFacts {
+    /// Those of the host that this program runs on.
+    pub fn read() -> Result<Self, FactsError> {
+        let read = |path: &'static str| match fs::read_to_string(path) {
+            // Without IPv6 in the kernel there is no such file.
+            Err(source) if path == IF_INET6 && source.kind() == io::ErrorKind::NotFound => {
+                Ok(String::new())
+            }
+            read => read.map_err(|source| FactsError { path, source }),
+        };
+        let four = ipv4_of_fib_trie(&read(FIB_TRIE)?);
+        let six = ipv6_of_if_inet6(&read(IF_INET6)?);
+        let all = four
+            .into_iter()
+            .map(IpAddr::from)
+            .chain(six.into_iter().map(IpAddr::from));
+        Ok(LocalFacts {
+            addresses: all.collect(),
+        })
+    }
+
+    /// Those of the host with this address.
+    pub fn of(address: IpAddr) -> Self {
+        LocalFacts {
+            addresses: BTreeSet::from([address]),
+        }
+    }
+}
+
+/// `|-- 192.0.2.1` followed by `/32 host LOCAL`.
+fn ipv4_of_fib_trie(text: &str) -> Vec<Ipv4Addr> {
+    let mut found = Vec::new();
+    let mut leaf: Option<Ipv4Addr> = None;
+    for line in text.lines().map(str::trim_start) {
+        if let Some(address) = line.strip_prefix("|-- ") {
+            leaf = address.trim().parse().ok();
+        } else if line.starts_with("/32 host LOCAL") {
+            found.extend(leaf.filter(|address| !address.is_loopback()));
+        }
+    }
+    found
+}
+
+/// Address in hexadecimal, index, prefix length, scope, flags, device: `if6_seq_show()` in
+/// net/ipv6/addrconf.c.
+fn ipv6_of_if_inet6(text: &str) -> Vec<Ipv6Addr> {
+    const SCOPE_GLOBAL: u32 = 0;
+    const IFA_F_TEMPORARY: u32 = 0x01;
+    const IFA_F_DEPRECATED: u32 = 0x20;
+    let address = |line: &str| {
+        let mut fields = line.split_whitespace();
+        let bits = u128::from_str_radix(fields.next()?, 16).ok()?;
+        let scope = u32::from_str_radix(fields.nth(2)?, 16).ok()?;
+        let flags = u32::from_str_radix(fields.next()?, 16).ok()?;
+        let usable = scope == SCOPE_GLOBAL && flags & (IFA_F_TEMPORARY | IFA_F_DEPRECATED) == 0;
+        usable.then(|| Ipv6Addr::from(bits))
+    };
+    text.lines().filter_map(address).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ipv4_addresses_are_the_local_leaves_of_the_routing_tables() {
+        let text = "\
+Main:
+  +-- 0.0.0.0/0 3 0 5
+     |-- 0.0.0.0
+        /0 universe UNICAST
+     |-- 198.51.100.0
+        /24 link UNICAST
+Local:
+  +-- 0.0.0.0/0 2 0 2
+           |-- 127.0.0.1
+              /32 host LOCAL
+        |-- 198.51.100.11
+           /32 host LOCAL
+        |-- 198.51.100.255
+           /32 link BROADCAST
+";
+        assert_eq!(
+            ipv4_of_fib_trie(text),
+            ["198.51.100.11".parse::<Ipv4Addr>().unwrap()]
+        );
+    }
+
+    #[test]
+    fn temporary_and_deprecated_ipv6_addresses_are_left_out() {
+        let text = "\
+00000000000000000000000000000001 01 80 10 80       lo
+20010db8ffff00000000000000000011 02 40 00 80     eth0
+20010db8ffff000011223344556677aa 02 40 00 01     eth0
+20010db8000000000000000000000001 03 40 00 a0  svi-vpc
+fe80000000000000021122fffe334455 02 40 20 80     eth0
+";
+        assert_eq!(
+            ipv6_of_if_inet6(text),
+            ["2001:db8:ffff::11".parse::<Ipv6Addr>().unwrap()]
+        );
+    }
+
+    #[test]
+    fn garbage_has_no_addresses() {
+        for text in [
+            "",
+            "|-- \n/32 host LOCAL",
+            "zz",
+            "ff 1",
+            "|-- 1.2.3\n  /32 host LOCAL\n",
+        ] {
+            assert!(ipv4_of_fib_trie(text).is_empty() && ipv6_of_if_inet6(text).is_empty());
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! The templates, part of the program, and the one way to fill them in.
+
+use super::{MARKER, OutputFile, RenderError};
+use serde::Serialize;
+use tera::{Context, Tera};
+
+const SOURCES: &[(&str, &str)] = &[
+    ("frr/daemons", include_str!("../../templates/frr/daemons")),
+    ("frr/frr.conf", include_str!("../../templates/frr/frr.conf")),
+    (
+        "networkd/bridge.netdev",
+        include_str!("../../templates/networkd/bridge.netdev"),
+    ),
+    (
+        "networkd/bridge.network",
+        include_str!("../../templates/networkd/bridge.network"),
+    ),
+    (
+        "networkd/networkd.conf",
+        include_str!("../../templates/networkd/networkd.conf"),
+    ),
+    (
+        "networkd/tunnel.netdev",
+        include_str!("../../templates/networkd/tunnel.netdev"),
+    ),
+    (
+        "networkd/tunnel.network",
+        include_str!("../../templates/networkd/tunnel.network"),
+    ),
+    (
+        "networkd/vrf.netdev",
+        include_str!("../../templates/networkd/vrf.netdev"),
+    ),
+    (
+        "networkd/vrf.network",
+        include_str!("../../templates/networkd/vrf.network"),
+    ),
+    (
+        "sysctl/lxmesh.conf",
+        include_str!("../../templates/sysctl/lxmesh.conf"),
+    ),
+    (
+        "sysctl/modules.conf",
+        include_str!("../../templates/sysctl/modules.conf"),
+    ),
+];
+
+pub struct Templates(Tera);
+
+/// For templates that print no values.
+pub const NOTHING: Nothing = Nothing {};
+
+#[derive(Serialize)]
+pub struct Nothing {}
+
+impl Templates {
+    pub fn new() -> Result<Self, RenderError> {
+        let mut tera = Tera::new();
+        // These are configuration files: no character has an HTML entity.
+        tera.autoescape_on(Vec::<String>::new());
+        tera.add_raw_templates(SOURCES.iter().copied())
+            .map_err(|source| RenderError::Template {
+                path: "templates".into(),
+                source,
+            })?;
+        Ok(Templates(tera))
+    }
+
+    /// Fills in a template; `comment` is what a comment begins with in that file.
+    pub fn output(
+        &self,
+        template: &str,
+        values: &impl Serialize,
+        comment: char,
+        path: String,
+        mode: u32,
+    ) -> Result<OutputFile, RenderError> {
+        let filled_in = || {
+            let mut context = Context::from_serialize(values)?;
+            let managed = format!(
+                "{comment} {MARKER}: edit /etc/lxmesh/host.toml and render again, not this file."
+            );
+            context.insert("managed", &managed);
+            self.0.render(template, &context)
+        };
+        match filled_in() {
+            Ok(contents) => Ok(OutputFile {
+                path: path.into(),
+                mode,
+                contents: format!("{}\n", contents.trim_end()),
+            }),
+            Err(source) => Err(RenderError::Template { path, source }),
+        }
+    }
+}

@@ -1,0 +1,335 @@
+//! Rendered files onto a host, or into a directory that stands for one. Owns exactly the files
+//! that its manifest lists; a file that is foreign or was edited by hand is refused, all such
+//! files together, before anything is written. What the programs do with them is not its business.
+
+use super::{MARKER, OutputFile};
+use crate::kernel::files::write_atomic;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::{MetadataExt, chown};
+use std::path::{Path, PathBuf};
+use std::{fmt, fs, io};
+
+/// Which files are ours, and what we wrote into them. From the root of the host.
+pub const MANIFEST: &str = "/var/lib/lxmesh/manifest.json";
+const DPKG_STATUS: &str = "/var/lib/dpkg/status";
+
+/// What became of one file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fate {
+    Unchanged,
+    Created,
+    Replaced,
+    /// Replaced although it was not ours; the old one is kept there.
+    Forced {
+        kept: PathBuf,
+    },
+    /// No longer rendered.
+    Removed,
+    /// No longer rendered, but edited by hand since: left where it is.
+    Left,
+}
+
+impl fmt::Display for Fate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Fate::Unchanged => f.write_str("unchanged"),
+            Fate::Created => f.write_str("created"),
+            Fate::Replaced => f.write_str("replaced"),
+            Fate::Forced { kept } => write!(f, "replaced, the old one is {}", kept.display()),
+            Fate::Removed => f.write_str("removed"),
+            Fate::Left => f.write_str("left, because it was edited by hand"),
+        }
+    }
+}
+
+/// Why nothing, or not everything, was written.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteError {
+    #[error("{}", refusals(.0))]
+    Refused(Vec<Refusal>),
+    #[error("cannot {action} {}: {source}\n  remedy: run as root, on a file system that can be written", .path.display())]
+    Io {
+        action: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
+    #[error("cannot understand {}: {source}\n  remedy: remove it; then files that are there already need --force", .path.display())]
+    Manifest {
+        path: PathBuf,
+        source: serde_json::Error,
+    },
+}
+
+/// A file that is in the way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    pub path: PathBuf,
+    /// What it is, as the end of a sentence.
+    pub reason: &'static str,
+}
+
+fn refusals(all: &[Refusal]) -> String {
+    let mut text = String::new();
+    for Refusal { path, reason } in all {
+        text += &format!("will not overwrite {}: it {reason}\n", path.display());
+    }
+    text + "  remedy: move the changes to the host file; --force replaces the files and keeps copies"
+}
+
+/// Paths from the host's root, and the SHA-256 of what may be in each: one, or two while writing.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Manifest {
+    version: u32,
+    files: BTreeMap<PathBuf, BTreeSet<String>>,
+}
+
+impl Manifest {
+    fn knows(&self, path: &Path, bytes: &[u8]) -> bool {
+        self.files
+            .get(path)
+            .is_some_and(|hashes| hashes.contains(&hash(bytes)))
+    }
+}
+
+fn hash(bytes: &[u8]) -> String {
+    Sha256::digest(bytes)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+/// Writes the files under `root`, removes ours that are no longer among them, and says what
+/// became of each, sorted by path. Doing it twice changes nothing.
+pub fn write(
+    root: &Path,
+    outputs: &[OutputFile],
+    force: bool,
+) -> Result<Vec<(PathBuf, Fate)>, WriteError> {
+    let manifest = read_manifest(root)?;
+    let pristine = Pristine::read(root)?;
+    let mut planned = Vec::new();
+    let mut refused = Vec::new();
+    for output in outputs {
+        match look(root, output, &manifest, &pristine)? {
+            Found::Same => planned.push((output, Fate::Unchanged)),
+            Found::Nothing => planned.push((output, Fate::Created)),
+            Found::Ours => planned.push((output, Fate::Replaced)),
+            Found::Theirs(_) if force => {
+                let kept = free_name(root, &output.path);
+                planned.push((output, Fate::Forced { kept }));
+            }
+            Found::Theirs(reason) => refused.push(Refusal {
+                path: output.path.clone(),
+                reason,
+            }),
+        }
+    }
+    if !refused.is_empty() {
+        return Err(WriteError::Refused(refused));
+    }
+    let done = Manifest {
+        version: 1,
+        files: outputs
+            .iter()
+            .map(|output| {
+                (
+                    output.path.clone(),
+                    BTreeSet::from([hash(output.contents.as_bytes())]),
+                )
+            })
+            .collect(),
+    };
+    // Killed half-way, the next run knows both the old and the new contents as ours.
+    let mut during = Manifest {
+        version: 1,
+        files: manifest.files.clone(),
+    };
+    for (path, hashes) in &done.files {
+        during
+            .files
+            .entry(path.clone())
+            .or_default()
+            .extend(hashes.iter().cloned());
+    }
+    write_manifest(root, &during)?;
+    let mut fates = Vec::new();
+    for (output, fate) in planned {
+        let path = under(root, &output.path);
+        if let Fate::Forced { kept } = &fate {
+            fs::rename(&path, under(root, kept)).map_err(failed("keep a copy of", &path))?;
+        }
+        if fate != Fate::Unchanged {
+            put(&path, output)?;
+        }
+        fates.push((output.path.clone(), fate));
+    }
+    for stale in manifest
+        .files
+        .keys()
+        .filter(|path| !done.files.contains_key(*path))
+    {
+        fates.extend(remove_stale(root, stale, &manifest)?.map(|fate| (stale.clone(), fate)));
+    }
+    write_manifest(root, &done)?;
+    fates.sort_by(|(a, _), (b, _)| a.cmp(b));
+    Ok(fates)
+}
+
+/// What is at an output's path.
+enum Found {
+    Nothing,
+    Same,
+    Ours,
+    Theirs(&'static str),
+}
+
+fn look(
+    root: &Path,
+    output: &OutputFile,
+    manifest: &Manifest,
+    pristine: &Pristine,
+) -> Result<Found, WriteError> {
+    let path = under(root, &output.path);
+    let kind = match fs::symlink_metadata(&path) {
+        Ok(metadata) => metadata.file_type(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
+        Err(error) => return Err(failed("look at", &path)(error)),
+    };
+    if !kind.is_file() {
+        return Ok(Found::Theirs("is not a regular file"));
+    }
+    let bytes = fs::read(&path).map_err(failed("read", &path))?;
+    let first_line = bytes
+        .split(|byte| *byte == b'\n')
+        .next()
+        .unwrap_or_default();
+    let marked = String::from_utf8_lossy(first_line).contains(MARKER);
+    Ok(if bytes == output.contents.as_bytes() {
+        Found::Same
+    } else if manifest.knows(&output.path, &bytes) || pristine.contains(&output.path, &bytes) {
+        Found::Ours
+    } else if marked {
+        Found::Theirs("was edited by hand")
+    } else {
+        Found::Theirs("was not written by lxmesh-gen")
+    })
+}
+
+/// Configuration files as their Debian packages brought them, which nobody has edited.
+struct Pristine(BTreeMap<PathBuf, String>);
+
+impl Pristine {
+    fn read(root: &Path) -> Result<Self, WriteError> {
+        let path = under(root, Path::new(DPKG_STATUS));
+        let status = match fs::read(&path) {
+            Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+            Err(error) => return Err(failed("read", &path)(error)),
+        };
+        // deb822: " PATH MD5" in the field Conffiles.
+        let line = |line: &str| {
+            let (path, sum) = line.strip_prefix(" /")?.split_once(' ')?;
+            (sum.len() == 32).then(|| (Path::new("/").join(path), sum.to_string()))
+        };
+        Ok(Pristine(status.lines().filter_map(line).collect()))
+    }
+
+    fn contains(&self, path: &Path, bytes: &[u8]) -> bool {
+        let sum = |bytes: &[u8]| -> String {
+            md5::Md5::digest(bytes)
+                .iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect()
+        };
+        self.0.get(path).is_some_and(|known| *known == sum(bytes))
+    }
+}
+
+/// `None` if the file is gone already.
+fn remove_stale(
+    root: &Path,
+    stale: &Path,
+    manifest: &Manifest,
+) -> Result<Option<Fate>, WriteError> {
+    let path = under(root, stale);
+    let bytes = match fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed("read", &path)(error)),
+    };
+    if !manifest.knows(stale, &bytes) {
+        return Ok(Some(Fate::Left));
+    }
+    fs::remove_file(&path).map_err(failed("remove", &path))?;
+    Ok(Some(Fate::Removed))
+}
+
+fn put(path: &Path, output: &OutputFile) -> Result<(), WriteError> {
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    fs::create_dir_all(directory).map_err(failed("make the directory", directory))?;
+    // FRR's directory is FRR's, and so are its files.
+    let owner = fs::symlink_metadata(path)
+        .or_else(|_| fs::metadata(directory))
+        .map_err(failed("look at", directory))?;
+    write_atomic(path, output.contents.as_bytes(), output.mode).map_err(failed("write", path))?;
+    let written = fs::metadata(path).map_err(failed("look at", path))?;
+    if (owner.uid(), owner.gid()) == (written.uid(), written.gid()) {
+        return Ok(());
+    }
+    chown(path, Some(owner.uid()), Some(owner.gid())).map_err(failed("give its owner", path))
+}
+
+fn read_manifest(root: &Path) -> Result<Manifest, WriteError> {
+    let path = under(root, Path::new(MANIFEST));
+    match fs::read(&path) {
+        Ok(bytes) => {
+            serde_json::from_slice(&bytes).map_err(|source| WriteError::Manifest { path, source })
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Manifest::default()),
+        Err(error) => Err(failed("read", &path)(error)),
+    }
+}
+
+fn write_manifest(root: &Path, manifest: &Manifest) -> Result<(), WriteError> {
+    let path = under(root, Path::new(MANIFEST));
+    let text = serde_json::to_string_pretty(manifest).expect("paths come from UTF-8 text");
+    let text = format!("{text}\n");
+    if fs::read(&path).is_ok_and(|bytes| bytes == text.as_bytes()) {
+        return Ok(());
+    }
+    let directory = path.parent().unwrap_or(root);
+    fs::create_dir_all(directory).map_err(failed("make the directory", directory))?;
+    write_atomic(&path, text.as_bytes(), 0o644).map_err(failed("write", &path))
+}
+
+fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> WriteError {
+    let path = path.to_path_buf();
+    move |source| WriteError::Io {
+        action,
+        path,
+        source,
+    }
+}
+
+/// The path on this machine of a path from the host's root.
+fn under(root: &Path, path: &Path) -> PathBuf {
+    root.join(path.strip_prefix("/").unwrap_or(path))
+}
+
+/// Where the file that is in the way goes; its ending keeps every program from reading it.
+fn free_name(root: &Path, path: &Path) -> PathBuf {
+    let name = |number: u32| {
+        let suffix = if number == 0 {
+            String::new()
+        } else {
+            format!(".{number}")
+        };
+        PathBuf::from(format!("{}.before-lxmesh{suffix}", path.display()))
+    };
+    (0..)
+        .map(name)
+        .find(|name| fs::symlink_metadata(under(root, name)).is_err())
+        .expect("an endless range has a free name")
+}

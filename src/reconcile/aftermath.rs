@@ -1,0 +1,274 @@
+//! What follows a pass: logs, counters, dnsmasq, retries, systemd. Complaints are said once, and
+//! once more when they are over.
+
+use super::daemon::{Agent, FIRST_RETRY, notify};
+use super::pass::Extent;
+use super::report::Report;
+use crate::dhcp;
+use crate::kernel::monitor::MonitorFilter;
+use crate::kernel::rtnl::Op;
+use crate::model::facts::Readiness;
+use crate::model::{Facts, FollowUp};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// When zebra is told again of a MAC on a port that has just joined: under load it takes seconds
+/// to learn of the port.
+const ANNOUNCE_AFTER: [Duration; 3] = [
+    Duration::from_millis(500),
+    Duration::from_secs(3),
+    Duration::from_secs(15),
+];
+const LONGEST_RETRY: Duration = Duration::from_secs(60);
+/// A repair is logged line by line up to this many.
+const MAX_LOGGED_LINES: usize = 20;
+
+impl Agent {
+    /// Logs a complaint about a subject once, and once more when it is over.
+    pub(super) fn say(&mut self, subject: &str, complaint: Option<String>) {
+        match complaint {
+            Some(text) => {
+                if self.said.get(subject) != Some(&text) {
+                    tracing::warn!(subject, "{text}");
+                    self.said.insert(subject.into(), text);
+                }
+            }
+            None => {
+                if let Some(text) = self.said.remove(subject) {
+                    tracing::info!(subject, "no longer: {text}");
+                }
+            }
+        }
+    }
+    /// Says of every NIC what is wrong with it, once.
+    pub(super) fn say_problems(&mut self) {
+        let mut now: BTreeMap<String, String> = BTreeMap::new();
+        for problem in &self.world.resolved.problems {
+            let text = now.entry(format!("nic {}", problem.nic)).or_default();
+            if !text.is_empty() {
+                text.push_str("; ");
+            }
+            text.push_str(&problem.to_string());
+        }
+        let over: Vec<String> = self
+            .said
+            .keys()
+            .filter(|subject| subject.starts_with("nic ") && !now.contains_key(*subject))
+            .cloned()
+            .collect();
+        for subject in over {
+            self.say(&subject, None);
+        }
+        for (subject, text) in now {
+            self.say(&subject, Some(text));
+        }
+    }
+    pub(super) fn after_pass(&mut self, extent: &Extent, facts: Facts, report: &Report) {
+        // A look at nftables alone has done nothing about the links that it saw: their events must
+        // still find them changed.
+        if *extent != Extent::Nftables || self.world.facts.is_none() {
+            if let Some(nics) = self.world.nics() {
+                self.world.passed = nics.to_vec();
+            }
+            self.world.facts = Some(facts);
+        }
+        // What we changed on links is known only by looking again; the events ask for that.
+        match extent {
+            Extent::All => {
+                self.stats.full += 1;
+                self.stats.last_full = Some(Instant::now());
+                self.repairs.expire(std::time::Instant::now());
+            }
+            Extent::Nics(_) | Extent::Nftables => self.stats.scoped += 1,
+        }
+        self.follow_tunnels();
+        self.log_pass(extent, report);
+        self.order_dhcp(report);
+        self.schedule_announcements(report);
+        self.schedule_retry(report);
+        self.say_readiness();
+        self.report_to_systemd();
+    }
+
+    fn follow_tunnels(&mut self) {
+        let tunnels = self.world.tunnels(&self.host);
+        if tunnels != self.filter {
+            match self.monitor.set_filter(&MonitorFilter {
+                tunnels: tunnels.clone(),
+            }) {
+                Ok(()) => self.filter = tunnels,
+                Err(error) => self.say("monitor", Some(format!("kernel event filter: {error}"))),
+            }
+        }
+    }
+
+    pub(super) fn log_pass(&mut self, extent: &Extent, report: &Report) {
+        self.stats.last_took = report.took;
+        self.stats.changes += report.lines.len() as u64;
+        let mut trouble = Vec::new();
+        for (line, error) in report.failures() {
+            self.stats.failures += 1;
+            trouble.push(format!("{}: {error}", line.text));
+        }
+        trouble.extend(
+            report
+                .unreadable
+                .iter()
+                .map(|(kind, error)| format!("{kind} cannot be read: {error}")),
+        );
+        if !report.lines.is_empty() {
+            let scope = match extent {
+                Extent::All => "everything".to_string(),
+                Extent::Nftables => "nftables".to_string(),
+                Extent::Nics(nics) => {
+                    let names: BTreeSet<String> =
+                        nics.iter().map(|nic| nic.instance.to_string()).collect();
+                    names.into_iter().take(5).collect::<Vec<_>>().join(" ")
+                }
+            };
+            tracing::info!(
+                scope,
+                took_ms = report.took.as_secs_f64() * 1000.0,
+                "changed: {}",
+                report.summary()
+            );
+            if report.lines.len() <= MAX_LOGGED_LINES {
+                for line in &report.lines {
+                    tracing::info!(kind = line.kind, "{}", line.text);
+                }
+            }
+        }
+        match trouble.first() {
+            None => {
+                self.stats.troubled = None;
+                self.say("pass", None);
+            }
+            Some(text) => {
+                let text = match trouble.len() {
+                    1 => text.clone(),
+                    more => format!("{text} (and {} more)", more - 1),
+                };
+                self.stats.last_error = Some((text.clone(), Instant::now()));
+                self.stats.troubled = Some(text.clone());
+                self.say("pass", Some(text));
+            }
+        }
+    }
+
+    fn order_dhcp(&mut self, report: &Report) {
+        let Some(orders) = &self.dhcp_orders else {
+            return;
+        };
+        let can_start = !self.dhcp_started && self.world.inventory.is_some();
+        let order = if can_start || report.follow_ups.contains(&FollowUp::RestartDnsmasq) {
+            dhcp::Order::Restart
+        } else if report.follow_ups.contains(&FollowUp::ReloadDnsmasq) {
+            dhcp::Order::Reload
+        } else {
+            return;
+        };
+        self.dhcp_started = true;
+        if orders.try_send(order).is_err() {
+            tracing::warn!("the dnsmasq supervisor does not keep up");
+        }
+    }
+
+    fn schedule_announcements(&mut self, report: &Report) {
+        let now = Instant::now();
+        let joined: Vec<_> = report
+            .follow_ups
+            .iter()
+            .filter_map(|follow_up| match follow_up {
+                FollowUp::Announce { port, mac } => Some((port.clone(), *mac)),
+                _ => None,
+            })
+            .collect();
+        if !joined.is_empty() {
+            let times = ANNOUNCE_AFTER.map(|after| (now + after, joined.clone()));
+            self.announcements.extend(times);
+            self.announcements.sort_by_key(|(due, _)| *due);
+        }
+    }
+
+    /// Tells zebra once more of MACs whose ports joined lately. What is gone meanwhile is left out.
+    pub(super) fn announce(&mut self) {
+        let now = Instant::now();
+        let (due, later) = std::mem::take(&mut self.announcements)
+            .into_iter()
+            .partition(|(due, _)| *due <= now);
+        self.announcements = later;
+        let due: Vec<(Instant, Vec<_>)> = due;
+        let Some(facts) = &self.world.facts else {
+            return;
+        };
+        let marks: Vec<Op> = due
+            .into_iter()
+            .flat_map(|(_, macs)| macs)
+            .filter_map(|(port, mac)| Some((facts.link(&port)?.index, mac)))
+            .flat_map(|(port, mac)| [true, false].map(|mark| Op::FdbMark { port, mac, mark }))
+            .collect();
+        for result in self.kernel.rtnl.apply(&marks) {
+            if let Err(error) = result {
+                tracing::debug!(%error, "not announced again");
+            }
+        }
+    }
+
+    fn schedule_retry(&mut self, report: &Report) {
+        self.deferred = report.deferred.clone();
+        let failed = report.failures().next().is_some() || !report.unreadable.is_empty();
+        if failed || report.escalate {
+            self.retry();
+        } else {
+            self.retry_pause = FIRST_RETRY;
+        }
+        if let Some(wait) = report.retry_in {
+            let due = Instant::now() + wait;
+            self.retry_at = Some(self.retry_at.map_or(due, |other| other.min(due)));
+        }
+    }
+
+    pub(super) fn retry(&mut self) {
+        self.retry_at = Some(Instant::now() + self.retry_pause);
+        self.retry_pause = (self.retry_pause * 2).min(LONGEST_RETRY);
+    }
+
+    fn say_readiness(&mut self) {
+        let Some(facts) = &self.world.facts else {
+            return;
+        };
+        let states: Vec<(String, Option<String>)> = self
+            .host
+            .networks
+            .iter()
+            .map(|network| {
+                let waiting = match facts.readiness(network) {
+                    Readiness::Ready => None,
+                    Readiness::Waiting(what) => Some(what),
+                };
+                (format!("network {}", network.name), waiting)
+            })
+            .collect();
+        for (subject, waiting) in states {
+            self.say(&subject, waiting);
+        }
+    }
+
+    pub(super) fn report_to_systemd(&mut self) {
+        let nics = self.world.resolved.nics.len();
+        let networks = self.host.networks.len();
+        let text = match (&self.world.inventory, &self.stats.troubled) {
+            (None, _) => format!("{networks} networks; waiting for LXD"),
+            (Some(_), Some(trouble)) => format!("{networks} networks, {nics} NICs; {trouble}"),
+            (Some(_), None) => format!("{networks} networks, {nics} NICs in step"),
+        };
+        // Only once LXD has answered or failed to is there anything that others could rely on.
+        let answered = self.world.inventory.is_some() || self.lxd.error.is_some();
+        if answered && !self.ready {
+            self.ready = true;
+            notify(&[sd_notify::NotifyState::Ready]);
+        }
+        notify(&[sd_notify::NotifyState::Status(&text)]);
+    }
+}

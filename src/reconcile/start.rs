@@ -1,0 +1,152 @@
+//! Starting the agent: everything that can be wrong is found before anything is changed.
+
+use super::daemon::{Agent, FIRST_RETRY, LxdState, Pending, Stats, notify};
+use super::lxd_task;
+use super::privilege;
+use super::repairs::Repairs;
+use super::world::World;
+use crate::control::server;
+use crate::dhcp;
+use crate::host::{self, HostFile, LoadError};
+use crate::kernel::monitor::{Monitor, MonitorFilter};
+use crate::kernel::{Kernel, KernelError};
+use crate::kinds::dnsmasq_file::CONFIG;
+use crate::kinds::{KindError, Look, nft_table};
+use crate::model::Facts;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+/// Why the agent cannot start. Nothing has been changed then.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    HostFile(#[from] LoadError),
+    #[error("{0}")]
+    Privilege(String),
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    #[error(
+        "this kernel or nft does not take LXMesh's ruleset; nothing was changed.\n  needed: Linux 6.2 or newer with nft_meta_bridge and nf_conntrack_bridge (Debian: any linux-image package, modules loaded with modprobe), nftables 1.0.9 or newer (package nftables).\n  {0}"
+    )]
+    Ruleset(KindError),
+    #[error("control socket {path}: {why}")]
+    ControlSocket { path: PathBuf, why: String },
+    #[error("{0}")]
+    Signals(std::io::Error),
+}
+/// Runs the agent until SIGTERM or SIGINT. The kernel is left as it is.
+pub async fn run(host_path: &Path) -> Result<(), StartError> {
+    let host = host::load(host_path)?;
+    check_privilege()?;
+    let mut kernel = Kernel::open()?;
+    check_ruleset(&mut kernel, &host)?;
+    let control_path = host.agent.control_socket.clone();
+    let listener =
+        server::listen(&control_path)
+            .await
+            .map_err(|error| StartError::ControlSocket {
+                path: control_path.clone(),
+                why: error.to_string(),
+            })?;
+    // Before the first look, so that nothing that happens after it is missed.
+    let mut monitor = Monitor::open(&MonitorFilter {
+        tunnels: Vec::new(),
+    })?;
+    monitor.ignore(kernel.rtnl.portid(), kernel.nft.portid())?;
+
+    let (requests_in, requests) = mpsc::channel(16);
+    tokio::spawn(server::serve(listener, requests_in));
+    let (asks, asks_out) = mpsc::channel(64);
+    let (updates_in, updates) = mpsc::channel(256);
+    tokio::spawn(lxd_task::run(host.lxd.socket.clone(), asks_out, updates_in));
+    let (dhcp_orders, dhcp_state, dhcp_task) = start_dhcp(&host);
+
+    let mut agent = Agent {
+        host,
+        host_path: host_path.to_path_buf(),
+        kernel,
+        monitor,
+        filter: Vec::new(),
+        world: World::default(),
+        repairs: Repairs::default(),
+        pending: Pending::default(),
+        lxd: LxdState {
+            server: String::new(),
+            connected: false,
+            error: None,
+            listed: None,
+        },
+        asks,
+        dhcp_orders,
+        dhcp_state,
+        dhcp_started: false,
+        started: Instant::now(),
+        stats: Stats::default(),
+        deferred: Vec::new(),
+        announcements: Vec::new(),
+        retry_at: None,
+        retry_pause: FIRST_RETRY,
+        nft_generation: 0,
+        last_nft_look: None,
+        said: BTreeMap::new(),
+        ready: false,
+    };
+    agent.serve(updates, requests).await?;
+    notify(&[sd_notify::NotifyState::Stopping]);
+    drop(agent);
+    if let Some(task) = dhcp_task {
+        let _ = tokio::time::timeout(Duration::from_secs(4), task).await;
+    }
+    let _ = std::fs::remove_file(&control_path);
+    Ok(())
+}
+
+fn check_privilege() -> Result<(), StartError> {
+    if !privilege::has_net_admin() {
+        let text = "CAP_NET_ADMIN is missing; run the agent as root, or by lxmesh-agent.service";
+        return Err(StartError::Privilege(text.into()));
+    }
+    privilege::drop_capabilities().map_err(StartError::Privilege)
+}
+
+/// Fails if the ruleset would have to be loaded and cannot be. Changes nothing.
+fn check_ruleset(kernel: &mut Kernel, host: &HostFile) -> Result<(), StartError> {
+    let facts = Facts::default();
+    let mut look = Look {
+        kernel,
+        host,
+        facts: &facts,
+    };
+    let loaded = nft_table::observe(&mut look).map_err(StartError::Ruleset)?;
+    if loaded == nft_table::wanted() {
+        return Ok(());
+    }
+    nft_table::check(kernel).map_err(StartError::Ruleset)
+}
+
+type DhcpTask = Option<tokio::task::JoinHandle<()>>;
+
+fn start_dhcp(
+    host: &HostFile,
+) -> (
+    Option<mpsc::Sender<dhcp::Order>>,
+    watch::Receiver<dhcp::State>,
+    DhcpTask,
+) {
+    let (state_in, state) = watch::channel(dhcp::State::NotStarted);
+    if !(host.dhcp.enabled && host.dhcp.run) {
+        return (None, state, None);
+    }
+    let (orders, orders_out) = mpsc::channel(16);
+    let config = host.dhcp.directory.join(CONFIG);
+    let task = tokio::spawn(dhcp::run(
+        host.dhcp.program.clone(),
+        config,
+        orders_out,
+        state_in,
+    ));
+    (Some(orders), state, Some(task))
+}
