@@ -104,8 +104,8 @@ fn presence(status_code: u32) -> Presence {
 
 fn nic(
     device: &str,
-    keys: &BTreeMap<String, String>,
-    config: &BTreeMap<String, String>,
+    keys: &wire::Keys,
+    config: &wire::Keys,
 ) -> Option<LxdNic> {
     let own = |key: &str| keys.get(key).filter(|text| !text.is_empty());
     let ours = |key: &str| own(&format!("{KEY}{key}"));
