@@ -48,6 +48,8 @@ pub async fn run(
                 Some(_) => wanted = true,
             }
         }
+        // Starting reads all files: what was ordered until now is done by it.
+        while orders.try_recv().is_ok() {}
         let started = Instant::now();
         bury_orphans(&config).await;
         let why = match start(&program, &config) {

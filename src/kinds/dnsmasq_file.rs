@@ -56,7 +56,7 @@ impl Kind for DnsmasqFile {
         let directory = &inputs.host.dhcp.directory;
         Table::<Self>::from([
             (Key(directory.join(CONFIG)), Attrs(config(inputs.host))),
-            (Key(directory.join(HOSTS)), Attrs(hosts(inputs.nics))),
+            (Key(directory.join(HOSTS)), Attrs(host_lines(inputs.nics).concat())),
         ])
     }
 }
@@ -131,7 +131,7 @@ fn network_config(out: &mut String, network: &Network, lease_s: u32) {
 }
 
 /// One line per NIC that has an address. An instance gives its name to its first NIC only.
-fn hosts(nics: &[Nic]) -> String {
+pub fn host_lines(nics: &[Nic]) -> Vec<String> {
     let mut lines = Vec::new();
     let mut named = BTreeSet::new();
     for Nic {
@@ -159,7 +159,7 @@ fn hosts(nics: &[Nic]) -> String {
         lines.push(line);
     }
     lines.sort();
-    lines.concat()
+    lines
 }
 
 /// A DNS label (RFC 1123 section 2.1): what may stand in a line of dnsmasq's without quoting.

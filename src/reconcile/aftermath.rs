@@ -164,15 +164,25 @@ impl Agent {
         let can_start = !self.dhcp_started && self.world.inventory.is_some();
         let order = if can_start || written().any(|line| line.text.contains(&config)) {
             dhcp::Order::Restart
-        } else if written().next().is_some() {
+        } else if written().next().is_none() {
+            return;
+        } else if self.dhcp_hosts.is_subset(&self.known_to_dhcp()) {
             dhcp::Order::Reload
         } else {
-            return;
+            // Whoever had the address keeps its lease in dnsmasq's memory, where it would be in
+            // the way of the next instance with that address, or of this one with another client.
+            dhcp::Order::Restart
         };
+        self.dhcp_hosts = self.known_to_dhcp();
         self.dhcp_started = true;
         if orders.try_send(order).is_err() {
             tracing::warn!("the dnsmasq supervisor does not keep up");
         }
+    }
+
+    fn known_to_dhcp(&self) -> BTreeSet<String> {
+        let nics = self.world.nics().unwrap_or_default();
+        host_lines(nics).into_iter().collect()
     }
 
     fn schedule_retry(&mut self, report: &Report) {
