@@ -85,6 +85,70 @@ fn an_fdb_entry_is_externally_learned_moves_and_goes() {
     });
 }
 
+/// What makes zebra look again at an entry that it has missed.
+#[test]
+fn marking_an_fdb_entry_is_heard_by_listeners_and_leaves_it_as_it_was() {
+    with_bridge(|ns, rtnl| {
+        let (port, mac) = (ns.index("v0"), mac(M1));
+        apply(rtnl, &[Op::FdbReplace { port, mac }]);
+        let before = ns.sh("bridge -d fdb show br br0 | sort");
+        let mut listener = std::process::Command::new("bridge")
+            .args(["monitor", "fdb"])
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        // The listener is there when it hears of another entry.
+        let mut lines =
+            std::io::BufRead::lines(std::io::BufReader::new(listener.stdout.take().unwrap()));
+        let other = "02:00:00:00:00:99";
+        let (stop, stopped) = std::sync::mpsc::channel::<()>();
+        let heard = std::thread::scope(|scope| {
+            scope.spawn(move || {
+                while stopped.recv_timeout(std::time::Duration::from_millis(50)).is_err() {
+                    ns.sh(&format!(
+                        "bridge fdb add {other} dev v1 master static; bridge fdb del {other} dev v1 master"
+                    ));
+                }
+            });
+            lines.next().unwrap().unwrap();
+            // An unchanged entry written again is not heard; each change of the mark is.
+            apply(rtnl, &[Op::FdbReplace { port, mac }]);
+            for mark in [true, false] {
+                apply(rtnl, &[Op::FdbMark { port, mac, mark }]);
+            }
+            apply(rtnl, &[Op::FdbDelete { port, mac }]);
+            let mut heard = Vec::new();
+            for line in lines {
+                let line = line.unwrap();
+                if line.contains(M1) && !line.contains("vlan") {
+                    heard.push(line.contains("Deleted"));
+                    if line.contains("Deleted") {
+                        break;
+                    }
+                }
+            }
+            stop.send(()).unwrap();
+            heard
+        });
+        listener.kill().unwrap();
+        listener.wait().unwrap();
+        assert_eq!(heard, [false, false, true]);
+        apply(rtnl, &[Op::FdbReplace { port, mac }]);
+        for mark in [true, false] {
+            apply(rtnl, &[Op::FdbMark { port, mac, mark }]);
+        }
+        assert_eq!(ns.sh("bridge -d fdb show br br0 | sort"), before);
+        // A mark makes no entry.
+        let absent = "02:00:00:00:00:98".parse().unwrap();
+        let mark = Op::FdbMark {
+            port,
+            mac: absent,
+            mark: true,
+        };
+        assert_eq!(errno(rtnl, mark), Some(libc::ENOENT));
+    });
+}
+
 #[test]
 fn the_fdb_reads_as_bridge_made_it_without_other_bridges_and_devices_own_tables() {
     with_bridge(|ns, rtnl| {

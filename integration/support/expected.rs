@@ -294,7 +294,7 @@ pub fn link_local(mac: &str) -> String {
     .to_string()
 }
 
-fn solicited(address: &str) -> String {
+pub fn solicited(address: &str) -> String {
     let segments = address.parse::<Ipv6Addr>().expect("an address").segments();
     Ipv6Addr::new(
         0xff02,

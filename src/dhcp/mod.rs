@@ -29,6 +29,8 @@ pub enum State {
 
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// A signal that comes before dnsmasq has installed its handlers would end it.
+const HEEDS_AFTER: Duration = Duration::from_secs(1);
 /// Running this long, it is taken to be well.
 const WELL_AFTER: Duration = Duration::from_secs(60);
 
@@ -85,6 +87,14 @@ pub async fn run(
                 Some(_) => pause = FIRST_PAUSE,
             },
         }
+    }
+}
+
+/// Ends at that time; never without one.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -171,6 +181,8 @@ async fn follow(child: &mut Child, orders: &mut mpsc::Receiver<Order>) -> End {
         .take()
         .map(|stderr| BufReader::new(stderr).lines());
     let mut last = String::new();
+    let started = Instant::now();
+    let mut reload_at = None;
     loop {
         let line = async {
             match &mut lines {
@@ -198,8 +210,12 @@ async fn follow(child: &mut Child, orders: &mut mpsc::Receiver<Order>) -> End {
                 }
                 return End::Died(format!("dnsmasq ended ({status}); it said: {last}"));
             }
+            () = at(reload_at) => {
+                reload_at = None;
+                signal(child, rustix::process::Signal::HUP);
+            }
             order = orders.recv() => match order {
-                Some(Order::Reload) => signal(child, rustix::process::Signal::HUP),
+                Some(Order::Reload) => reload_at = Some(Instant::now().max(started + HEEDS_AFTER)),
                 Some(Order::Restart) => {
                     stop(child).await;
                     return End::Ordered;

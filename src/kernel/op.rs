@@ -11,8 +11,8 @@ use super::link::{
 use super::mdb_codec::{self, RTM_DELMDB, RTM_NEWMDB};
 use super::rtnl::{
     NDA_DST, NDA_LLADDR, NDA_PROTOCOL, NTF_EXT_LEARNED, NTF_MASTER, NUD_NOARP, NUD_PERMANENT,
-    PROTOCOL, RTA_DST, RTA_OIF, RTA_PRIORITY, RTA_TABLE, RTM_DELNEIGH, RTM_DELROUTE, RTM_NEWNEIGH,
-    RTM_NEWROUTE,
+    NUD_REACHABLE, PROTOCOL, RTA_DST, RTA_OIF, RTA_PRIORITY, RTA_TABLE, RTM_DELNEIGH, RTM_DELROUTE,
+    RTM_NEWNEIGH, RTM_NEWROUTE,
 };
 use super::tlv::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, Writer};
 use crate::addr::{IpNet, Mac};
@@ -85,6 +85,14 @@ pub enum Op {
         port: u32,
         mac: Mac,
     },
+    /// Sets or clears the activity mark (NFEA_ACTIVITY_NOTIFY) of an entry. Each change of it sends
+    /// RTM_NEWNEIGH and changes nothing that forwards; writing an unchanged entry sends nothing
+    /// (`fdb_add_entry()` in net/bridge/br_fdb.c). ENOENT if the bridge has no such entry.
+    FdbMark {
+        port: u32,
+        mac: Mac,
+        mark: bool,
+    },
     /// ENOENT if the MAC is not on this port.
     FdbDelete {
         port: u32,
@@ -142,6 +150,10 @@ pub enum Op {
 const AF_UNSPEC: u8 = libc::AF_UNSPEC as u8;
 const RT_SCOPE_LINK: u8 = 253;
 const RTN_UNICAST: u8 = 1;
+// include/uapi/linux/neighbour.h; not in the libc crate.
+const NDA_FDB_EXT_ATTRS: u16 = 14;
+const NFEA_ACTIVITY_NOTIFY: u16 = 1;
+const NFEA_DONT_REFRESH: u16 = 2;
 
 impl Op {
     /// Writes the message; `extra` are flags to add (an acknowledgement).
@@ -157,6 +169,7 @@ impl Op {
             | Op::Bridge { .. }
             | Op::Vxlan { .. } => (RTM_NEWLINK, 0),
             Op::FdbReplace { .. } | Op::NeighbourReplace { .. } => (RTM_NEWNEIGH, REPLACE),
+            Op::FdbMark { .. } => (RTM_NEWNEIGH, NLM_F_REPLACE),
             Op::FdbDelete { .. } | Op::NeighbourDelete { .. } => (RTM_DELNEIGH, 0),
             Op::RouteAdd { .. } => (RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL),
             Op::RouteReplace { .. } => (RTM_NEWROUTE, REPLACE),
@@ -210,6 +223,14 @@ impl Op {
                 let flags = NTF_MASTER | NTF_EXT_LEARNED;
                 neighbour(w, libc::AF_BRIDGE as u8, port, NUD_NOARP, flags);
                 w.attr(NDA_LLADDR, &mac.0);
+            }
+            Op::FdbMark { port, mac, mark } => {
+                neighbour(w, libc::AF_BRIDGE as u8, port, NUD_REACHABLE, NTF_MASTER);
+                w.attr(NDA_LLADDR, &mac.0);
+                w.nest(NDA_FDB_EXT_ATTRS, |w| {
+                    w.u8(NFEA_ACTIVITY_NOTIFY, u8::from(mark));
+                    w.attr(NFEA_DONT_REFRESH, &[]);
+                });
             }
             Op::FdbDelete { port, mac } => {
                 neighbour(w, libc::AF_BRIDGE as u8, port, 0, NTF_MASTER);
@@ -399,6 +420,7 @@ impl fmt::Display for Op {
             Op::Bridge { index, .. } => write!(f, "setting attributes of bridge {index}"),
             Op::Vxlan { index, .. } => write!(f, "setting learning of VXLAN link {index}"),
             Op::FdbReplace { port, mac } => write!(f, "putting {mac} on bridge port {port}"),
+            Op::FdbMark { port, mac, .. } => write!(f, "marking {mac} on bridge port {port}"),
             Op::FdbDelete { port, mac } => write!(f, "removing {mac} from bridge port {port}"),
             Op::NeighbourReplace {
                 device,

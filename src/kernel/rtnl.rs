@@ -40,6 +40,7 @@ pub(super) const NDA_PROTOCOL: u16 = 12;
 pub(super) const NTF_MASTER: u8 = 0x04;
 pub(super) const NTF_EXT_LEARNED: u8 = 0x10;
 pub(super) const NUD_NOARP: u16 = 0x40;
+pub(super) const NUD_REACHABLE: u16 = 0x02;
 pub(super) const NUD_PERMANENT: u16 = 0x80;
 
 /// Size of `struct rtmsg`.

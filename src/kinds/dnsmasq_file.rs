@@ -6,7 +6,7 @@ use super::{KernelKind, KindError, Look, Scope};
 use crate::host::{Dhcp, HostFile, Network};
 use crate::kernel::Kernel;
 use crate::kernel::files::{read_if_exists, write_atomic};
-use crate::model::{Change, Facts, Inputs, Kind, Nic, Owns, Table};
+use crate::model::{Change, Facts, FollowUp, Inputs, Kind, Nic, Owns, Table};
 use std::collections::BTreeSet;
 use std::fmt;
 use std::fmt::Write;
@@ -49,6 +49,27 @@ impl Kind for DnsmasqFile {
     type Key = Key;
     type Attrs = Attrs;
 
+    /// dnsmasq holds leases in memory and gives an address to nobody else before its lease ends, so
+    /// it starts anew when a NIC went or changed: an instance made again may have another DUID.
+    fn follow_up(change: &Change<Self>) -> Option<FollowUp> {
+        match change {
+            Change::Create { key, .. } | Change::Update { key, .. } if key.0.ends_with(CONFIG) => {
+                Some(FollowUp::RestartDnsmasq)
+            }
+            Change::Update { have, want, .. } => {
+                let staying: BTreeSet<&str> = want.0.lines().collect();
+                let went = have.0.lines().any(|line| !staying.contains(line));
+                Some(if went {
+                    FollowUp::RestartDnsmasq
+                } else {
+                    FollowUp::ReloadDnsmasq
+                })
+            }
+            Change::Create { .. } => Some(FollowUp::ReloadDnsmasq),
+            Change::Delete { .. } => None,
+        }
+    }
+
     fn derive(inputs: &Inputs<'_>) -> Table<Self> {
         if !inputs.host.dhcp.enabled {
             return Table::<Self>::new();
@@ -56,7 +77,7 @@ impl Kind for DnsmasqFile {
         let directory = &inputs.host.dhcp.directory;
         Table::<Self>::from([
             (Key(directory.join(CONFIG)), Attrs(config(inputs.host))),
-            (Key(directory.join(HOSTS)), Attrs(host_lines(inputs.nics).concat())),
+            (Key(directory.join(HOSTS)), Attrs(hosts(inputs.nics))),
         ])
     }
 }
@@ -131,7 +152,7 @@ fn network_config(out: &mut String, network: &Network, lease_s: u32) {
 }
 
 /// One line per NIC that has an address. An instance gives its name to its first NIC only.
-pub fn host_lines(nics: &[Nic]) -> Vec<String> {
+fn hosts(nics: &[Nic]) -> String {
     let mut lines = Vec::new();
     let mut named = BTreeSet::new();
     for Nic {
@@ -159,7 +180,7 @@ pub fn host_lines(nics: &[Nic]) -> Vec<String> {
         lines.push(line);
     }
     lines.sort();
-    lines
+    lines.concat()
 }
 
 /// A DNS label (RFC 1123 section 2.1): what may stand in a line of dnsmasq's without quoting.

@@ -10,7 +10,7 @@ use crate::addr::{IfName, Mac};
 use crate::kernel::Kernel;
 use crate::kernel::link::LinkKind;
 use crate::kernel::rtnl::{FdbEntry, Op};
-use crate::model::{Change, Facts, Inputs, Kind, Owns, Pace, Table};
+use crate::model::{Change, Facts, FollowUp, Inputs, Kind, Owns, Pace, Table};
 use std::collections::BTreeSet;
 use std::fmt;
 
@@ -67,6 +67,16 @@ impl Kind for Fdb {
             Pace::Contested
         } else {
             Pace::Quick
+        }
+    }
+
+    fn follow_up(change: &Change<Self>) -> Option<FollowUp> {
+        match change {
+            Change::Create { key, want } | Change::Update { key, want, .. } => {
+                let port = want.port.clone()?;
+                Some(FollowUp::Announce { port, mac: key.mac })
+            }
+            Change::Delete { .. } => None,
         }
     }
 

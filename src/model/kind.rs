@@ -1,7 +1,8 @@
 //! What a kernel object is to the reconciler.
 
 use super::inputs::Inputs;
-use super::table::Table;
+use super::table::{Change, Table};
+use crate::addr::{IfName, Mac};
 use std::fmt::{Debug, Display};
 
 /// How much of an object is ours.
@@ -28,8 +29,25 @@ pub trait Kind: Sized + 'static {
         Pace::Quick
     }
 
+    /// What else there is to do once the change has been made.
+    fn follow_up(_change: &Change<Self>) -> Option<FollowUp> {
+        None
+    }
+
     /// The objects that should be there. Pure; must not depend on anything but the inputs.
     fn derive(inputs: &Inputs<'_>) -> Table<Self>;
+}
+
+/// Something to be done after a change, by the daemon.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FollowUp {
+    /// Tell zebra once more that this MAC is on this port: it reads FDB and link events from
+    /// different sockets, and drops an entry on a port that it does not know yet.
+    Announce { port: IfName, mac: Mac },
+    /// dnsmasq has a new configuration, or leases of NICs that are gone.
+    RestartDnsmasq,
+    /// dnsmasq has new NICs.
+    ReloadDnsmasq,
 }
 
 /// How fast the same repair may be made again.

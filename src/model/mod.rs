@@ -9,6 +9,6 @@ pub mod table;
 
 pub use facts::Facts;
 pub use inputs::Inputs;
-pub use kind::{Kind, Owns, Pace};
+pub use kind::{FollowUp, Kind, Owns, Pace};
 pub use nic::{Nic, NicId, NicProblem};
 pub use table::{Change, Table, diff};

@@ -6,13 +6,20 @@ use super::pass::Extent;
 use super::report::Report;
 use crate::dhcp;
 use crate::kernel::monitor::MonitorFilter;
-use crate::kinds::dnsmasq_file::{CONFIG, DnsmasqFile};
+use crate::kernel::rtnl::Op;
 use crate::model::facts::Readiness;
-use crate::model::{Facts, Kind};
+use crate::model::{Facts, FollowUp};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::time::Instant;
 
+/// When zebra is told again of a MAC on a port that has just joined: under load it takes seconds
+/// to learn of the port.
+const ANNOUNCE_AFTER: [Duration; 3] = [
+    Duration::from_millis(500),
+    Duration::from_secs(3),
+    Duration::from_secs(15),
+];
 const LONGEST_RETRY: Duration = Duration::from_secs(60);
 /// A repair is logged line by line up to this many.
 const MAX_LOGGED_LINES: usize = 20;
@@ -78,6 +85,7 @@ impl Agent {
         self.follow_tunnels();
         self.log_pass(extent, report);
         self.order_dhcp(report);
+        self.schedule_announcements(report);
         self.schedule_retry(report);
         self.say_readiness();
         self.report_to_systemd();
@@ -152,37 +160,59 @@ impl Agent {
         let Some(orders) = &self.dhcp_orders else {
             return;
         };
-        let config = self.host.dhcp.directory.join(CONFIG);
-        let config = config.display().to_string();
-        let written = || {
-            let lines = report
-                .lines
-                .iter()
-                .filter(|line| line.kind == DnsmasqFile::NAME);
-            lines.filter(|line| matches!(line.result, Some(Ok(()))))
-        };
         let can_start = !self.dhcp_started && self.world.inventory.is_some();
-        let order = if can_start || written().any(|line| line.text.contains(&config)) {
+        let order = if can_start || report.follow_ups.contains(&FollowUp::RestartDnsmasq) {
             dhcp::Order::Restart
-        } else if written().next().is_none() {
-            return;
-        } else if self.dhcp_hosts.is_subset(&self.known_to_dhcp()) {
+        } else if report.follow_ups.contains(&FollowUp::ReloadDnsmasq) {
             dhcp::Order::Reload
         } else {
-            // Whoever had the address keeps its lease in dnsmasq's memory, where it would be in
-            // the way of the next instance with that address, or of this one with another client.
-            dhcp::Order::Restart
+            return;
         };
-        self.dhcp_hosts = self.known_to_dhcp();
         self.dhcp_started = true;
         if orders.try_send(order).is_err() {
             tracing::warn!("the dnsmasq supervisor does not keep up");
         }
     }
 
-    fn known_to_dhcp(&self) -> BTreeSet<String> {
-        let nics = self.world.nics().unwrap_or_default();
-        host_lines(nics).into_iter().collect()
+    fn schedule_announcements(&mut self, report: &Report) {
+        let now = Instant::now();
+        let joined: Vec<_> = report
+            .follow_ups
+            .iter()
+            .filter_map(|follow_up| match follow_up {
+                FollowUp::Announce { port, mac } => Some((port.clone(), *mac)),
+                _ => None,
+            })
+            .collect();
+        if !joined.is_empty() {
+            let times = ANNOUNCE_AFTER.map(|after| (now + after, joined.clone()));
+            self.announcements.extend(times);
+            self.announcements.sort_by_key(|(due, _)| *due);
+        }
+    }
+
+    /// Tells zebra once more of MACs whose ports joined lately. What is gone meanwhile is left out.
+    pub(super) fn announce(&mut self) {
+        let now = Instant::now();
+        let (due, later) = std::mem::take(&mut self.announcements)
+            .into_iter()
+            .partition(|(due, _)| *due <= now);
+        self.announcements = later;
+        let due: Vec<(Instant, Vec<_>)> = due;
+        let Some(facts) = &self.world.facts else {
+            return;
+        };
+        let marks: Vec<Op> = due
+            .into_iter()
+            .flat_map(|(_, macs)| macs)
+            .filter_map(|(port, mac)| Some((facts.link(&port)?.index, mac)))
+            .flat_map(|(port, mac)| [true, false].map(|mark| Op::FdbMark { port, mac, mark }))
+            .collect();
+        for result in self.kernel.rtnl.apply(&marks) {
+            if let Err(error) = result {
+                tracing::debug!(%error, "not announced again");
+            }
+        }
     }
 
     fn schedule_retry(&mut self, report: &Report) {

@@ -6,6 +6,7 @@ use super::pass::{Extent, Wanted, look_at_links, plan};
 use super::repairs::Repairs;
 use super::start::StartError;
 use super::world::{Listed, LookAt, World};
+use crate::addr::{IfName, Mac};
 use crate::control::server::Request;
 use crate::dhcp;
 use crate::host::{self, HostFile};
@@ -81,6 +82,8 @@ pub struct Agent {
     pub(super) started: Instant,
     pub(super) stats: Stats,
     pub(super) deferred: Vec<String>,
+    /// When to tell zebra again of which MACs, soonest first.
+    pub(super) announcements: Vec<(Instant, Vec<(IfName, Mac)>)>,
     pub(super) retry_at: Option<Instant>,
     pub(super) retry_pause: Duration,
     pub(super) nft_generation: u32,
@@ -150,6 +153,7 @@ impl Agent {
                     let _ = self.asks.try_send(Ask::Everything);
                     self.pending.everything_by(Instant::now());
                 }
+                () = at(self.announcements.first().map(|(due, _)| *due)) => self.announce(),
                 () = at(self.retry_at) => {
                     self.retry_at = None;
                     self.pending.everything_by(Instant::now());

@@ -421,6 +421,9 @@ where
         }
         let results = K::apply(kernel, facts, changes);
         for (change, result) in changes.iter().zip(results) {
+            if result.is_ok() {
+                report.follow_ups.extend(K::follow_up(change));
+            }
             report.lines.push(line(
                 change,
                 Some(result.map_err(|error| error.to_string())),

@@ -1,5 +1,6 @@
 //! What a pass did, as data. The daemon logs it, the operator's commands print it.
 
+use crate::model::FollowUp;
 use std::time::Duration;
 
 /// One change and how it went.
@@ -18,6 +19,8 @@ pub struct Report {
     pub lines: Vec<Line>,
     /// Kinds that could not be read: nothing was changed in them.
     pub unreadable: Vec<(&'static str, String)>,
+    /// What is to be done after the changes that were made.
+    pub follow_ups: Vec<FollowUp>,
     /// Changes put off because something else keeps undoing them.
     pub deferred: Vec<String>,
     /// When the earliest of the deferred is due.

@@ -86,6 +86,7 @@ pub async fn run(host_path: &Path) -> Result<(), StartError> {
         started: Instant::now(),
         stats: Stats::default(),
         deferred: Vec::new(),
+        announcements: Vec::new(),
         retry_at: None,
         retry_pause: FIRST_RETRY,
         nft_generation: 0,

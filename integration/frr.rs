@@ -1,0 +1,234 @@
+//! FRR as the other reader of what the agent installs: two supervisors and a reflector, each in
+//! namespaces of its own (network, mounts, processes) with FRR's real files and paths, configured
+//! by `lxmesh-gen`; on the supervisors the real `lxmesh agent` beside a fake LXD. What is true is
+//! asked of `ip`, `bridge` and `vtysh`.
+//!
+//! FRR 8.4 does for this, although the product wants 9.0.1 or newer. The rules of the bridge family
+//! are left out (LXMESH_TEST_SETS_ONLY): filters are other tests' matter.
+//!
+//! Broken once, to see (8.4.4): with `permanent` FDB entries there is no type-2 route at all; with
+//! static ones instead of extern_learn there are the same routes; with extern_learn neighbours,
+//! NOARP or PERMANENT, only the MACs are announced.
+
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests wait, and write files nobody else reads"
+)]
+
+#[path = "frr/host.rs"]
+mod host;
+mod support;
+
+use std::process::Command;
+
+use host::{Guest, Host, Lines, NETWORKS, run, until};
+use serde_json::json;
+
+struct Fabric {
+    a: Host,
+    b: Host,
+    reflector: Host,
+}
+
+impl Fabric {
+    fn new() -> Self {
+        let reflector = Host::new("198.51.100.101");
+        reflector.sh("ip link add fabric type bridge; ip address add 198.51.100.101/24 dev fabric; ip link set fabric up");
+        let mut fabric = Fabric {
+            a: Host::new("198.51.100.11"),
+            b: Host::new("198.51.100.12"),
+            reflector,
+        };
+        fabric.reflector.start_frr("zebra bgpd");
+        for (host, cable) in [(&mut fabric.a, "to-a"), (&mut fabric.b, "to-b")] {
+            // Process numbers are those of this test's own namespace, so only the network is entered.
+            let target = fabric.reflector.pid().to_string();
+            let link = format!(
+                "ip link add name {cable} type veth peer name underlay netns {}",
+                host.pid()
+            );
+            let plug = format!("{link}; ip link set {cable} master fabric up");
+            run(Command::new("nsenter").args(["--net", "--target", &target, "sh", "-euc", &plug]));
+            host.sh(&format!(
+                "ip address add {}/24 dev underlay; ip link set underlay up",
+                host.underlay
+            ));
+            host.make_devices();
+            host.start_frr("zebra bgpd");
+            host.start_agent();
+        }
+        fabric
+    }
+
+    /// Waits until everything that is known of the guests is where it should be: local entries on
+    /// their own host, remote ones on the other, routes on the reflector, and no more than that.
+    fn in_step(&self, on_a: &[&Guest], on_b: &[&Guest]) {
+        let Fabric { a, b, reflector } = self;
+        for (here, there, own, others) in [(a, b, on_a, on_b), (b, a, on_b, on_a)] {
+            let at = here.underlay;
+            let local = own
+                .iter()
+                .map(|g| format!("{} veth{} extern_learn", g.mac, g.number))
+                .collect();
+            until(&format!("FDB of instances on {at}"), &local, || {
+                here.local_fdb()
+            });
+            until(
+                &format!("neighbours by the agent on {at}"),
+                &neighbours(own, "PERMANENT"),
+                || here.neighbours("242"),
+            );
+            until(
+                &format!("FDB of the tunnel on {at}"),
+                &remote(there.underlay, others),
+                || here.remote_fdb("vpc"),
+            );
+            let theirs = neighbours(others, "NOARP extern_learn");
+            until(&format!("neighbours by zebra on {at}"), &theirs, || {
+                here.neighbours("zebra")
+            });
+        }
+        let mut routes: Vec<_> = on_a
+            .iter()
+            .chain(on_b)
+            .flat_map(|guest| guest.routes())
+            .collect();
+        routes.sort();
+        until("type-2 routes on the reflector", &routes, || {
+            reflector.routes(2)
+        });
+    }
+}
+
+fn neighbours(guests: &[&Guest], state: &str) -> Lines {
+    let of_one = |guest: &&Guest| {
+        guest
+            .addresses()
+            .map(|address| format!("{address} {} {state}", guest.mac))
+    };
+    guests.iter().flat_map(of_one).collect()
+}
+
+/// What is on a tunnel: where to flood, and for each guest an entry of the bridge and one of the device.
+fn remote(vtep: &str, guests: &[&Guest]) -> Lines {
+    let of_one = |guest: &&Guest| {
+        [
+            format!("{} extern_learn", guest.mac),
+            format!("{} dst {vtep}", guest.mac),
+        ]
+    };
+    let mut lines: Lines = guests.iter().flat_map(of_one).collect();
+    lines.insert(format!("00:00:00:00:00:00 dst {vtep}"));
+    lines
+}
+
+fn lines<const N: usize>(lines: [&str; N]) -> Lines {
+    lines.map(str::to_string).into()
+}
+
+#[test]
+fn what_the_agent_installs_is_on_the_other_host_until_the_instance_stops() {
+    let fabric = Fabric::new();
+    let Fabric { a, b, reflector } = &fabric;
+    // Nobody is to hear of these: an address of this host itself, and what another host announced.
+    a.sh("ip link add veth-stray type veth peer name stray; ip link set veth-stray master svi-vpc up
+          bridge fdb add 02:ee:00:00:00:01 dev veth-stray master
+          ip neighbour add 192.0.2.99 lladdr 02:ee:00:00:00:02 dev svi-vpc nud permanent extern_learn proto static");
+    let [c10, c20] = [10, 20].map(Guest::new);
+
+    for (name, _) in NETWORKS {
+        until("type-3 routes of b on a", &remote(b.underlay, &[]), || {
+            a.remote_fdb(name)
+        });
+        until("type-3 routes of a on b", &remote(a.underlay, &[]), || {
+            b.remote_fdb(name)
+        });
+    }
+    // Of either host one for each network.
+    let flooding = [a, a, b, b].map(|host| format!("[3]:[0]:[32]:[{}]", host.underlay));
+    assert_eq!(reflector.routes(3), flooding);
+
+    a.launch(&c10);
+    fabric.in_step(&[&c10], &[]);
+    b.launch(&c20);
+    fabric.in_step(&[&c10], &[&c20]);
+    a.sh("ip netns exec c10 ping -qc 1 -w 60 192.0.2.20");
+    assert_eq!(a.status()["networks"][0]["vteps"], json!([b.underlay]));
+    assert_eq!(
+        a.neighbours("static"),
+        lines(["192.0.2.99 02:ee:00:00:00:02 PERMANENT extern_learn"])
+    );
+
+    a.stop(&c10);
+    fabric.in_step(&[], &[&c20]);
+    // And goes on elsewhere.
+    b.launch(&c10);
+    fabric.in_step(&[], &[&c10, &c20]);
+    for host in [a, b] {
+        assert_eq!(host.status()["passes"]["failures"], 0);
+    }
+}
+
+#[test]
+fn full_passes_leave_what_zebra_installed_alone() {
+    let fabric = Fabric::new();
+    let [c10, c20] = [10, 20].map(Guest::new);
+    fabric.a.launch(&c10);
+    fabric.b.launch(&c20);
+    fabric.in_step(&[&c10], &[&c20]);
+    let (passes, changes) = fabric.a.passes();
+    fabric.a.listen();
+    until("two more full passes", &true, || {
+        fabric.a.passes().0 >= passes + 2
+    });
+    assert_eq!(fabric.a.heard_of(&[&c10, &c20]), Vec::<String>::new());
+    assert_eq!(fabric.a.passes().1, changes);
+    fabric.in_step(&[&c10], &[&c20]);
+}
+
+#[test]
+fn restarting_frr_leaves_local_entries_alone_and_brings_remote_ones_back() {
+    let fabric = Fabric::new();
+    let Fabric { a, b, .. } = &fabric;
+    let [c10, c20] = [10, 20].map(Guest::new);
+    a.launch(&c10);
+    b.launch(&c20);
+    fabric.in_step(&[&c10], &[&c20]);
+    let (_, changes) = a.passes();
+    a.listen();
+
+    a.stop_frr("TERM", "bgpd zebra");
+    until("zebra takes its own with it", &Lines::new(), || {
+        a.remote_fdb("vpc")
+    });
+    until("its neighbours too", &Lines::new(), || {
+        a.neighbours("zebra")
+    });
+    until("nothing on b points to a", &Lines::new(), || {
+        b.remote_fdb("vpc")
+    });
+    a.start_frr("zebra bgpd");
+    fabric.in_step(&[&c10], &[&c20]);
+
+    a.stop_frr("KILL", "bgpd");
+    until("nothing on b points to a", &Lines::new(), || {
+        b.remote_fdb("vpc")
+    });
+    a.start_frr("bgpd");
+    fabric.in_step(&[&c10], &[&c20]);
+
+    // A zebra that dies leaves its entries in the kernel. watchfrr then restarts bgpd as well, and
+    // must: a bgpd that outlives its zebra does not tell the next one what is where. And what was
+    // withdrawn meanwhile stays in the kernel for good. (Seen with FRR 8.4.4.)
+    a.stop_frr("KILL", "zebra");
+    a.stop_frr("TERM", "bgpd");
+    a.sh(&format!(
+        "bridge fdb del {} dev vxlan-vpc master; ip neighbour del 192.0.2.20 dev svi-vpc",
+        c20.mac
+    ));
+    a.start_frr("zebra bgpd");
+    fabric.in_step(&[&c10], &[&c20]);
+
+    assert_eq!(a.heard_of(&[&c10]), Vec::<String>::new());
+    assert_eq!(a.passes().1, changes);
+}

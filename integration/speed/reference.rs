@@ -1,0 +1,145 @@
+//! The same objects made by the usual tools in their fastest way: one `nft -f`, one `ip -batch`,
+//! one `bridge -batch`.
+
+use std::fmt::Write;
+use std::time::{Duration, Instant};
+
+use crate::Plan;
+use crate::fleet::{Fleet, IN_SERVICES, Nic, OUT_SERVICES};
+use crate::{run, try_run};
+
+const SETS: &str = include_str!("../../templates/datapath-sets.nft");
+const RULES: &str = include_str!("../../templates/datapath-rules.nft");
+
+/// Whether this kernel and this nft take the whole ruleset.
+pub fn kernel_takes_the_rules() -> bool {
+    let script = format!("{SETS}{RULES}");
+    try_run("sh", &["-c", "nft -c -f - 2>/dev/null"], &script).success()
+}
+
+/// Wall time, and CPU time of the three programs.
+pub fn create_everything(plan: &Plan, fleet: &Fleet<'_>) -> (Duration, Duration) {
+    let (nft, ip, bridge) = (
+        nft_script(plan, fleet),
+        ip_script(fleet),
+        bridge_script(fleet),
+    );
+    let (before, started) = (children_cpu(), Instant::now());
+    run("nft", &["-f", "-"], &nft);
+    run("ip", &["-batch", "-"], &ip);
+    run("bridge", &["-batch", "-"], &bridge);
+    (started.elapsed(), children_cpu() - before)
+}
+
+fn children_cpu() -> Duration {
+    // Fields 16 and 17 of stat, in ticks of 10 ms (proc(5)).
+    let text = std::fs::read_to_string("/proc/self/stat").expect("it is there");
+    let fields: Vec<&str> = text
+        .rsplit(')')
+        .next()
+        .expect("a name in brackets")
+        .split_whitespace()
+        .collect();
+    let ticks: u64 = fields[13..15]
+        .iter()
+        .map(|field| field.parse::<u64>().expect("a number"))
+        .sum();
+    Duration::from_millis(ticks * 10)
+}
+
+fn nft_script(plan: &Plan, fleet: &Fleet<'_>) -> String {
+    let mut script = String::from(SETS);
+    if plan.whole_ruleset {
+        script.push_str(RULES);
+    }
+    script.push_str(
+        "add element bridge lxmesh svis { \"svi-vpc\" }\nadd element inet lxmesh svis { \"svi-vpc\" }\n\
+         add element bridge lxmesh overlay { \"vxlan-vpc\" }\nadd element bridge lxmesh zones { \"vxlan-vpc\" : 100 }\n",
+    );
+    let mut set = |name: &str, element: &dyn Fn(&Nic) -> Vec<String>| {
+        let elements: Vec<String> = fleet.nics.iter().flat_map(element).collect();
+        // Writing to a String cannot fail.
+        let _ = writeln!(script, "add element {name} {{ {} }}", elements.join(", "));
+    };
+    let services = |nic: &Nic, services: &[&str]| -> Vec<String> {
+        services
+            .iter()
+            .map(|service| format!("\"{}\" . {}", nic.port, service.replace('/', " . ")))
+            .collect()
+    };
+    set("bridge lxmesh ports", &|nic| {
+        vec![format!("\"{}\"", nic.port)]
+    });
+    set("inet lxmesh ports", &|nic| {
+        vec![format!("\"{}\"", nic.port)]
+    });
+    set("bridge lxmesh mac", &|nic| {
+        vec![format!("\"{}\" . {}", nic.port, nic.mac)]
+    });
+    set("bridge lxmesh lla", &|nic| {
+        vec![format!("\"{}\" . 0x{}", nic.port, nic.mac.replace(':', ""))]
+    });
+    set("bridge lxmesh id4", &|nic| {
+        vec![format!("\"{}\" . {} . {}", nic.port, nic.mac, nic.ipv4)]
+    });
+    set("bridge lxmesh id6", &|nic| {
+        nic.addresses()[1..]
+            .iter()
+            .map(|address| format!("\"{}\" . {} . {address}", nic.port, nic.mac))
+            .collect()
+    });
+    set("bridge lxmesh zones", &|nic| {
+        vec![format!("\"{}\" : 100", nic.port)]
+    });
+    set("bridge lxmesh in_svc", &|nic| services(nic, &IN_SERVICES));
+    set("bridge lxmesh out_svc", &|nic| services(nic, &OUT_SERVICES));
+    script
+}
+
+fn ip_script(fleet: &Fleet<'_>) -> String {
+    let mut script = String::from(
+        "link set svi-vpc type bridge mcast_snooping 1 mcast_querier 1 mcast_igmp_version 3 mcast_mld_version 2 mcast_router 2 mcast_query_response_interval 100\n\
+         link set vxlan-vpc type bridge_slave learning off flood off mcast_flood off bcast_flood off guard on mcast_router 0 neigh_suppress on\n",
+    );
+    for nic in &fleet.nics {
+        let Nic {
+            port,
+            mac,
+            ipv4,
+            ipv6,
+            ..
+        } = nic;
+        let _ = write!(
+            script,
+            "link set {port} addrgenmode none\nlink set {port} master svi-vpc\n\
+             link set {port} type bridge_slave learning off flood off mcast_flood off bcast_flood off proxy_arp off proxy_arp_wifi on guard on mcast_router 0 neigh_suppress off isolated off hairpin off\n\
+             link set {port} up\n"
+        );
+        for address in nic.addresses() {
+            let _ = writeln!(
+                script,
+                "neigh replace {address} lladdr {mac} dev svi-vpc nud permanent protocol 242"
+            );
+        }
+        let _ = write!(
+            script,
+            "route add {ipv4}/32 dev svi-vpc protocol 242 scope link\nroute add {ipv6}/128 dev svi-vpc protocol 242\n"
+        );
+    }
+    script
+}
+
+fn bridge_script(fleet: &Fleet<'_>) -> String {
+    let mut script = String::new();
+    for nic in &fleet.nics {
+        let Nic { port, mac, .. } = nic;
+        let _ = writeln!(script, "fdb replace {mac} dev {port} master extern_learn");
+        for group in nic.groups() {
+            let _ = writeln!(
+                script,
+                "mdb add dev svi-vpc port {port} grp {group} permanent"
+            );
+        }
+    }
+    script
+}
