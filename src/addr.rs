@@ -115,14 +115,21 @@ impl fmt::Display for Vni {
 /// A network interface name as the kernel takes it: 1 to 15 bytes, no `/`, no `:`, no white
 /// space, not `.` or `..` (`dev_valid_name()` in net/core/dev.c). We also insist on printable
 /// ASCII without quotes and braces, because names end up in configuration files.
+///
+/// Kept in place: tables of thousands of objects have a name in every key.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct IfName(Box<str>);
+pub struct IfName {
+    /// Filled up with zeros, so that their order is that of the texts.
+    bytes: [u8; IfName::MAX_LEN],
+    len: u8,
+}
 
 impl IfName {
     pub const MAX_LEN: usize = 15;
 
     pub fn as_str(&self) -> &str {
-        &self.0
+        std::str::from_utf8(&self.bytes[..usize::from(self.len)])
+            .expect("from_str takes ASCII only")
     }
 }
 
@@ -146,14 +153,21 @@ impl FromStr for IfName {
             Some(c) => Err(AddrError(format!(
                 "has {c:?}; an interface name has letters, digits, '-', '_', '.', '@' and '+'"
             ))),
-            None => Ok(IfName(text.into())),
+            None => {
+                let mut bytes = [0; Self::MAX_LEN];
+                bytes[..text.len()].copy_from_slice(text.as_bytes());
+                Ok(IfName {
+                    bytes,
+                    len: text.len() as u8,
+                })
+            }
         }
     }
 }
 
 impl fmt::Display for IfName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&self.0)
+        f.pad(self.as_str())
     }
 }
 

@@ -68,7 +68,7 @@ impl<'a> Fleet<'a> {
         ns.sh(&format!("chmod 755 {}", directory.path().display()));
         ns.sh("sysctl -qw net.ipv6.conf.default.accept_dad=0
                ip address add 203.0.113.1/32 dev lo
-               ip link add svi-vpc address 02:00:00:00:00:01 type bridge
+               ip link add svi-vpc address 02:00:00:00:00:01 type bridge forward_delay 0
                ip link add vxlan-vpc type vxlan id 100 dstport 4789 local 203.0.113.1 nolearning gbp
                ip link set vxlan-vpc master svi-vpc up
                ip link set svi-vpc up

@@ -122,7 +122,7 @@ fn host_file(directory: &Path, interval_s: u32) -> String {
 pub fn network_devices(name: &str) -> String {
     let Network { vni, v4, v6, .. } = network(name);
     format!(
-        "ip link add svi-{name} address 02:00:00:00:00:{vni:02x} type bridge
+        "ip link add svi-{name} address 02:00:00:00:00:{vni:02x} type bridge forward_delay 0
          ip link add vxlan-{name} type vxlan id {vni} dstport 4789 local 203.0.113.1 nolearning gbp
          ip link set vxlan-{name} master svi-{name} up
          ip link set svi-{name} up

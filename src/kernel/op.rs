@@ -61,6 +61,18 @@ pub enum Op {
         index: u32,
         master: u32,
     },
+    /// Puts a link into a bridge and sets how it makes itself IPv6 addresses.
+    Join {
+        index: u32,
+        master: u32,
+        addr_gen_mode: Option<u8>,
+    },
+    /// Sets attributes of a bridge port, then (`rtnl_changelink()`, net/core/rtnetlink.c) sets it
+    /// up. Each message about a port costs time that grows with the bridge: one, not two.
+    PortUp {
+        index: u32,
+        attrs: PortSet,
+    },
     /// `IN6_ADDR_GEN_MODE_*`: 0 EUI-64, 1 none.
     LinkAddrGenMode {
         index: u32,
@@ -165,6 +177,8 @@ impl Op {
             | Op::LinkDown { .. }
             | Op::LinkMaster { .. }
             | Op::LinkAddrGenMode { .. }
+            | Op::Join { .. }
+            | Op::PortUp { .. }
             | Op::Port { .. }
             | Op::Bridge { .. }
             | Op::Vxlan { .. } => (RTM_NEWLINK, 0),
@@ -192,16 +206,26 @@ impl Op {
             }
             Op::LinkAddrGenMode { index, mode } => {
                 link(w, index, 0, 0);
-                w.nest(IFLA_AF_SPEC, |af| {
-                    af.nest(AF_INET6, |inet6| inet6.u8(IFLA_INET6_ADDR_GEN_MODE, mode));
-                });
+                addr_gen_mode(w, mode);
+            }
+            Op::Join {
+                index,
+                master,
+                addr_gen_mode: mode,
+            } => {
+                link(w, index, 0, 0);
+                w.u32(IFLA_MASTER, master);
+                if let Some(mode) = mode {
+                    addr_gen_mode(w, mode);
+                }
             }
             Op::Port { index, attrs } => {
                 link(w, index, 0, 0);
-                w.nest(IFLA_LINKINFO, |info| {
-                    info.text(IFLA_INFO_SLAVE_KIND, "bridge");
-                    info.nest(IFLA_INFO_SLAVE_DATA, |data| attrs.write(data));
-                });
+                port(w, attrs);
+            }
+            Op::PortUp { index, attrs } => {
+                link(w, index, IFF_UP, IFF_UP);
+                port(w, attrs);
             }
             Op::Bridge { index, attrs } => {
                 link(w, index, 0, 0);
@@ -296,6 +320,19 @@ fn link(w: &mut Writer, index: u32, flags: u32, change: u32) {
     w.raw(&index.to_ne_bytes());
     w.raw(&flags.to_ne_bytes());
     w.raw(&change.to_ne_bytes());
+}
+
+fn addr_gen_mode(w: &mut Writer, mode: u8) {
+    w.nest(IFLA_AF_SPEC, |af| {
+        af.nest(AF_INET6, |inet6| inet6.u8(IFLA_INET6_ADDR_GEN_MODE, mode));
+    });
+}
+
+fn port(w: &mut Writer, attrs: PortSet) {
+    w.nest(IFLA_LINKINFO, |info| {
+        info.text(IFLA_INFO_SLAVE_KIND, "bridge");
+        info.nest(IFLA_INFO_SLAVE_DATA, |data| attrs.write(data));
+    });
 }
 
 /// `struct ndmsg`.
@@ -416,6 +453,8 @@ impl fmt::Display for Op {
             Op::LinkAddrGenMode { index, mode } => {
                 write!(f, "setting link {index} to addrgenmode {mode}")
             }
+            Op::Join { index, master, .. } => write!(f, "putting link {index} into {master}"),
+            Op::PortUp { index, .. } => write!(f, "setting bridge port {index} up"),
             Op::Port { index, .. } => write!(f, "setting attributes of bridge port {index}"),
             Op::Bridge { index, .. } => write!(f, "setting attributes of bridge {index}"),
             Op::Vxlan { index, .. } => write!(f, "setting learning of VXLAN link {index}"),

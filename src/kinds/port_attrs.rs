@@ -266,31 +266,35 @@ fn ops(change: &Change<PortAttrs>, facts: &Facts) -> Result<Vec<Op>, KindError> 
     let (Some(master), Some(settings)) = (&want.master, &want.port) else {
         return Ok(ops);
     };
-    let joins = have.master != want.master;
-    if joins {
-        ops.push(Op::LinkDown { index });
-    }
-    if let Some(mode) = want
+    let addr_gen_mode = want
         .addr_gen_mode
-        .filter(|_| have.addr_gen_mode != want.addr_gen_mode)
-    {
-        ops.push(Op::LinkAddrGenMode { index, mode });
-    }
-    if joins {
+        .filter(|_| have.addr_gen_mode != want.addr_gen_mode);
+    if have.master != want.master {
+        if have.up {
+            ops.push(Op::LinkDown { index });
+        }
         let master = index_of(facts, master)?;
-        ops.push(Op::LinkMaster { index, master });
-        ops.push(Op::Port {
+        ops.push(Op::Join {
+            index,
+            master,
+            addr_gen_mode,
+        });
+        ops.push(Op::PortUp {
             index,
             attrs: settings.whole(),
         });
-    } else if have.port != want.port {
-        let attrs = have
-            .port
-            .map_or_else(|| settings.whole(), |have| settings.from_other(&have));
-        ops.push(Op::Port { index, attrs });
+        return Ok(ops);
     }
-    if joins || !have.up {
-        ops.push(Op::LinkUp { index });
+    if let Some(mode) = addr_gen_mode {
+        ops.push(Op::LinkAddrGenMode { index, mode });
+    }
+    let attrs = have
+        .port
+        .map_or_else(|| settings.whole(), |have| settings.from_other(&have));
+    match (have.up, have.port == want.port) {
+        (true, true) => {}
+        (true, false) => ops.push(Op::Port { index, attrs }),
+        (false, _) => ops.push(Op::PortUp { index, attrs }),
     }
     Ok(ops)
 }

@@ -3,6 +3,7 @@
 //! Unknown fields are ignored, so newer servers keep working.
 
 use serde::Deserialize;
+use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use std::collections::BTreeMap;
 
 /// The envelope of every answer. Errors carry `error_code` and `error` in place of `metadata`.
@@ -48,8 +49,74 @@ pub struct Instance {
     pub status_code: u32,
     #[serde(default)]
     pub last_used_at: String,
-    pub expanded_config: BTreeMap<String, String>,
-    pub expanded_devices: BTreeMap<String, BTreeMap<String, String>>,
+    pub expanded_config: Keys,
+    pub expanded_devices: BTreeMap<String, Keys>,
+}
+
+/// The keys of an instance or a device that mean something to us. An instance has dozens of
+/// others, some of them long: those are not kept, not even for the moment.
+#[derive(Debug, Default)]
+pub struct Keys(BTreeMap<String, String>);
+
+impl Keys {
+    pub fn get(&self, key: &str) -> Option<&String> {
+        self.0.get(key)
+    }
+
+    fn matter(key: &str) -> bool {
+        matches!(key, "type" | "nictype" | "hwaddr" | "host_name")
+            || key.starts_with("user.lxmesh.")
+            || key.starts_with("volatile.")
+                && (key.ends_with(".host_name") || key.ends_with(".hwaddr"))
+    }
+}
+
+impl<'de> Deserialize<'de> for Keys {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Each;
+        impl<'de> Visitor<'de> for Each {
+            type Value = Keys;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a map of texts")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Keys, A::Error> {
+                let mut keys = BTreeMap::new();
+                while let Some(Key { text, matters }) = map.next_key()? {
+                    if matters {
+                        keys.insert(text, map.next_value()?);
+                    } else {
+                        map.next_value::<IgnoredAny>()?;
+                    }
+                }
+                Ok(Keys(keys))
+            }
+        }
+        deserializer.deserialize_map(Each)
+    }
+}
+
+/// A key; its text only if it matters.
+struct Key {
+    text: String,
+    matters: bool,
+}
+
+impl<'de> Deserialize<'de> for Key {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Look;
+        impl Visitor<'_> for Look {
+            type Value = Key;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a key")
+            }
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Key, E> {
+                let matters = Keys::matter(text);
+                let text = if matters { text.into() } else { String::new() };
+                Ok(Key { text, matters })
+            }
+        }
+        deserializer.deserialize_str(Look)
+    }
 }
 
 fn default_project() -> String {
