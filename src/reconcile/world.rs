@@ -136,13 +136,32 @@ impl World {
                 }
                 LookAt::Nothing
             }
-            Knock::Fdb { port, bridge, mac } => {
+            Knock::Fdb {
+                port,
+                bridge,
+                mac,
+                learned,
+            } => {
                 let bridge = bridge.or_else(|| facts.link(facts.name_of(*port)?)?.master);
                 let network = bridge.and_then(network_at);
-                nic(network.and_then(|network| self.index.macs.get(&(network.name.clone(), *mac))))
+                match network.map(|network| self.index.macs.get(&(network.name.clone(), *mac))) {
+                    // Made to look like ours, and no NIC's: only a look at all of them shows it.
+                    Some(None) if *learned => LookAt::Everything,
+                    id => nic(id.flatten()),
+                }
             }
-            Knock::Neighbour { device, address } => nic(network_at(*device)
-                .and_then(|network| self.index.addresses.get(&(network.name.clone(), *address)))),
+            Knock::Neighbour {
+                device,
+                address,
+                ours,
+            } => {
+                let addresses = &self.index.addresses;
+                let network = network_at(*device);
+                match network.map(|network| addresses.get(&(network.name.clone(), *address))) {
+                    Some(None) if *ours => LookAt::Everything,
+                    id => nic(id.flatten()),
+                }
+            }
             Knock::Route { destination, .. } => {
                 let address = destination.addr();
                 let mut of_any = host.networks.iter().filter(|n| n.host_routes.is_some());

@@ -15,6 +15,8 @@ from labkit.scenarios.scene import AGENT
 _NUMBER = 21
 _PROJECT = "lab-other"
 _PROFILE = "lab-services"
+# for looking at a NIC's other traces
+_NOBODY = "02:00:00:00:0f:ff"
 
 
 def _t1(scene):
@@ -109,7 +111,7 @@ def rename(scene):
         guest.lxc("start", "t1")
     fresh = scene.present(guest)
     if fresh.port != old.port:
-        scene.absent(dataclasses.replace(old, mac="00:00:00:00:00:00", ipv4=None, ipv6=None))
+        scene.absent(dataclasses.replace(old, mac=_NOBODY, ipv4=None, ipv6=None))
     scene.dressed(guest)
 
 
@@ -146,7 +148,7 @@ def _no_address(scene, nic):
         left = []
         for name, look in looks.items():
             left += [
-                f"{name} still has {trace}" for trace in look.traces(dataclasses.replace(nic, mac="00:00:00:00:00:00"), False)
+                f"{name} still has {trace}" for trace in look.traces(dataclasses.replace(nic, mac=_NOBODY), False)
             ]
         return left
 
