@@ -128,7 +128,8 @@ impl IfName {
     pub const MAX_LEN: usize = 15;
 
     pub fn as_str(&self) -> &str {
-        std::str::from_utf8(&self.bytes[..usize::from(self.len)]).expect("from_str takes ASCII only")
+        std::str::from_utf8(&self.bytes[..usize::from(self.len)])
+            .expect("from_str takes ASCII only")
     }
 }
 
@@ -155,7 +156,10 @@ impl FromStr for IfName {
             None => {
                 let mut bytes = [0; Self::MAX_LEN];
                 bytes[..text.len()].copy_from_slice(text.as_bytes());
-                Ok(IfName { bytes, len: text.len() as u8 })
+                Ok(IfName {
+                    bytes,
+                    len: text.len() as u8,
+                })
             }
         }
     }

@@ -111,6 +111,8 @@ pub fn with_bridge(body: impl FnOnce(&Ns, &mut Rtnl) + Send) {
             "ip link add br0 type bridge mcast_snooping 1
              ip link add v0 type veth peer name p0
              ip link add v1 type veth peer name p1
+             # What the kernel itself would join and report is nobody's here.
+             for i in p0 p1; do echo 1 > /proc/sys/net/ipv6/conf/$i/disable_ipv6; done
              for i in v0 v1; do ip link set $i master br0; bridge link set dev $i learning off; ip link set $i up; done
              for i in p0 p1 br0; do ip link set $i up; done",
         );

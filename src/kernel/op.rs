@@ -208,7 +208,11 @@ impl Op {
                 link(w, index, 0, 0);
                 addr_gen_mode(w, mode);
             }
-            Op::Join { index, master, addr_gen_mode: mode } => {
+            Op::Join {
+                index,
+                master,
+                addr_gen_mode: mode,
+            } => {
                 link(w, index, 0, 0);
                 w.u32(IFLA_MASTER, master);
                 if let Some(mode) = mode {

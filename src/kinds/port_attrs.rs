@@ -266,20 +266,31 @@ fn ops(change: &Change<PortAttrs>, facts: &Facts) -> Result<Vec<Op>, KindError> 
     let (Some(master), Some(settings)) = (&want.master, &want.port) else {
         return Ok(ops);
     };
-    let addr_gen_mode = want.addr_gen_mode.filter(|_| have.addr_gen_mode != want.addr_gen_mode);
+    let addr_gen_mode = want
+        .addr_gen_mode
+        .filter(|_| have.addr_gen_mode != want.addr_gen_mode);
     if have.master != want.master {
         if have.up {
             ops.push(Op::LinkDown { index });
         }
         let master = index_of(facts, master)?;
-        ops.push(Op::Join { index, master, addr_gen_mode });
-        ops.push(Op::PortUp { index, attrs: settings.whole() });
+        ops.push(Op::Join {
+            index,
+            master,
+            addr_gen_mode,
+        });
+        ops.push(Op::PortUp {
+            index,
+            attrs: settings.whole(),
+        });
         return Ok(ops);
     }
     if let Some(mode) = addr_gen_mode {
         ops.push(Op::LinkAddrGenMode { index, mode });
     }
-    let attrs = have.port.map_or_else(|| settings.whole(), |have| settings.from_other(&have));
+    let attrs = have
+        .port
+        .map_or_else(|| settings.whole(), |have| settings.from_other(&have));
     match (have.up, have.port == want.port) {
         (true, true) => {}
         (true, false) => ops.push(Op::Port { index, attrs }),

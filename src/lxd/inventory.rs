@@ -102,11 +102,7 @@ fn presence(status_code: u32) -> Presence {
     }
 }
 
-fn nic(
-    device: &str,
-    keys: &wire::Keys,
-    config: &wire::Keys,
-) -> Option<LxdNic> {
+fn nic(device: &str, keys: &wire::Keys, config: &wire::Keys) -> Option<LxdNic> {
     let own = |key: &str| keys.get(key).filter(|text| !text.is_empty());
     let ours = |key: &str| own(&format!("{KEY}{key}"));
     if own("type")? != "nic" || own("nictype")? != "p2p" {

@@ -66,7 +66,8 @@ impl Keys {
     fn matter(key: &str) -> bool {
         matches!(key, "type" | "nictype" | "hwaddr" | "host_name")
             || key.starts_with("user.lxmesh.")
-            || key.starts_with("volatile.") && (key.ends_with(".host_name") || key.ends_with(".hwaddr"))
+            || key.starts_with("volatile.")
+                && (key.ends_with(".host_name") || key.ends_with(".hwaddr"))
     }
 }
 
