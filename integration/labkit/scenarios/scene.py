@@ -284,6 +284,9 @@ class Scene:
     @contextlib.contextmanager
     def no_ping_lost(self, *flows, what):
         """None of the 100 ms pings between the flows' ends is lost during the block."""
+        for source, target in flows:
+            # A container that has just been started has no address yet.
+            self.reaches(source, target)
         pings = self.pings(*flows)
         try:
             pings.started()
