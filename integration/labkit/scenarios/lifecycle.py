@@ -133,10 +133,13 @@ def address_change(scene):
     scene.present(guest)
     # The MAC, and with it the link-local address, stays in use.
     _no_address(scene, old)
+    # A DHCPv6 client with a lease asks only whether its address fits the link (RFC 8415, 18.2.3).
+    scene.forget_leases(guest)
     scene.dressed(guest)
     scene.reaches(scene.c1, guest.ipv4, guest.ipv6)
     change(*before)
     scene.present(guest)
+    scene.forget_leases(guest)
     scene.dressed(guest)
 
 
