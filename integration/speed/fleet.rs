@@ -257,7 +257,7 @@ pub struct Listeners {
 }
 
 impl Listeners {
-    /// Lines so far; the first is shown to whoever wonders.
+    /// Lines so far; the first few are shown to whoever wonders.
     pub fn heard(mut self) -> usize {
         thread::sleep(Duration::from_millis(300));
         for child in &mut self.children {
@@ -271,7 +271,7 @@ impl Listeners {
         let lines: Vec<String> = texts
             .flat_map(|text| text.lines().map(str::to_string).collect::<Vec<_>>())
             .collect();
-        if let Some(line) = lines.first() {
+        for line in lines.iter().take(5) {
             eprintln!("heard: {line}");
         }
         lines.len()

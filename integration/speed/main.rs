@@ -22,6 +22,9 @@ use process::Agent;
 use serde_json::{Value, json};
 use support::in_netns;
 
+/// When the agent has told zebra of a port for the last time, and some more.
+const LAST_ANNOUNCEMENT: Duration = Duration::from_secs(17);
+
 /// How much is measured.
 #[derive(Clone)]
 pub struct Plan {
@@ -203,6 +206,9 @@ fn figures_of_a_running_agent(plan: &Plan, fleet: &mut Fleet<'_>, agent: Agent) 
         json!({"peak_mib": peak}),
     );
 
+    // It tells zebra of a new port again after up to 15 s; that is no idling.
+    thread::sleep(LAST_ANNOUNCEMENT);
+    agent.settle();
     let listeners = fleet.listen();
     agent.kill();
     let (agent, took) = Agent::restart(plan, fleet, 5);

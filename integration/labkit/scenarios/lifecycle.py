@@ -117,7 +117,7 @@ def rename(scene):
 
 @scenario("address-change")
 def address_change(scene):
-    """new addresses replace the old ones everywhere, and the container gets them by DHCP"""
+    """new addresses replace the old ones everywhere, and a client without a memory gets them by DHCP"""
     guest = _t1(scene)
     old = scene.present(guest)
     before = guest.ipv4, guest.ipv6
@@ -133,7 +133,8 @@ def address_change(scene):
     scene.present(guest)
     # The MAC, and with it the link-local address, stays in use.
     _no_address(scene, old)
-    # A DHCPv6 client with a lease asks only whether its address fits the link (RFC 8415, 18.2.3).
+    # A DHCPv6 client that remembers its lease asks only for confirmation, and a server confirms
+    # every address that fits the link (RFC 8415 section 18.3.3).
     scene.forget_leases(guest)
     scene.dressed(guest)
     scene.reaches(scene.c1, guest.ipv4, guest.ipv6)
