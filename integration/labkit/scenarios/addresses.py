@@ -8,14 +8,6 @@ from labkit.scenarios.registry import check, scenario
 
 MTU = 1450  # what the underlay's 1500 leaves beside VXLAN over IPv4
 
-# Takes the container's addresses away and lets its DHCP clients start again.
-_FORGET = """\
-ip addr flush dev eth0 scope global
-rm -f /run/dhcp4.bound /run/dhcp6.bound /run/dhcp6.leases
-killall udhcpc dhclient 2>/dev/null
-exit 0
-"""
-
 
 @scenario("addresses-by-dhcp")
 def by_dhcp(scene):
@@ -24,7 +16,7 @@ def by_dhcp(scene):
         keys = guest.lxc("config", "device", "show", guest.name)
         static = [line for line in keys.splitlines() if line.strip().startswith(("ipv4.address", "ipv6.address"))]
         check(not static, f"{guest.label} has addresses from LXD: {static}")
-        guest.place.run(["sh", "-c", _FORGET])
+        scene.forget_leases(guest)
     for guest in scene.everyone:
         scene.dressed(guest)
 

@@ -117,7 +117,7 @@ def rename(scene):
 
 @scenario("address-change")
 def address_change(scene):
-    """new addresses replace the old ones everywhere, and the container gets the IPv4 one by DHCP"""
+    """new addresses replace the old ones everywhere, and a client without a memory gets them by DHCP"""
     guest = _t1(scene)
     old = scene.present(guest)
     before = guest.ipv4, guest.ipv6
@@ -133,12 +133,14 @@ def address_change(scene):
     scene.present(guest)
     # The MAC, and with it the link-local address, stays in use.
     _no_address(scene, old)
-    # By IPv4 only: a DHCPv6 client that remembers its lease asks for confirmation, and a server
-    # confirms every address that fits the link (RFC 8415 section 18.3.3). It keeps the old one,
-    # which the filter does not let out, until its lease has to be renewed.
-    scene.reaches(scene.c1, guest.ipv4)
+    # A DHCPv6 client that remembers its lease asks only for confirmation, and a server confirms
+    # every address that fits the link (RFC 8415 section 18.3.3).
+    scene.forget_leases(guest)
+    scene.dressed(guest)
+    scene.reaches(scene.c1, guest.ipv4, guest.ipv6)
     change(*before)
     scene.present(guest)
+    scene.forget_leases(guest)
     scene.dressed(guest)
 
 
