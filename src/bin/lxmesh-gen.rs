@@ -181,3 +181,15 @@ fn print(text: &str) -> Result<(), Box<dyn Error>> {
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+#[path = "../../integration/manual.rs"]
+mod manual;
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn man_pages_and_completions_say_what_the_arguments_are() {
+        super::manual::check(<super::Arguments as clap::CommandFactory>::command());
+    }
+}
