@@ -120,17 +120,18 @@ fn a_port_that_leaves_its_bridge_is_not_a_removed_link() {
 fn fdb_entries_on_ports_knock_and_on_tunnels_do_not() {
     with_monitor(&["v1"], async |ns, rtnl, monitor| {
         let (bridge, v0, v1) = (ns.index("br0"), ns.index("v0"), ns.index("v1"));
-        let fdb = |port| Knock::Fdb {
+        let fdb = |port, learned| Knock::Fdb {
             port,
             bridge: Some(bridge),
             mac: mac(1),
+            learned,
         };
         let add = "bridge fdb replace 02:00:00:00:00:01 dev PORT master extern_learn";
         let delete = "bridge fdb del 02:00:00:00:00:01 dev PORT master";
-        for command in [add, delete] {
+        for (command, learned) in [(add, true), (delete, false)] {
             assert_eq!(
                 heard(ns, monitor, &command.replace("PORT", "v0")).await,
-                [fdb(v0)]
+                [fdb(v0, learned)]
             );
         }
         for command in [add, delete] {
@@ -144,7 +145,7 @@ fn fdb_entries_on_ports_knock_and_on_tunnels_do_not() {
         assert_eq!(heard(ns, monitor, &delete.replace("PORT", "v0")).await, []);
         assert_eq!(
             heard(ns, monitor, &add.replace("PORT", "v1")).await,
-            [fdb(v1)]
+            [fdb(v1, true)]
         );
         // Our own carry no port id, so they knock even when ours are to be ignored.
         monitor.ignore(rtnl.portid(), 0).unwrap();
@@ -160,6 +161,7 @@ fn fdb_entries_on_ports_knock_and_on_tunnels_do_not() {
             port: v1,
             bridge: Some(bridge),
             mac: mac(2),
+            learned: true,
         };
         assert!(knocks(ns, monitor).await.contains(&own));
     });
@@ -249,7 +251,8 @@ fn too_many_events_are_told_as_lost_and_then_it_goes_on() {
         assert!(knocks(ns, monitor).await.contains(&Knock::Fdb {
             port,
             bridge,
-            mac: mac(77_777)
+            mac: mac(77_777),
+            learned: true,
         }));
     });
 }
@@ -259,10 +262,14 @@ fn our_neighbours_knock_and_zebras_and_unanswered_ones_do_not() {
     with_monitor(&[], async |ns, _, monitor| {
         let device = ns.index("br0");
         for address in ["10.0.0.7", "2001:db8::7"] {
-            let ours = [Knock::Neighbour {
-                device,
-                address: address.parse().unwrap(),
-            }];
+            let knock = |ours| {
+                let address = address.parse().unwrap();
+                [Knock::Neighbour {
+                    device,
+                    address,
+                    ours,
+                }]
+            };
             let neigh =
                 |verb: &str, rest: &str| format!("ip neigh {verb} {address} dev br0 {rest}");
             let lladdr = "lladdr 02:00:00:00:00:01";
@@ -290,15 +297,15 @@ fn our_neighbours_knock_and_zebras_and_unanswered_ones_do_not() {
             ns.sh(&neigh("del", ""));
             // Ours, however it changes.
             let add = neigh("replace", &format!("{lladdr} nud permanent protocol 242"));
-            assert_eq!(heard(ns, monitor, &add).await, ours);
+            assert_eq!(heard(ns, monitor, &add).await, knock(true));
             assert_eq!(
                 heard(ns, monitor, &neigh("change", "nud failed")).await,
-                ours
+                knock(true)
             );
-            assert_eq!(heard(ns, monitor, &neigh("del", "")).await, ours);
+            assert_eq!(heard(ns, monitor, &neigh("del", "")).await, knock(false));
             // An operator's, of no protocol.
             let add = neigh("replace", &format!("{lladdr} nud permanent"));
-            assert_eq!(heard(ns, monitor, &add).await, ours);
+            assert_eq!(heard(ns, monitor, &add).await, knock(false));
         }
     });
 }
@@ -367,7 +374,11 @@ fn our_own_neighbours_and_routes_do_not_knock_when_ignored() {
         let (device, priority, table) = (ns.index("br0"), 5, 70);
         let address = "10.0.0.7".parse().unwrap();
         let destination = "10.9.0.0/16".parse().unwrap();
-        let neighbour = Knock::Neighbour { device, address };
+        let neighbour = |ours| Knock::Neighbour {
+            device,
+            address,
+            ours,
+        };
         let route = Knock::Route {
             destination,
             table,
@@ -409,14 +420,18 @@ fn our_own_neighbours_and_routes_do_not_knock_when_ignored() {
             let all = knocks(ns, monitor).await;
             assert_eq!(all.contains(&route), !ignored, "{ops:?}: {all:?}");
             // A removed neighbour carries no port id.
-            let silent = ignored && matches!(ops[0], Op::NeighbourReplace { .. });
-            assert_eq!(all.contains(&neighbour), !silent, "{ops:?}: {all:?}");
+            let added = matches!(ops[0], Op::NeighbourReplace { .. });
+            let heard = all.contains(&neighbour(added));
+            assert_eq!(heard, !(ignored && added), "{ops:?}: {all:?}");
         }
         // Another's are heard as before.
         let other = Rtnl::open().unwrap().apply(&add);
         assert!(other.iter().all(Result::is_ok));
         let all = knocks(ns, monitor).await;
-        assert!(all.contains(&route) && all.contains(&neighbour), "{all:?}");
+        assert!(
+            all.contains(&route) && all.contains(&neighbour(true)),
+            "{all:?}"
+        );
     });
 }
 

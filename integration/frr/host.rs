@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use lxmesh::addr::Mac;
 use lxmesh::generate::{self, LocalFacts};
 use lxmesh::host;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::support::fake_lxd::{FakeLxd, Instance, Status, keys};
@@ -338,6 +338,9 @@ impl Host {
 
     /// Writes down from now on what is done to neighbours and FDB entries.
     pub fn listen(&self) {
+        until("nothing more to announce", &json!(0), || {
+            self.status()["passes"]["announcements"].clone()
+        });
         self.sh("(exec ip monitor neigh >/run/test/neigh 2>&1 </dev/null) &
                  (exec bridge monitor fdb >/run/test/fdb 2>&1 </dev/null) &");
         self.mark("02:ee:00:00:01:01");

@@ -189,7 +189,15 @@ fn figures_of_a_running_agent(plan: &Plan, fleet: &mut Fleet<'_>, agent: Agent) 
     let cpu = (agent.cpu() - before).as_secs_f64() * 1000.0;
     let count: usize = events.iter().map(|(_, times)| times.len()).sum();
     let name = "CPU of an event, what follows from it included";
-    print(plan, nics, name, cpu / count as f64, "ms", None, json!({"events": count}));
+    print(
+        plan,
+        nics,
+        name,
+        cpu / count as f64,
+        "ms",
+        None,
+        json!({"events": count}),
+    );
     for (event, mut times) in events {
         times.sort_by(f64::total_cmp);
         let at = |share: f64| {

@@ -87,7 +87,12 @@ impl Listeners {
             .flat_map(|(text, from)| text[*from..].lines());
         let ours =
             |line: &&str| line.contains(MARK) || line.contains("lxmark") || line.ends_with("(nft)");
-        all.filter(|line| !ours(line) && !line.trim().is_empty())
+        // Zebra is told again of ports that joined lately; nothing is changed by that.
+        let announced = |line: &&str| {
+            let again = line.contains("extern_learn") && !line.contains("Deleted");
+            again && world.nics.iter().any(|nic| line.contains(&nic.mac))
+        };
+        all.filter(|line| !ours(line) && !announced(line) && !line.trim().is_empty())
             .map(str::to_string)
             .collect()
     }

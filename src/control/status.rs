@@ -79,4 +79,7 @@ pub struct PassStatus {
     pub last_ms: f64,
     /// Seconds since the last full pass.
     pub last_full_s_ago: Option<u64>,
+    /// Times still to come at which zebra is told again of MACs whose ports joined lately.
+    #[serde(default)]
+    pub announcements: usize,
 }

@@ -22,8 +22,8 @@ use super::bpf::{self, NFT_NEWGEN};
 use super::link::{IFINFOMSG, IFLA_IFNAME, RTM_DELLINK, RTM_NEWLINK};
 use super::mdb_codec::{self, BR_PORT_MSG, MDBA_MDB, RTM_DELMDB, RTM_NEWMDB};
 use super::rtnl::{
-    RTM_DELNEIGH, RTM_DELROUTE, RTM_NEWNEIGH, RTM_NEWROUTE, fdb_key, neighbour_address,
-    neighbour_header, parse_route,
+    NDA_PROTOCOL, NDMSG, NTF_EXT_LEARNED, PROTOCOL, RTM_DELNEIGH, RTM_DELROUTE, RTM_NEWNEIGH,
+    RTM_NEWROUTE, fdb_key, neighbour_address, neighbour_header, parse_route,
 };
 use super::socket::{raw_socket, receive_from_kernel, set_receive_queue};
 use super::tlv::{Message, Messages, read_u32};
@@ -69,10 +69,14 @@ pub enum Knock {
         port: u32,
         bridge: Option<u32>,
         mac: Mac,
+        /// The entry is there and externally learned, as ours are.
+        learned: bool,
     },
     Neighbour {
         device: u32,
         address: IpAddr,
+        /// The entry is there and has our protocol.
+        ours: bool,
     },
     Route {
         destination: IpNet,
@@ -80,15 +84,9 @@ pub enum Knock {
         protocol: u8,
     },
     /// A permanent entry came or went. What ports join and leave by themselves does not knock.
-    Mdb {
-        bridge: u32,
-        port: u32,
-    },
+    Mdb { bridge: u32, port: u32 },
     /// An nf_tables transaction was committed. `pid` is the thread that did it.
-    NftGeneration {
-        generation: u32,
-        pid: u32,
-    },
+    NftGeneration { generation: u32, pid: u32 },
     /// Events were lost, or one could not be read: look at everything. What is lost after this was
     /// told is told again.
     Lost,
@@ -268,9 +266,12 @@ fn knock(message: &Message<'_>, filter: &MonitorFilter) -> Option<Knock> {
             let header = neighbour_header(message)?;
             if header.family != libc::AF_BRIDGE as u8 {
                 let address = neighbour_address(message)?;
+                let protocol = message.attrs(NDMSG).find(NDA_PROTOCOL);
                 return Some(Knock::Neighbour {
                     device: header.index,
                     address,
+                    ours: message.kind == RTM_NEWNEIGH
+                        && protocol.and_then(|a| a.u8()) == Some(PROTOCOL),
                 });
             }
             // Again, for tunnels beyond what a program can hold and events from before it.
@@ -282,6 +283,7 @@ fn knock(message: &Message<'_>, filter: &MonitorFilter) -> Option<Knock> {
                 port: header.index,
                 bridge,
                 mac,
+                learned: message.kind == RTM_NEWNEIGH && header.flags & NTF_EXT_LEARNED != 0,
             })
         }
         RTM_NEWROUTE | RTM_DELROUTE => {

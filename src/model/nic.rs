@@ -303,7 +303,10 @@ fn settle<'a>(
                 )
             }
         };
-        problems.push(NicProblem { nic: nic.id.clone(), text });
+        problems.push(NicProblem {
+            nic: nic.id.clone(),
+            text,
+        });
         if losses.all {
             break;
         }

@@ -4,6 +4,7 @@
 use super::daemon::{Agent, FIRST_RETRY, notify};
 use super::pass::Extent;
 use super::report::Report;
+use crate::addr::Mac;
 use crate::dhcp;
 use crate::kernel::monitor::MonitorFilter;
 use crate::kernel::rtnl::Op;
@@ -110,6 +111,8 @@ impl Agent {
         for (line, error) in report.failures() {
             self.stats.failures += 1;
             trouble.push(format!("{}: {error}", line.text));
+            // It has its own back-off, and nobody has undone it.
+            self.repairs.forget(&line.object);
         }
         trouble.extend(
             report
@@ -117,7 +120,11 @@ impl Agent {
                 .iter()
                 .map(|(kind, error)| format!("{kind} cannot be read: {error}")),
         );
-        if !report.lines.is_empty() {
+        let done = || {
+            let lines = report.lines.iter();
+            lines.filter(|line| !matches!(line.result, Some(Err(_))))
+        };
+        if done().next().is_some() {
             let scope = match extent {
                 Extent::All => "everything".to_string(),
                 Extent::Nftables => "nftables".to_string(),
@@ -134,16 +141,18 @@ impl Agent {
                 report.summary()
             );
             if report.lines.len() <= MAX_LOGGED_LINES {
-                for line in &report.lines {
+                for line in done() {
                     tracing::info!(kind = line.kind, "{}", line.text);
                 }
             }
         }
         match trouble.first() {
-            None => {
+            // A look at a few objects, or one that put some off, has not seen what was wrong.
+            None if *extent == Extent::All && report.deferred.is_empty() => {
                 self.stats.troubled = None;
                 self.say("pass", None);
             }
+            None => {}
             Some(text) => {
                 let text = match trouble.len() {
                     1 => text.clone(),
@@ -202,12 +211,21 @@ impl Agent {
         let Some(facts) = &self.world.facts else {
             return;
         };
-        let marks: Vec<Op> = due
-            .into_iter()
-            .flat_map(|(_, macs)| macs)
-            .filter_map(|(port, mac)| Some((facts.link(&port)?.index, mac)))
-            .flat_map(|(port, mac)| [true, false].map(|mark| Op::FdbMark { port, mac, mark }))
+        let joined = due.into_iter().flat_map(|(_, macs)| macs);
+        let joined: Vec<(u32, u32, Mac)> = joined
+            .filter_map(|(port, mac)| {
+                let link = facts.link(&port)?;
+                Some((link.index, link.master?, mac))
+            })
             .collect();
+        let mut marks = Vec::new();
+        for (port, bridge, mac) in joined {
+            // Marking an entry that is somewhere else by now would take it back.
+            let entry = self.kernel.rtnl.fdb_entry(bridge, mac);
+            if matches!(entry, Ok(Some(entry)) if entry.port == port && entry.ext_learned) {
+                marks.extend([true, false].map(|mark| Op::FdbMark { port, mac, mark }));
+            }
+        }
         for result in self.kernel.rtnl.apply(&marks) {
             if let Err(error) = result {
                 tracing::debug!(%error, "not announced again");

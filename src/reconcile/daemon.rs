@@ -329,7 +329,13 @@ impl Agent {
     /// Whether an event tells of an FDB entry that is just as it should be: the kernel does not
     /// say whose doing it was, and we tell zebra of each more than once.
     fn is_announcement(&mut self, knock: &Knock, id: &NicId) -> bool {
-        let Knock::Fdb { port, bridge: Some(bridge), mac } = knock else {
+        let Knock::Fdb {
+            port,
+            bridge: Some(bridge),
+            mac,
+            learned: _,
+        } = knock
+        else {
             return false;
         };
         let nics = &self.world.resolved.nics;
@@ -337,9 +343,11 @@ impl Agent {
             return false;
         };
         let facts = self.world.facts.as_ref();
-        let ours = facts.and_then(|facts| facts.link(&nics[place].port)).map(|link| link.index);
+        let ours = facts
+            .and_then(|facts| facts.link(&nics[place].port))
+            .map(|link| link.index);
         ours == Some(*port)
-            && matches!(self.kernel.rtnl.fdb_entry(*bridge, *mac), Ok(Some(entry)) if entry.port == *port && entry.ext_learned)
+            && matches!(self.kernel.rtnl.fdb_entry(*bridge, *mac), Ok(Some(entry)) if entry.port == *port && entry.ext_learned && !entry.permanent)
     }
 
     /// Whether a link is not as it was when it was last looked at.

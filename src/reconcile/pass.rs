@@ -326,8 +326,8 @@ impl Planner<'_> {
         let Some(repairs) = &mut self.repairs else {
             return true;
         };
-        let made = format!("{} {key}", K::NAME);
-        let unmade = format!("-{made}");
+        let made = Line::object::<K>(key, false);
+        let unmade = Line::object::<K>(key, true);
         let (change, opposite) = if delete {
             (unmade, made)
         } else {
@@ -424,7 +424,7 @@ where
             if result.is_ok() {
                 report.follow_ups.extend(K::follow_up(change));
             }
-            report.lines.push(line(
+            report.lines.push(Line::of(
                 change,
                 Some(result.map_err(|error| error.to_string())),
             ));
@@ -435,7 +435,7 @@ where
 impl<K: KernelKind> Step for KindStep<K> {
     fn lines(&self) -> Vec<Line> {
         let all = self.deletes.iter().chain(&self.rest);
-        all.map(|change| line(change, None)).collect()
+        all.map(|change| Line::of(change, None)).collect()
     }
 
     fn apply_deletes(&self, kernel: &mut Kernel, facts: &Facts, report: &mut Report) {
@@ -447,24 +447,16 @@ impl<K: KernelKind> Step for KindStep<K> {
     }
 }
 
-fn line<K: Kind>(change: &Change<K>, result: Option<Result<(), String>>) -> Line {
-    Line {
-        kind: K::NAME,
-        text: change.describe(),
-        result,
-    }
-}
-
 impl Plan {
     /// What would be done, changing nothing.
     pub fn preview(&self) -> Report {
         let mut report = self.report.clone();
         match &self.nft {
-            NftPlan::Replace { change, .. } => report.lines.push(line(change, None)),
+            NftPlan::Replace { change, .. } => report.lines.push(Line::of(change, None)),
             NftPlan::Elements(changes) => {
                 report
                     .lines
-                    .extend(changes.iter().map(|change| line(change, None)));
+                    .extend(changes.iter().map(|change| Line::of(change, None)));
             }
             NftPlan::Nothing | NftPlan::Unknown => {}
         }
@@ -509,7 +501,7 @@ fn apply_nft(nft: NftPlan, kernel: &mut Kernel, report: &mut Report) -> bool {
         NftPlan::Replace { change, elements } => {
             let result = nft_table::replace(kernel, &elements).map_err(|error| error.to_string());
             let done = result.is_ok();
-            report.lines.push(line(&change, Some(result)));
+            report.lines.push(Line::of(&change, Some(result)));
             done
         }
         NftPlan::Elements(changes) => {
@@ -521,7 +513,7 @@ fn apply_nft(nft: NftPlan, kernel: &mut Kernel, report: &mut Report) -> bool {
             report.escalate |= !done;
             let lines = changes
                 .iter()
-                .map(|change| line(change, Some(result.clone())));
+                .map(|change| Line::of(change, Some(result.clone())));
             report.lines.extend(lines);
             done
         }

@@ -25,6 +25,7 @@ pub fn purge(kernel: &mut Kernel, host: &HostFile) -> Result<Report, KernelError
     let result = nft_table::remove(kernel).map_err(|error| error.to_string());
     report.lines.push(Line {
         kind: nft_table::NftTable::NAME,
+        object: Line::object::<nft_table::NftTable>(&nft_table::Key, true),
         text: format!("- {} {}", nft_table::NftTable::NAME, nft_table::Key),
         result: Some(result),
     });
@@ -60,11 +61,10 @@ impl Visitor for Sweeper<'_> {
                     let changes = diff::<K>(&Table::<K>::new(), &observed);
                     let results = K::apply(kernel, facts, &changes);
                     for (change, result) in changes.iter().zip(results) {
-                        report.lines.push(Line {
-                            kind: K::NAME,
-                            text: change.describe(),
-                            result: Some(result.map_err(|error| error.to_string())),
-                        });
+                        report.lines.push(Line::of(
+                            change,
+                            Some(result.map_err(|error| error.to_string())),
+                        ));
                     }
                 }
             }));

@@ -1,16 +1,35 @@
 //! What a pass did, as data. The daemon logs it, the operator's commands print it.
 
-use crate::model::FollowUp;
+use crate::model::{Change, FollowUp, Kind};
 use std::time::Duration;
 
 /// One change and how it went.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Line {
     pub kind: &'static str,
+    /// The kind and the key; with a `-` before it, for a deletion.
+    pub object: String,
     /// `+`, `~` or `-`, the kind, the key, the attributes.
     pub text: String,
     /// `None` in a plan.
     pub result: Option<Result<(), String>>,
+}
+
+impl Line {
+    pub fn of<K: Kind>(change: &Change<K>, result: Option<Result<(), String>>) -> Self {
+        let deleted = matches!(change, Change::Delete { .. });
+        Line {
+            kind: K::NAME,
+            object: Self::object::<K>(change.key(), deleted),
+            text: change.describe(),
+            result,
+        }
+    }
+
+    /// The name under which changes of one object are remembered.
+    pub fn object<K: Kind>(key: &K::Key, deleted: bool) -> String {
+        format!("{}{} {key}", if deleted { "-" } else { "" }, K::NAME)
+    }
 }
 
 /// The outcome of one pass.

@@ -61,6 +61,7 @@ impl Agent {
                 failures: self.stats.failures,
                 last_ms: self.stats.last_took.as_secs_f64() * 1000.0,
                 last_full_s_ago: self.stats.last_full.map(|at| at.elapsed().as_secs()),
+                announcements: self.announcements.len(),
             },
             last_error: self
                 .stats

@@ -122,7 +122,8 @@ impl World {
         };
         let ways = self.index.get_or_init(|| Index::of(&self.resolved.nics));
         let id = |place: usize| self.resolved.nics[place].id.clone();
-        let nic = |place: Option<usize>| place.map_or(LookAt::Nothing, |place| LookAt::Nic(id(place)));
+        let nic =
+            |place: Option<usize>| place.map_or(LookAt::Nothing, |place| LookAt::Nic(id(place)));
         let network_at = |svi: u32| {
             let name = facts.name_of(svi)?;
             host.networks.iter().find(|network| network.bridge == *name)
@@ -145,13 +146,30 @@ impl World {
                 }
                 LookAt::Nothing
             }
-            Knock::Fdb { port, bridge, mac } => {
+            Knock::Fdb {
+                port,
+                bridge,
+                mac,
+                learned,
+            } => {
                 let bridge = bridge.or_else(|| facts.link(facts.name_of(*port)?)?.master);
                 let network = bridge.and_then(network_at);
-                nic(network.and_then(|network| ways.mac(&network.name, *mac)))
+                match network.map(|network| ways.mac(&network.name, *mac)) {
+                    // Made to look like ours, and no NIC's: only a look at all of them shows it.
+                    Some(None) if *learned => LookAt::Everything,
+                    place => nic(place.flatten()),
+                }
             }
-            Knock::Neighbour { device, address } => {
-                nic(network_at(*device).and_then(|network| ways.address(&network.name, *address)))
+            Knock::Neighbour {
+                device,
+                address,
+                ours,
+            } => {
+                let network = network_at(*device);
+                match network.map(|network| ways.address(&network.name, *address)) {
+                    Some(None) if *ours => LookAt::Everything,
+                    place => nic(place.flatten()),
+                }
             }
             Knock::Route { destination, .. } => {
                 let address = destination.addr();
@@ -207,7 +225,9 @@ impl Index {
     }
 
     fn address(&self, network: &str, address: IpAddr) -> Option<usize> {
-        self.addresses.get(&(self.network(network)?, address)).copied()
+        self.addresses
+            .get(&(self.network(network)?, address))
+            .copied()
     }
 }
 

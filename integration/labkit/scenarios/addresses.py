@@ -8,14 +8,6 @@ from labkit.scenarios.registry import check, scenario
 
 MTU = 1450  # what the underlay's 1500 leaves beside VXLAN over IPv4
 
-# Takes the container's addresses away and lets its DHCP clients start again.
-_FORGET = """\
-rm -f /run/dhcp4.bound /run/dhcp6.bound
-ip addr flush dev eth0 scope global
-killall udhcpc udhcpc6 2>/dev/null
-exit 0
-"""
-
 
 @scenario("addresses-by-dhcp")
 def by_dhcp(scene):
@@ -24,7 +16,7 @@ def by_dhcp(scene):
         keys = guest.lxc("config", "device", "show", guest.name)
         static = [line for line in keys.splitlines() if line.strip().startswith(("ipv4.address", "ipv6.address"))]
         check(not static, f"{guest.label} has addresses from LXD: {static}")
-        guest.place.run(["sh", "-c", _FORGET])
+        scene.forget_leases(guest)
     for guest in scene.everyone:
         scene.dressed(guest)
 
@@ -108,11 +100,12 @@ def mtu(scene):
             f"{MTU} bytes reach {target}", lambda t=target, h=headers: None if answers(t, MTU - h) else ["no answer"]
         )
         check(not answers(target, MTU - headers + 1), f"{MTU + 1} bytes reach {target}")
-    # The container's own limit is the first to refuse. Without it the network must.
+    # The container's own limit is the first to refuse. Without it the tunnel must. (Between two
+    # ports of one bridge the kernel lets four bytes more pass, for a VLAN tag.)
     script = "ip link set eth0 mtu {}"
     source.place.net.sh(script.format(1500))
     try:
-        for target, headers in flows:
+        for target, headers in flows[:2]:
             check(not answers(target, MTU - headers + 1), f"{MTU + 1} bytes reach {target} past the container's MTU")
     finally:
         source.place.net.sh(script.format(MTU))

@@ -15,6 +15,8 @@ from labkit.scenarios.scene import AGENT
 _NUMBER = 21
 _PROJECT = "lab-other"
 _PROFILE = "lab-services"
+# for looking at a NIC's other traces
+_NOBODY = "02:00:00:00:0f:ff"
 
 
 def _t1(scene):
@@ -109,13 +111,13 @@ def rename(scene):
         guest.lxc("start", "t1")
     fresh = scene.present(guest)
     if fresh.port != old.port:
-        scene.absent(dataclasses.replace(old, mac="00:00:00:00:00:00", ipv4=None, ipv6=None))
+        scene.absent(dataclasses.replace(old, mac=_NOBODY, ipv4=None, ipv6=None))
     scene.dressed(guest)
 
 
 @scenario("address-change")
 def address_change(scene):
-    """new addresses replace the old ones everywhere, and the container gets them by DHCP"""
+    """new addresses replace the old ones everywhere, and a client without a memory gets them by DHCP"""
     guest = _t1(scene)
     old = scene.present(guest)
     before = guest.ipv4, guest.ipv6
@@ -131,10 +133,14 @@ def address_change(scene):
     scene.present(guest)
     # The MAC, and with it the link-local address, stays in use.
     _no_address(scene, old)
+    # A DHCPv6 client that remembers its lease asks only for confirmation, and a server confirms
+    # every address that fits the link (RFC 8415 section 18.3.3).
+    scene.forget_leases(guest)
     scene.dressed(guest)
     scene.reaches(scene.c1, guest.ipv4, guest.ipv6)
     change(*before)
     scene.present(guest)
+    scene.forget_leases(guest)
     scene.dressed(guest)
 
 
@@ -146,7 +152,7 @@ def _no_address(scene, nic):
         left = []
         for name, look in looks.items():
             left += [
-                f"{name} still has {trace}" for trace in look.traces(dataclasses.replace(nic, mac="00:00:00:00:00:00"), False)
+                f"{name} still has {trace}" for trace in look.traces(dataclasses.replace(nic, mac=_NOBODY), False)
             ]
         return left
 

@@ -125,6 +125,6 @@ def withdrawn(scene):
         with until_ready(scene.c1.place.net, ["python3", TOOL, "talk", c3.ipv4, "5600"]) as talking:
             c3.lxc("config", "unset", c3.name, _IN)
             _expect(scene, scene.c1, {f"tcp/5600@{c3.ipv4}": False})
-            # The client says so by itself, 20 s after its last echo.
+            # The client says so by itself, 10 s after its last echo.
             said = json.loads(list(talking.lines())[-1])
     check(said["error"] is not None, f"the connection went on without its service: {said}")

@@ -227,6 +227,14 @@ class Scene:
 
     # -- containers ----------------------------------------------------------------------------
 
+    def forget_leases(self, guest):
+        """Takes the container's addresses away; its DHCP clients start again and know nothing."""
+        script = (
+            "ip addr flush dev eth0 scope global; rm -f /run/dhcp4.bound /run/dhcp6.bound /run/dhcp6.leases;"
+            "killall udhcpc dhclient; exit 0"
+        )
+        guest.place.run(["sh", "-c", script])
+
     def guest(self, host, name, number, start=True, mac="", project="default", network="vpc", **keys):
         """Makes a container with the addresses of that number. It is deleted after the theme."""
         four, six = fleet.addresses_of(number)
@@ -284,6 +292,9 @@ class Scene:
     @contextlib.contextmanager
     def no_ping_lost(self, *flows, what):
         """None of the 100 ms pings between the flows' ends is lost during the block."""
+        for source, target in flows:
+            # A container that has just been started has no address yet.
+            self.reaches(source, target)
         pings = self.pings(*flows)
         try:
             pings.started()
@@ -293,8 +304,17 @@ class Scene:
         finally:
             results = pings.stop()
         self.note(f"{what}: " + "; ".join(map(str, results)))
-        lost = [str(result) for result in results if result.lost]
-        check(not lost, f"pings lost during {what}: " + "; ".join(lost))
+        lost = [(flow, result) for flow, result in zip(flows, results) if result.lost]
+        if lost:
+            texts = [f"{result}\n{self._about(*flow)}" for flow, result in lost]
+            raise Failure(f"pings lost during {what}: " + "\n".join(texts))
+
+    def _about(self, source, target):
+        """What the source and all hosts know of an address, for the evidence."""
+        asked = f"ip neigh show to {target} nud all"
+        parts = [f"{source.label}: {source.place.net.sh(asked, check=False)}"]
+        parts += [f"{name}: {text}" for name, text in self.on_all(lambda host: host.sh(asked, check=False)).items()]
+        return "\n".join("    " + part for part in parts)
 
     def ring(self):
         """Flows that cross all hosts, by both families, and one within a host."""
@@ -333,6 +353,8 @@ class Scene:
         for guest in self.everyone:
             self.dressed(guest)
         self.calm()
+        for guest in self.everyone:
+            self.reaches(guest, *(a for other in self.everyone if other is not guest for a in (other.ipv4, other.ipv6)))
         self.on_all(foreign.create)
         self.foreign_before = self.on_all(foreign.look)
 

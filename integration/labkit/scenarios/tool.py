@@ -93,10 +93,10 @@ def connect(targets):
 
 
 def talk(address, port):
-    """Sends a line every 100 ms over one TCP connection until stopped or stuck for 20 s."""
+    """Sends a line every 100 ms over one TCP connection until stopped or stuck for 10 s."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     client = socket.socket(family, socket.SOCK_STREAM)
-    client.settimeout(20)
+    client.settimeout(10)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())

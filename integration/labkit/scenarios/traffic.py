@@ -2,7 +2,6 @@
 
 import dataclasses
 import re
-import time
 
 from labkit.console import LabError
 
@@ -16,9 +15,11 @@ class PingResult:
     sent: int
     lost: int
     gap_s: float  # longest time between two replies
+    missing: str  # which, as ranges of sequence numbers
 
     def __str__(self):
-        return f"{self.flow} lost {self.lost} of {self.sent}, longest gap {self.gap_s:.1f} s"
+        which = f" ({self.missing})" if self.lost else ""
+        return f"{self.flow} lost {self.lost} of {self.sent}{which}, longest gap {self.gap_s:.1f} s"
 
 
 class Pings:
@@ -50,12 +51,23 @@ class Pings:
 def _judge(flow, text):
     replies = {int(sequence): float(when) for when, sequence in _REPLY.findall(text)}
     sent = int(found.group(1)) if (found := _SENT.search(text)) else 0
-    missing = sorted(set(range(1, sent + 1)) - set(replies))
+    # What comes before the first reply says how long it took to begin.
+    first = min(replies, default=1)
+    missing = sorted(set(range(first, sent + 1)) - set(replies))
     # The last one may have been on its way when ping was told to stop.
     if missing and missing == [sent]:
         missing, sent = [], sent - 1
     times = sorted(replies.values())
     gap = max((later - earlier for earlier, later in zip(times, times[1:])), default=0.0)
-    if not replies:
-        gap = time.time()  # never answered
-    return PingResult(flow, sent, len(missing), gap)
+    return PingResult(flow, sent, len(missing), gap, _ranges(missing))
+
+
+def _ranges(numbers):
+    """1, 2, 3, 7 as "1-3 7"."""
+    runs = []
+    for number in numbers:
+        if runs and runs[-1][1] == number - 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return " ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
