@@ -10,10 +10,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Compares (or writes) the man pages of a program and its subcommands, and its completions.
-pub fn check(mut program: Command) {
+pub fn check(program: Command) {
     let name = program.get_name().to_string();
-    let mut wanted = completions(&mut program);
-    program = program.disable_help_subcommand(true);
+    let mut wanted = completions(program.clone());
+    let mut program = program.disable_help_subcommand(true);
     program.build();
     pages(&program, &name, &mut wanted);
 
@@ -36,8 +36,9 @@ pub fn check(mut program: Command) {
 }
 
 fn pages(command: &Command, name: &str, wanted: &mut BTreeMap<PathBuf, String>) {
-    let page = clap_mangen::Man::new(command.clone().name(name.to_string()))
+    let page = clap_mangen::Man::new(command.clone())
         .title(name.to_uppercase())
+        .source(concat!("lxmesh ", env!("CARGO_PKG_VERSION")))
         .date("")
         .manual("LXMesh");
     let mut text = Vec::new();
@@ -54,7 +55,7 @@ fn pages(command: &Command, name: &str, wanted: &mut BTreeMap<PathBuf, String>) 
     }
 }
 
-fn completions(program: &mut Command) -> BTreeMap<PathBuf, String> {
+fn completions(mut program: Command) -> BTreeMap<PathBuf, String> {
     let name = program.get_name().to_string();
     let files = [
         (Shell::Bash, format!("{name}.bash")),
@@ -64,7 +65,7 @@ fn completions(program: &mut Command) -> BTreeMap<PathBuf, String> {
     let mut wanted = BTreeMap::new();
     for (shell, file) in files {
         let mut text = Vec::new();
-        clap_complete::generate(shell, program, &name, &mut text);
+        clap_complete::generate(shell, &mut program, &name, &mut text);
         let text = String::from_utf8(text).unwrap();
         wanted.insert(Path::new("debian/completions").join(file), text);
     }
