@@ -71,7 +71,7 @@ in
       networking.firewall.allowedUDPPorts = lib.optionals names.isSupervisor (
         lib.unique (
           [ (if cfg.settings.fabric.vxlan_port == null then 4789 else cfg.settings.fabric.vxlan_port) ]
-          ++ lib.filter (port: port != null) (map (network: network.vxlan_port) cfg.settings.network)
+          ++ lib.filter (port: port != null) (map (network: network.vxlan_port) (lib.optionals (cfg.settings.network != null) cfg.settings.network))
         )
       );
 

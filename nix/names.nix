@@ -9,6 +9,7 @@ let
     listToAttrs
     attrNames
     ;
+  networks = orElse [ ] settings.network;
   underlay = settings.host.underlay;
   orElse = default: value: if value == null then default else value;
   reflectors = orElse [ ] settings.fabric.reflectors;
@@ -29,7 +30,7 @@ let
       map (name: {
         inherit name;
         value = null;
-      }) (filter (name: name != null) (map (n: n.vrf) settings.network))
+      }) (filter (name: name != null) (map (n: n.vrf) networks))
     )
   );
   devices =
@@ -37,7 +38,7 @@ let
     ++ concatMap (n: [
       (orElse "svi-${n.name}" n.bridge)
       (orElse "vxlan-${n.name}" n.tunnel)
-    ]) settings.network;
+    ]) networks;
 in
 rec {
   isSupervisor = elem "supervisor" roles;

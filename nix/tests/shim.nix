@@ -99,10 +99,12 @@ rec {
     enum = values: plain "one of ${builtins.toJSON values}" (value: elem value values);
     nullOr = type: {
       description = "null or ${type.description}";
+      options = type.options or { };
       merge = path: value: if value == null then null else type.merge path value;
     };
     either = a: b: {
       description = "${a.description} or ${b.description}";
+      # The second only where the first is for another kind of value.
       merge = path: value: if isString value then a.merge path value else b.merge path value;
     };
     listOf = type: {
