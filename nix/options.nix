@@ -36,7 +36,9 @@ let
       name: key:
       let
         base = {
-          description = key.description or "";
+          # That of a list of tables is its table's.
+          description =
+            if key.description or "" != "" then key.description else key.items.description or "";
           type = typeOf key;
         };
       in
