@@ -3,8 +3,8 @@
 # lxmesh-gen wrote, in FRR's memory only: FRR's file is lxmesh-gen's.
 set -eu
 case $(hostname) in
-sup3) router=203.0.113.1 ;;
-*) router=198.51.100.1 ;;
+sup3) router=203.0.113.254 ;;
+*) router=198.51.100.254 ;;
 esac
 vtysh -c 'configure terminal' \
     -c 'ip prefix-list instances seq 5 permit 192.0.2.0/24 ge 32' \
