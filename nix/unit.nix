@@ -18,6 +18,7 @@
   ProtectKernelLogs = "yes";
   ProtectKernelModules = "yes";
   ProtectKernelTunables = "yes";
+  ProtectProc = "invisible";
   ProtectSystem = "strict";
   ReadWritePaths = "/proc/sys/net";
   RemoveIPC = "yes";
