@@ -4,9 +4,12 @@
 //! are made in Rust; the templates print values. dnsmasq has no file here: all that it reads is
 //! the agent's, at run time. IPsec and the host's firewall are not rendered yet.
 
+pub mod diff;
+pub mod extra;
 mod facts;
 mod frr;
 mod networkd;
+pub mod plan;
 mod roles;
 mod sysctl;
 mod template;
