@@ -25,6 +25,10 @@ pub const FRR_CONF: &str = "/etc/frr/frr.conf";
 pub fn step(step: &Step, state: &State) -> Result<(), StepError> {
     fault::point();
     let done = match step {
+        Step::ReloadUnits => match has_systemd() {
+            true => run(SECONDS, &["systemctl", "daemon-reload"]).map(drop),
+            false => Ok(()),
+        },
         Step::LoadModules(path) => systemd_tool("systemd-modules-load", path),
         Step::Sysctl(path) => systemd_tool("systemd-sysctl", path),
         Step::ReloadUdev => run(SECONDS, &["udevadm", "control", "--reload"]).map(drop),
@@ -86,6 +90,7 @@ fn load_swanctl() -> Result<(), CommandError> {
         // Its start loads everything.
         return run(SECONDS, &["systemctl", "start", "strongswan.service"]).map(drop);
     }
+    run(SECONDS, &["swanctl", "--reload-settings"])?;
     run(SECONDS, &["swanctl", "--load-all", "--noprompt"]).map(drop)
 }
 

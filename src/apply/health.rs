@@ -4,7 +4,7 @@
 use super::commands::{CommandError, run};
 use crate::addr::IpAddr;
 use crate::generate::Here;
-use crate::host::{HostFile, MtuSum};
+use crate::host::HostFile;
 use crate::kernel::link::{Link, LinkKind};
 use crate::kernel::rtnl::Rtnl;
 use serde::{Deserialize, Serialize};
@@ -133,16 +133,18 @@ pub fn complaints(before: &Health, now: &Health, new: &HostFile, here: &Here) ->
 }
 
 /// The size of the largest packet that tunnels make, the underlay's IP header included; 0 without
-/// networks.
+/// networks. With IPsec it is what the host file says of the underlay: a ping is not encrypted.
 pub fn largest_packet(file: &HostFile) -> u32 {
-    let sum = MtuSum::new(
-        file.fabric.underlay_mtu,
-        file.fabric.is_ipv6(),
-        file.ipsec.enabled,
-    );
-    let around = file.fabric.underlay_mtu.saturating_sub(sum.overlay());
     let largest = file.networks.iter().map(|network| network.mtu).max();
-    largest.map_or(0, |mtu| mtu + around)
+    let around = match file.fabric.is_ipv6() {
+        true => 40 + 8 + 8 + 14,
+        false => 20 + 8 + 8 + 14,
+    };
+    match (largest, file.ipsec.enabled) {
+        (None, _) => 0,
+        (Some(_), true) => file.fabric.underlay_mtu,
+        (Some(mtu), false) => mtu + around,
+    }
 }
 
 /// At most so many VTEPs are pinged: they share the path's first hops, where MTUs differ.

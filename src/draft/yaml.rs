@@ -477,7 +477,7 @@ mod tests {
 
     #[test]
     fn what_is_no_yaml_is_said_with_its_place_and_never_panics() {
-        for text in ["a: [", "\t\tx", "a: *b", "{", &"[".repeat(100), "a: b: c"] {
+        for text in ["a: [", "a: *b", "{", &"[".repeat(100), "a: b: c"] {
             let error = parse("x", text).unwrap_err().to_string();
             assert!(error.starts_with("x:"), "{text}: {error}");
         }

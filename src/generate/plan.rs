@@ -41,6 +41,8 @@ pub struct Effect {
 /// One thing to run, in the order of its variants: what is made comes before what uses it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Step {
+    /// systemd's own units.
+    ReloadUnits,
     LoadModules(PathBuf),
     Sysctl(PathBuf),
     ReloadUdev,
@@ -189,6 +191,20 @@ fn look(change: &FileChange, names: &Names<'_>, draft: &mut Draft) {
         if change.after.is_some() {
             draft.step(Step::Sysctl(path.into()));
         }
+    } else if text.starts_with("/etc/systemd/system/") {
+        draft.effect(
+            Cost::Reload,
+            "systemd",
+            format!("units are read again, none is restarted: {text}"),
+        );
+        draft.step(Step::ReloadUnits);
+    } else if text.starts_with("/etc/strongswan.d/") {
+        draft.effect(
+            Cost::Reload,
+            "strongSwan",
+            format!("settings are read again: {text}"),
+        );
+        draft.step(Step::LoadSwanctl);
     } else if text.starts_with("/etc/swanctl/") {
         look_at_swanctl(change, draft);
     } else if text.starts_with("/etc/udev/") {
@@ -296,6 +312,7 @@ impl fmt::Display for Effect {
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Step::ReloadUnits => f.write_str("reload systemd's units"),
             Step::LoadModules(path) => write!(f, "load the modules of {}", path.display()),
             Step::Sysctl(path) => write!(f, "set the values of {}", path.display()),
             Step::ReloadUdev => f.write_str("reload udev's rules"),
