@@ -56,6 +56,10 @@ impl Picture {
             true => " in IPsec",
             false => "",
         };
+        let mesh = match fabric.reflectors.is_empty() {
+            true => "BGP EVPN and ",
+            false => "",
+        };
         Picture {
             title: format!(
                 "Fabric {}: AS {}, underlay MTU {}",
@@ -66,7 +70,7 @@ impl Picture {
             networks: networks(file),
             sessions: format!("BGP EVPN{encrypted}"),
             tunnels: format!(
-                "VXLAN between all supervisors, UDP port {}{encrypted}",
+                "{mesh}VXLAN between all supervisors, UDP port {}{encrypted}",
                 fabric.vxlan_port
             ),
         }

@@ -11,14 +11,14 @@ mod start;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use lxmesh::addr::IpAddr;
-use lxmesh::generate::{self, LocalFacts, write};
+use lxmesh::generate::{self, LocalFacts, extra, write};
 use lxmesh::host::{self, HostFile};
 use std::error::Error;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// Renders the configuration of systemd-networkd, FRR and the kernel from the host file.
+/// Other programs' configuration from one host file: written, taken over, and undone if need be.
 #[derive(Parser)]
 #[command(
     version,
@@ -184,7 +184,12 @@ fn summary(file: &HostFile) -> String {
 
 fn render(path: &Path, root: Option<&Path>, host: Option<IpAddr>, force: bool) -> Answer {
     let file = host::load(path)?;
-    let outputs = generate::render(&file, &facts(host)?)?;
+    let mut outputs = generate::render(&file, &facts(host)?)?;
+    // What stands on this host is no other host's.
+    let own = (host.is_none()).then_some(Path::new("/"));
+    if let Some(lines) = root.or(own).map(extra::read_frr).transpose()?.flatten() {
+        extra::append_frr(&mut outputs, &lines);
+    }
     for note in generate::notes(&file) {
         eprintln!("note: {note}");
     }
