@@ -203,3 +203,24 @@ fn options_of_the_daemons_restart_frr_and_no_reload_is_left() {
     let plan = plan(&changes, Some(&file), &file);
     assert_eq!(plan.steps, [Step::RestartFrr]);
 }
+
+#[test]
+fn a_packet_filter_whose_file_goes_filters_no_longer() {
+    let file = parse(BASE);
+    let text = "table inet ours {\n}\n";
+    let change = |before: Option<&str>, after: Option<&str>| {
+        let change = FileChange {
+            path: "/etc/lxmesh/firewall.nft".into(),
+            before: before.map(str::to_string),
+            after: after.map(str::to_string),
+        };
+        plan(&[change], Some(&file), &file).steps
+    };
+    let load = Step::LoadNft("/etc/lxmesh/firewall.nft".into());
+    assert_eq!(change(None, Some(text)), [load]);
+    let delete = Step::DeleteTable {
+        family: "inet".into(),
+        name: "ours".into(),
+    };
+    assert_eq!(change(Some(text), None), [delete]);
+}

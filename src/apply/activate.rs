@@ -34,6 +34,13 @@ pub fn step(step: &Step, state: &State) -> Result<(), StepError> {
         Step::ReloadUdev => run(SECONDS, &["udevadm", "control", "--reload"]).map(drop),
         Step::LoadSwanctl => load_swanctl(),
         Step::LoadNft(path) => run(SECONDS, &["nft", "-f", &path.to_string_lossy()]).map(drop),
+        Step::DeleteTable { family, name } => {
+            // Only `destroy` takes an absent one, and nft before 1.0.8 does not know it.
+            match succeeds(&["nft", "list", "table", family, name]) {
+                true => run(SECONDS, &["nft", "delete", "table", family, name]).map(drop),
+                false => Ok(()),
+            }
+        }
         Step::DeleteLink(link) => match exists(link) {
             true => run(SECONDS, &["ip", "link", "delete", "dev", link]).map(drop),
             false => Ok(()),

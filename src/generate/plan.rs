@@ -49,6 +49,11 @@ pub enum Step {
     /// Before the tunnels carry anything that it should encrypt.
     LoadSwanctl,
     LoadNft(PathBuf),
+    /// A table whose file is gone: it would go on to filter.
+    DeleteTable {
+        family: String,
+        name: String,
+    },
     /// A device that networkd made and does not remove or change.
     DeleteLink(String),
     RemoveAddress {
@@ -215,20 +220,34 @@ fn look(change: &FileChange, names: &Names<'_>, draft: &mut Draft) {
         );
         draft.step(Step::ReloadUdev);
     } else if ending == Some("nft") {
-        draft.effect(
-            Cost::Reload,
-            "the host's firewall",
-            format!("rules are replaced in one transaction: {text}"),
-        );
-        if change.after.is_some() {
-            draft.step(Step::LoadNft(path.into()));
-        }
+        look_at_nft(change, draft);
     } else {
         draft.effect(
             Cost::Nothing,
             path.display().to_string(),
             "its program reads it when it starts next",
         );
+    }
+}
+
+fn look_at_nft(change: &FileChange, draft: &mut Draft) {
+    let path = change.path.display();
+    let of = "the host's firewall";
+    if change.after.is_some() {
+        let why = format!("rules are replaced in one transaction: {path}");
+        draft.effect(Cost::Reload, of, why);
+        draft.step(Step::LoadNft(change.path.clone()));
+        return;
+    }
+    draft.effect(Cost::Reload, of, format!("it filters no longer: {path}"));
+    for line in change.before.iter().flat_map(|text| text.lines()) {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        if let ["table", family, name, ..] = words[..] {
+            draft.step(Step::DeleteTable {
+                family: family.into(),
+                name: name.into(),
+            });
+        }
     }
 }
 
@@ -318,6 +337,7 @@ impl fmt::Display for Step {
             Step::ReloadUdev => f.write_str("reload udev's rules"),
             Step::LoadSwanctl => f.write_str("load strongSwan's connections"),
             Step::LoadNft(path) => write!(f, "load {}", path.display()),
+            Step::DeleteTable { family, name } => write!(f, "delete table {family} {name}"),
             Step::DeleteLink(link) => write!(f, "delete {link}"),
             Step::RemoveAddress { link, address } => write!(f, "remove {address} from {link}"),
             Step::SetMac { link, mac } => write!(f, "give {link} the address {mac}"),
