@@ -207,7 +207,7 @@ fn options_of_the_daemons_restart_frr_and_no_reload_is_left() {
 #[test]
 fn a_packet_filter_whose_file_goes_filters_no_longer() {
     let file = parse(BASE);
-    let text = "table inet ours {\n}\n";
+    let text = "add table inet ours\n";
     let change = |before: Option<&str>, after: Option<&str>| {
         let change = FileChange {
             path: "/etc/lxmesh/firewall.nft".into(),

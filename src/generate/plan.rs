@@ -242,7 +242,7 @@ fn look_at_nft(change: &FileChange, draft: &mut Draft) {
     draft.effect(Cost::Reload, of, format!("it filters no longer: {path}"));
     for line in change.before.iter().flat_map(|text| text.lines()) {
         let words: Vec<&str> = line.split_whitespace().collect();
-        if let ["table", family, name, ..] = words[..] {
+        if let ["table", family, name, ..] | ["add", "table", family, name] = words[..] {
             draft.step(Step::DeleteTable {
                 family: family.into(),
                 name: name.into(),
