@@ -19,6 +19,9 @@ _lxmesh() {
             lxmesh,agent)
                 cmd="lxmesh__subcmd__agent"
                 ;;
+            lxmesh,completions)
+                cmd="lxmesh__subcmd__completions"
+                ;;
             lxmesh,help)
                 cmd="lxmesh__subcmd__help"
                 ;;
@@ -33,6 +36,9 @@ _lxmesh() {
                 ;;
             lxmesh__subcmd__help,agent)
                 cmd="lxmesh__subcmd__help__subcmd__agent"
+                ;;
+            lxmesh__subcmd__help,completions)
+                cmd="lxmesh__subcmd__help__subcmd__completions"
                 ;;
             lxmesh__subcmd__help,help)
                 cmd="lxmesh__subcmd__help__subcmd__help"
@@ -53,7 +59,7 @@ _lxmesh() {
 
     case "${cmd}" in
         lxmesh)
-            opts="-h -V --host-file --help --version agent plan status purge help"
+            opts="-h -V --host-file --help --version agent plan status purge completions help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -88,8 +94,26 @@ _lxmesh() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        lxmesh__subcmd__completions)
+            opts="-h --host-file --help bash elvish fish powershell zsh"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --host-file)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         lxmesh__subcmd__help)
-            opts="agent plan status purge help"
+            opts="agent plan status purge completions help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -103,6 +127,20 @@ _lxmesh() {
             return 0
             ;;
         lxmesh__subcmd__help__subcmd__agent)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        lxmesh__subcmd__help__subcmd__completions)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )

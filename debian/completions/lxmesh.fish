@@ -31,6 +31,7 @@ complete -c lxmesh -n "__fish_lxmesh_needs_command" -f -a "agent" -d 'Keep the k
 complete -c lxmesh -n "__fish_lxmesh_needs_command" -f -a "plan" -d 'Show what the agent would change now, changing nothing'
 complete -c lxmesh -n "__fish_lxmesh_needs_command" -f -a "status" -d 'Show whether this host is in step, and what is wrong if not'
 complete -c lxmesh -n "__fish_lxmesh_needs_command" -f -a "purge" -d 'Remove everything that LXMesh made in the kernel. Instances lose their connection'
+complete -c lxmesh -n "__fish_lxmesh_needs_command" -f -a "completions" -d 'Print completions for a shell'
 complete -c lxmesh -n "__fish_lxmesh_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c lxmesh -n "__fish_lxmesh_using_subcommand agent" -l host-file -d 'The host file' -r -F
 complete -c lxmesh -n "__fish_lxmesh_using_subcommand agent" -s h -l help -d 'Print help'
@@ -43,8 +44,11 @@ complete -c lxmesh -n "__fish_lxmesh_using_subcommand status" -s h -l help -d 'P
 complete -c lxmesh -n "__fish_lxmesh_using_subcommand purge" -l host-file -d 'The host file' -r -F
 complete -c lxmesh -n "__fish_lxmesh_using_subcommand purge" -l yes -d 'Really do it'
 complete -c lxmesh -n "__fish_lxmesh_using_subcommand purge" -s h -l help -d 'Print help'
-complete -c lxmesh -n "__fish_lxmesh_using_subcommand help; and not __fish_seen_subcommand_from agent plan status purge help" -f -a "agent" -d 'Keep the kernel in step with LXD until told to stop'
-complete -c lxmesh -n "__fish_lxmesh_using_subcommand help; and not __fish_seen_subcommand_from agent plan status purge help" -f -a "plan" -d 'Show what the agent would change now, changing nothing'
-complete -c lxmesh -n "__fish_lxmesh_using_subcommand help; and not __fish_seen_subcommand_from agent plan status purge help" -f -a "status" -d 'Show whether this host is in step, and what is wrong if not'
-complete -c lxmesh -n "__fish_lxmesh_using_subcommand help; and not __fish_seen_subcommand_from agent plan status purge help" -f -a "purge" -d 'Remove everything that LXMesh made in the kernel. Instances lose their connection'
-complete -c lxmesh -n "__fish_lxmesh_using_subcommand help; and not __fish_seen_subcommand_from agent plan status purge help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c lxmesh -n "__fish_lxmesh_using_subcommand completions" -l host-file -d 'The host file' -r -F
+complete -c lxmesh -n "__fish_lxmesh_using_subcommand completions" -s h -l help -d 'Print help'
+complete -c lxmesh -n "__fish_lxmesh_using_subcommand help; and not __fish_seen_subcommand_from agent plan status purge completions help" -f -a "agent" -d 'Keep the kernel in step with LXD until told to stop'
+complete -c lxmesh -n "__fish_lxmesh_using_subcommand help; and not __fish_seen_subcommand_from agent plan status purge completions help" -f -a "plan" -d 'Show what the agent would change now, changing nothing'
+complete -c lxmesh -n "__fish_lxmesh_using_subcommand help; and not __fish_seen_subcommand_from agent plan status purge completions help" -f -a "status" -d 'Show whether this host is in step, and what is wrong if not'
+complete -c lxmesh -n "__fish_lxmesh_using_subcommand help; and not __fish_seen_subcommand_from agent plan status purge completions help" -f -a "purge" -d 'Remove everything that LXMesh made in the kernel. Instances lose their connection'
+complete -c lxmesh -n "__fish_lxmesh_using_subcommand help; and not __fish_seen_subcommand_from agent plan status purge completions help" -f -a "completions" -d 'Print completions for a shell'
+complete -c lxmesh -n "__fish_lxmesh_using_subcommand help; and not __fish_seen_subcommand_from agent plan status purge completions help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
