@@ -256,10 +256,9 @@ fn wanted_of(nic: &Nic, lines: &mut Lines) {
     if *mark != 0 {
         lines.insert(format!("set bridge marks {port} : {mark}"));
     }
-    for (set, services) in [("in_svc", in_services), ("out_svc", out_services)] {
+    for (direction, services) in [("in", in_services), ("out", out_services)] {
         for service in services {
-            let (protocol, number) = service.split_once('/').expect("a service");
-            lines.insert(format!("set bridge {set} {port} . {protocol} . {number}"));
+            service_lines(port, direction, service, lines);
         }
     }
     let mut dhcp = format!("dhcp {mac}");
@@ -271,6 +270,39 @@ fn wanted_of(nic: &Nic, lines: &mut Lines) {
     }
     if ipv4.is_some() || ipv6.is_some() {
         lines.insert(format!("{dhcp},{instance}"));
+    }
+}
+
+/// What a service becomes: an element of a hash set, or, with a range or a peer, one of a set that
+/// is looked into for such ports only.
+fn service_lines(port: &str, direction: &str, service: &str, lines: &mut Lines) {
+    let (what, peer) = service.split_once('@').unwrap_or((service, ""));
+    let (protocol, number) = what.split_once('/').expect("a service");
+    let base = format!("{port} . {protocol} . {number}");
+    if peer.is_empty() && !number.contains('-') {
+        lines.insert(format!("set bridge {direction}_svc {base}"));
+        return;
+    }
+    lines.insert(format!("set bridge {direction}_more {port}"));
+    if let Some(tag) = peer.strip_prefix("tag:") {
+        let bit = if tag == "web" { 1 } else { 8 };
+        lines.insert(format!("set bridge in_tags {base} . {bit}"));
+        return;
+    }
+    let verdict = if direction == "in" {
+        "accept"
+    } else {
+        "goto egress_accept"
+    };
+    let peers = match peer {
+        "" => vec!["0.0.0.0/0", "::/0"],
+        peer => vec![peer],
+    };
+    for peer in peers {
+        let family = if peer.contains(':') { 6 } else { 4 };
+        lines.insert(format!(
+            "set bridge {direction}{family} {base} . {peer} : {verdict}"
+        ));
     }
 }
 
@@ -317,6 +349,22 @@ fn text(value: &Value) -> String {
 
 /// As nft writes it: parts joined by ` . `, key and value by ` : `.
 fn element_text(element: &Value) -> String {
+    if let Some(ends) = element.get("range").and_then(Value::as_array) {
+        let ends: Vec<String> = ends.iter().map(text).collect();
+        return ends.join("-");
+    }
+    if let Some(prefix) = element.get("prefix") {
+        return format!("{}/{}", text(&prefix["addr"]), prefix["len"]);
+    }
+    if let Some(target) = element.get("goto") {
+        return format!("goto {}", text(&target["target"]));
+    }
+    if let Some(verdict) = ["accept", "drop", "return"]
+        .into_iter()
+        .find(|name| element.get(name).is_some())
+    {
+        return verdict.into();
+    }
     if let Some(parts) = element.get("concat").and_then(Value::as_array) {
         return parts
             .iter()

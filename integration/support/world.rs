@@ -94,7 +94,7 @@ fn host_file(directory: &Path, interval_s: u32) -> String {
     let at = directory.display();
     let mut text = format!(
         "version = 1\n[fabric]\nname = \"test\"\nasn = 64500\nreflectors = [\"203.0.113.100\"]\n\
-         supervisors = [\"203.0.113.0/24\"]\n[lxd]\nsocket = \"{at}/lxd.sock\"\n\
+         supervisors = [\"203.0.113.0/24\"]\nunprotected_tags = true\n[lxd]\nsocket = \"{at}/lxd.sock\"\n\
          [agent]\ncontrol_socket = \"{at}/control.sock\"\nreload_interval_s = {interval_s}\n\
          [dhcp]\ndirectory = \"{at}/dnsmasq\"\n[tags]\nweb = 0\nbastion = 3\n"
     );

@@ -3,6 +3,7 @@
 //! between keys in `check.rs` and `networks.rs`.
 
 use super::problem::Findings;
+use super::service::Service;
 use super::value::{Int, Key, Map, Reader, Value, object_schema, section};
 use super::words::{
     AbsolutePath, FabricName, Gateway, HostAddress, HostRoutes, Identity, NetworkName,
@@ -58,6 +59,9 @@ section! {
         optional vxlan_port: Int<1, 65535>,
         /// VXLAN group policy extension: tags travel between hosts. Default: true.
         optional gbp: bool,
+        /// Use tags although the underlay is not encrypted: whoever reaches a tunnel's UDP port
+        /// can then forge them. Default: false, tags need `[ipsec]`.
+        optional unprotected_tags: bool,
     }
 }
 
@@ -165,6 +169,11 @@ section! {
         /// This network's group policy extension, where `[fabric] gbp` does not do. Tunnels that
         /// share a UDP port must agree.
         optional gbp: bool,
+        /// What may be reached at every NIC of the network, besides what its own
+        /// `user.lxmesh.in_services` allow; the same words. Default: nothing.
+        optional in_services: List<Service>,
+        /// What every NIC of the network may reach. Default: nothing.
+        optional out_services: List<Service>,
     }
 }
 

@@ -11,6 +11,7 @@ mod mtu;
 mod networks;
 mod problem;
 pub mod schema;
+mod service;
 mod value;
 mod vrfs;
 mod words;
@@ -20,6 +21,7 @@ pub use mtu::MtuSum;
 pub use networks::derived_gateway_mac;
 pub use problem::{LoadError, Problem, Problems};
 pub use schema::*;
+pub use service::{Peer, Ports, Protocol, Service, Traffic};
 
 use std::io::Read;
 use std::path::Path;

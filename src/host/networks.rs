@@ -6,6 +6,7 @@ use super::keys::{FabricTable, NetworkTable, VrfTable};
 use super::mtu::MtuSum;
 use super::problem::{Findings, quoted};
 use super::schema::{Network, Vrf};
+use super::service::{Peer, Service};
 use super::vrfs;
 use super::words::Gateway;
 use crate::addr::{IfName, IpNet, Mac, Vni};
@@ -444,7 +445,15 @@ fn resolve(
         dns,
         vxlan_port: _,
         gbp: _,
+        in_services,
+        out_services,
     } = table;
+    let services = |key| {
+        list(key)
+            .iter()
+            .map(|service: &Spanned<Service>| service.get_ref().clone())
+            .collect()
+    };
     let vni = *vni.as_ref()?.get_ref();
     let (bridge, tunnel) = devices.clone();
     let mut gateway4 = None;
@@ -482,5 +491,59 @@ fn resolve(
             .iter()
             .map(|address| address.get_ref().0)
             .collect(),
+        in_services: services(in_services),
+        out_services: services(out_services),
     })
+}
+
+/// Services that name a tag: it exists, travels, and is matched where it arrives.
+pub fn check_services(
+    tables: &[Spanned<NetworkTable>],
+    fabric: &FabricTable,
+    tags: &BTreeMap<String, u8>,
+    protected: bool,
+    findings: &mut Findings<'_>,
+) {
+    for table in tables.iter().map(Spanned::get_ref) {
+        let inward = list(&table.in_services)
+            .iter()
+            .map(|service| ("in_services", service));
+        let outward = list(&table.out_services)
+            .iter()
+            .map(|service| ("out_services", service));
+        for (key, service) in inward.chain(outward) {
+            let Peer::Tag(name) = &service.get_ref().peer else {
+                continue;
+            };
+            let (what, remedy) = if key == "out_services" {
+                (
+                    "names a tag, but tags are matched where a packet arrives",
+                    "use in_services, or name a prefix or @network",
+                )
+            } else if !tags.contains_key(name) {
+                (
+                    "names a tag that [tags] does not have",
+                    "add it to [tags], with a bit of its own",
+                )
+            } else if !gbp_of(table, fabric) {
+                (
+                    "names a tag, but tags do not travel where gbp is false",
+                    "set gbp = true on every host, or name a prefix",
+                )
+            } else if !protected {
+                (
+                    "names a tag, but without [ipsec] whoever reaches a tunnel's UDP port can forge tags",
+                    "enable [ipsec], or accept that with unprotected_tags = true in [fabric]",
+                )
+            } else {
+                continue;
+            };
+            let shown = quoted(&service.get_ref().to_string());
+            findings.add(
+                service.span(),
+                format!("network.{key}: {shown} {what}"),
+                remedy,
+            );
+        }
+    }
 }

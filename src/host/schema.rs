@@ -1,6 +1,7 @@
 //! The host file as the rest of the program sees it: checked, and every default filled in.
 //! How the text gets here (reading, spans, problems) is in the neighbouring files.
 
+use super::service::Service;
 use crate::addr::{IfName, IpNet, Ipv4Net, Ipv6Net, Mac, Vni};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -40,6 +41,8 @@ pub struct Fabric {
     pub vxlan_port: u16,
     /// VXLAN group policy: tags travel between hosts. Default true.
     pub gbp: bool,
+    /// Tags are used without IPsec too. Default false.
+    pub unprotected_tags: bool,
 }
 
 /// `[host]`: overrides of what is otherwise detected on this host.
@@ -127,6 +130,9 @@ pub struct Network {
     pub conntrack_zone: u16,
     /// DNS servers handed out by DHCP.
     pub dns: Vec<IpAddr>,
+    /// What every NIC of the network may be reached for, and may reach. Tags in it exist.
+    pub in_services: Vec<Service>,
+    pub out_services: Vec<Service>,
 }
 
 /// A VRF (Documentation/networking/vrf.rst) that one or more networks belong to.

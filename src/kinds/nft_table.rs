@@ -162,6 +162,7 @@ pub fn replace(kernel: &mut Kernel, elements: &Table<NftElement>) -> Result<(), 
         .ok_or_else(missing)?;
     let element = Element {
         key: Bytes::of(&[Value::Mark(1)]).as_slice().to_vec(),
+        end: None,
         data: None,
         comment: Some(format!("{} {}", text_digest(), hex(&both(&bridge, &inet)))),
     };

@@ -5,10 +5,11 @@
 use crate::addr::{IfName, Mac, is_assignable};
 use crate::host::{HostFile, Network};
 use crate::lxd::{Instance, InstanceId, Inventory, LxdNic, Presence};
-use crate::policy::{Service, parse_services, parse_tags};
-use std::collections::{BTreeMap, BTreeSet};
+use crate::policy::{self, Compiled, Direction, Rule, Surroundings, parse_services, parse_tags};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 /// Which device of which instance.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -34,8 +35,9 @@ pub struct Nic {
     pub mac: Mac,
     pub ipv4: Option<Ipv4Addr>,
     pub ipv6: Option<Ipv6Addr>,
-    pub in_services: BTreeSet<Service>,
-    pub out_services: BTreeSet<Service>,
+    /// What may reach it, and what it may reach.
+    pub inward: Arc<Compiled>,
+    pub outward: Arc<Compiled>,
     /// Bits of the packet mark.
     pub tags: u16,
 }
@@ -146,17 +148,12 @@ fn resolve_one(host: &HostFile, problems: &mut Complaints, raw: &LxdNic) -> Opti
         ));
         return None;
     }
-    let (in_services, bad_in) = parse_services(in_services);
-    let (out_services, bad_out) = parse_services(out_services);
-    let (tags, bad_tags) = parse_tags(tags, host);
-    for (key, errors) in [
-        ("in_services", bad_in),
-        ("out_services", bad_out),
-        ("tags", bad_tags),
-    ] {
-        for error in errors {
-            problems.add(format!("user.lxmesh.{key}: {error}"));
-        }
+    let around = Surroundings { host, network };
+    let inward = services(problems, around, Direction::In, in_services);
+    let outward = services(problems, around, Direction::Out, out_services);
+    let (tags, bad_tags) = parse_tags(tags, &around);
+    for error in bad_tags {
+        problems.add(format!("user.lxmesh.tags: {error}"));
     }
     Some(Nic {
         id: problems.nic.clone(),
@@ -165,10 +162,50 @@ fn resolve_one(host: &HostFile, problems: &mut Complaints, raw: &LxdNic) -> Opti
         mac,
         ipv4: address(problems, network, "ipv4.address", ipv4.as_deref()),
         ipv6: address(problems, network, "ipv6.address", ipv6.as_deref()),
-        in_services,
-        out_services,
+        inward,
+        outward,
         tags,
     })
+}
+
+/// The network's services and the NIC's own, compiled.
+fn services(
+    problems: &mut Complaints,
+    around: Surroundings<'_>,
+    direction: Direction,
+    list: &str,
+) -> Arc<Compiled> {
+    let (key, of_network) = match direction {
+        Direction::In => ("in_services", &around.network.in_services),
+        Direction::Out => ("out_services", &around.network.out_services),
+    };
+    let mut rules: Vec<Rule> = Vec::new();
+    for service in of_network {
+        let origin = format!("network {} {key} {service}", around.network.name).into();
+        // The host file's check has seen to it that none is refused.
+        rules.extend(
+            around
+                .rules(service, direction, &origin)
+                .into_iter()
+                .flatten(),
+        );
+    }
+    let (own, errors) = parse_services(list);
+    for error in errors {
+        problems.add(format!("user.lxmesh.{key}: {error}"));
+    }
+    for service in own {
+        let origin = format!("user.lxmesh.{key} {service}").into();
+        match around.rules(&service, direction, &origin) {
+            Ok(more) => rules.extend(more),
+            Err(why) => problems.add(format!("user.lxmesh.{key}: \"{service}\" {why}")),
+        }
+    }
+    let (compiled, problem) = policy::compile(direction, rules);
+    if let Some(problem) = problem {
+        problems.add(format!("user.lxmesh.{key}: {problem}"));
+    }
+    Arc::new(compiled)
 }
 
 fn address<A>(
@@ -336,6 +373,7 @@ mod tests {
         asn = 64500
         reflectors = ["203.0.113.1"]
         supervisors = ["203.0.113.11"]
+        unprotected_tags = true
         [tags]
         bastion = 3
         [[network]]
