@@ -37,16 +37,40 @@ vni     = 100
 gateway = ["{GATEWAY4}/24", "{GATEWAY6}/64"]
 
 [[network]]
-name      = "blue"
-vni       = 200
-gateway   = ["203.0.113.1/24", "2001:db8:b::1/64"]
-multicast = true
+name        = "blue"
+vni         = 200
+gateway     = ["203.0.113.1/24", "2001:db8:b::1/64"]
+multicast   = true
+host_routes = "main"
+
+[[network]]
+name        = "green"
+vni         = 300
+gateway     = ["198.18.0.1/24", "2001:db8:c::1/64"]
+vrf         = "vrf-green"
+host_routes = "vrf"
+
+[[network]]
+name        = "amber"
+vni         = 400
+gateway     = ["198.18.1.1/24", "2001:db8:d::1/64"]
+host_routes = 2400
 """
 
 
-def addresses_of(number):
-    """IPv4 and IPv6 address of the lab's container c<number>."""
-    return f"{PREFIX4}.{10 + number}", f"{PREFIX6}{10 + number}"
+# How the addresses of a network's containers begin.
+PREFIXES = {
+    NETWORK: (PREFIX4, PREFIX6),
+    "blue": ("203.0.113", "2001:db8:b::"),
+    "green": ("198.18.0", "2001:db8:c::"),
+    "amber": ("198.18.1", "2001:db8:d::"),
+}
+
+
+def addresses_of(number, network=NETWORK):
+    """IPv4 and IPv6 address of the lab's container c<number> in a network."""
+    four, six = PREFIXES[network]
+    return f"{four}.{10 + number}", f"{six}{10 + number}"
 
 
 def package(given=None):

@@ -182,7 +182,23 @@ fn figures_of_a_running_agent(plan: &Plan, fleet: &mut Fleet<'_>, agent: Agent) 
         json!({"peak_mib": peak}),
     );
 
-    for (event, mut times) in latency::events(fleet, plan.events) {
+    // It tells zebra of new ports again after up to 15 s; the rest is measured without that.
+    thread::sleep(LAST_ANNOUNCEMENT);
+    let before = agent.cpu();
+    let events = latency::events(fleet, plan.events);
+    let cpu = (agent.cpu() - before).as_secs_f64() * 1000.0;
+    let count: usize = events.iter().map(|(_, times)| times.len()).sum();
+    let name = "CPU of an event, what follows from it included";
+    print(
+        plan,
+        nics,
+        name,
+        cpu / count as f64,
+        "ms",
+        None,
+        json!({"events": count}),
+    );
+    for (event, mut times) in events {
         times.sort_by(f64::total_cmp);
         let at = |share: f64| {
             times[((times.len() as f64 * share).ceil() as usize).clamp(1, times.len()) - 1]
@@ -206,7 +222,7 @@ fn figures_of_a_running_agent(plan: &Plan, fleet: &mut Fleet<'_>, agent: Agent) 
         json!({"peak_mib": peak}),
     );
 
-    // It tells zebra of a new port again after up to 15 s; that is no idling.
+    // Those of the events are no idling.
     thread::sleep(LAST_ANNOUNCEMENT);
     agent.settle();
     let listeners = fleet.listen();

@@ -42,6 +42,7 @@ pub async fn run(
     state: watch::Sender<State>,
 ) {
     let mut wanted = false;
+    let mut stopped_by_us = false;
     let mut pause = FIRST_PAUSE;
     loop {
         if !wanted {
@@ -53,7 +54,10 @@ pub async fn run(
         // Starting reads all files: what was ordered until now is done by it.
         while orders.try_recv().is_ok() {}
         let started = Instant::now();
-        bury_orphans(&config).await;
+        if !stopped_by_us {
+            bury_orphans(&config).await;
+        }
+        stopped_by_us = false;
         let why = match start(&program, &config) {
             Err(error) => format!("starting {}: {error}", program.display()),
             Ok(mut child) => {
@@ -64,6 +68,7 @@ pub async fn run(
                 match follow(&mut child, &mut orders).await {
                     End::Ordered => {
                         pause = FIRST_PAUSE;
+                        stopped_by_us = true;
                         continue;
                     }
                     End::Over => return,

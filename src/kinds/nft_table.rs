@@ -61,13 +61,18 @@ fn rules() -> &'static str {
     RULES
 }
 
-/// The whole ruleset without elements. Adding before deleting makes the deletion succeed whether
-/// or not the table is there (`destroy` needs nft 1.0.7).
+/// Sets, chains and rules without elements.
+fn body() -> String {
+    format!("{SETS}{}", rules())
+}
+
+/// The same in place of whatever is there. Adding before deleting makes the deletion succeed
+/// whether or not the table is there (`destroy` needs nft 1.0.7).
 pub fn text() -> String {
     format!(
         "table bridge {TABLE}\ndelete table bridge {TABLE}\n\
-         table inet {TABLE}\ndelete table inet {TABLE}\n{SETS}{}",
-        rules()
+         table inet {TABLE}\ndelete table inet {TABLE}\n{}",
+        body()
     )
 }
 
@@ -149,7 +154,16 @@ fn both(bridge: &[u8; 32], inet: &[u8; 32]) -> Vec<u8> {
 
 /// Replaces both tables with the given elements, in one transaction, and stamps them.
 pub fn replace(kernel: &mut Kernel, elements: &Table<NftElement>) -> Result<(), KindError> {
-    let script = format!("{}{}", text(), nft_element::script(elements));
+    load(kernel, &text(), elements)
+}
+
+/// Makes both tables where there are none. Without a deletion the kernel waits for nobody.
+pub fn create(kernel: &mut Kernel, elements: &Table<NftElement>) -> Result<(), KindError> {
+    load(kernel, &body(), elements)
+}
+
+fn load(kernel: &mut Kernel, text: &str, elements: &Table<NftElement>) -> Result<(), KindError> {
+    let script = format!("{text}{}", nft_element::script(elements));
     kernel.nft.run(&script)?;
     let missing = || KindError::Gone(format!("table {TABLE}"));
     let bridge = kernel

@@ -6,7 +6,7 @@ use crate::addr::{IfName, Mac, is_assignable};
 use crate::host::{HostFile, Network};
 use crate::lxd::{Instance, InstanceId, Inventory, LxdNic, Presence};
 use crate::policy::{self, Compiled, Direction, Rule, Surroundings, parse_services, parse_tags};
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -78,7 +78,11 @@ pub struct Resolved {
 /// claiming it. Without a previous holder, the instance that was started first has it.
 pub fn resolve(host: &HostFile, inventory: &Inventory, before: &[Nic]) -> Resolved {
     let mut resolved = Resolved::default();
-    let holders = Holders::of(before);
+    // Who had which port, MAC and address before.
+    let holders: HashMap<Claim<'_>, &NicId> = before
+        .iter()
+        .flat_map(|nic| claims(nic).map(move |claim| (claim, &nic.id)))
+        .collect();
     let mut candidates: Vec<(&Instance, Nic)> = Vec::new();
     for instance in inventory.instances.values() {
         if instance.presence != Presence::Up {
@@ -94,12 +98,23 @@ pub fn resolve(host: &HostFile, inventory: &Inventory, before: &[Nic]) -> Resolv
     }
     // Earlier claims first; the order decides who keeps what two NICs want.
     candidates.sort_by(|(a, x), (b, y)| (&a.last_used_at, &x.id).cmp(&(&b.last_used_at, &y.id)));
-    let mut taken = Taken::default();
+    let mut taken: HashMap<Claim<'_>, &NicId> = HashMap::with_capacity(4 * candidates.len());
     for (_, nic) in &candidates {
-        taken.claim_as_holder(nic, &holders);
+        // First round: a NIC that still claims what it had keeps it.
+        let kept = claims(nic).filter(|claim| holders.get(claim) == Some(&&nic.id));
+        taken.extend(kept.map(|claim| (claim, &nic.id)));
     }
-    for (_, nic) in candidates {
-        taken.settle(nic, &mut resolved);
+    let losses: Vec<Losses> = candidates
+        .iter()
+        .map(|(_, nic)| settle(nic, &mut taken, &mut resolved.problems))
+        .collect();
+    drop(taken);
+    for ((_, mut nic), Losses { all, ipv4, ipv6 }) in candidates.into_iter().zip(losses) {
+        nic.ipv4 = nic.ipv4.filter(|_| !ipv4);
+        nic.ipv6 = nic.ipv6.filter(|_| !ipv6);
+        if !all {
+            resolved.nics.push(nic);
+        }
     }
     resolved.nics.sort_by(|a, b| a.id.cmp(&b.id));
     resolved.problems.sort();
@@ -266,99 +281,74 @@ impl Complaints {
     }
 }
 
-/// Who had which address and MAC before.
-struct Holders<'a> {
-    claims: BTreeMap<Claim, &'a NicId>,
-}
-
 /// What only one NIC can have.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-enum Claim {
-    Port(IfName),
-    Mac(String, Mac),
-    Address(String, IpAddr),
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Claim<'a> {
+    Port(&'a IfName),
+    Mac(&'a str, Mac),
+    Address(&'a str, IpAddr),
 }
 
-fn claims(nic: &Nic) -> impl Iterator<Item = Claim> + '_ {
+fn claims(nic: &Nic) -> impl Iterator<Item = Claim<'_>> {
     let own = nic
         .ipv4
         .map(IpAddr::V4)
         .into_iter()
         .chain(nic.ipv6.map(IpAddr::V6));
-    [
-        Claim::Port(nic.port.clone()),
-        Claim::Mac(nic.network.clone(), nic.mac),
-    ]
-    .into_iter()
-    .chain(own.map(|address| Claim::Address(nic.network.clone(), address)))
+    [Claim::Port(&nic.port), Claim::Mac(&nic.network, nic.mac)]
+        .into_iter()
+        .chain(own.map(|address| Claim::Address(&nic.network, address)))
 }
 
-impl<'a> Holders<'a> {
-    fn of(nics: &'a [Nic]) -> Self {
-        Holders {
-            claims: nics
-                .iter()
-                .flat_map(|nic| claims(nic).map(move |claim| (claim, &nic.id)))
-                .collect(),
-        }
-    }
-}
-
+/// What a NIC does not get of what it claims.
 #[derive(Default)]
-struct Taken {
-    claims: BTreeMap<Claim, NicId>,
+struct Losses {
+    all: bool,
+    ipv4: bool,
+    ipv6: bool,
 }
 
-impl Taken {
-    /// First round: a NIC that still claims what it had keeps it.
-    fn claim_as_holder(&mut self, nic: &Nic, holders: &Holders<'_>) {
-        for claim in claims(nic) {
-            if holders.claims.get(&claim) == Some(&&nic.id) {
-                self.claims.insert(claim, nic.id.clone());
+/// Second round: the rest is first come, first served. Losing the port or the MAC costs the NIC;
+/// losing an address costs the address.
+fn settle<'a>(
+    nic: &'a Nic,
+    taken: &mut HashMap<Claim<'a>, &'a NicId>,
+    problems: &mut Vec<NicProblem>,
+) -> Losses {
+    let mut losses = Losses::default();
+    for claim in claims(nic) {
+        let holder = *taken.entry(claim.clone()).or_insert(&nic.id);
+        if *holder == nic.id {
+            continue;
+        }
+        let text = match claim {
+            Claim::Port(port) => {
+                losses.all = true;
+                format!("host device {port} belongs to {holder}; the NIC stays unconnected")
             }
+            Claim::Mac(network, mac) => {
+                losses.all = true;
+                format!(
+                    "hwaddr {mac} is used in network {network} by {holder}; the NIC stays unconnected until one of them has another"
+                )
+            }
+            Claim::Address(network, address) => {
+                losses.ipv4 |= address.is_ipv4();
+                losses.ipv6 |= address.is_ipv6();
+                format!(
+                    "address {address} is used in network {network} by {holder}; choose another one"
+                )
+            }
+        };
+        problems.push(NicProblem {
+            nic: nic.id.clone(),
+            text,
+        });
+        if losses.all {
+            break;
         }
     }
-
-    /// Second round: the rest is first come, first served. Losing the port or the MAC costs the
-    /// NIC; losing an address costs the address.
-    fn settle(&mut self, mut nic: Nic, resolved: &mut Resolved) {
-        for claim in claims(&nic).collect::<Vec<_>>() {
-            let holder = self.claims.entry(claim.clone()).or_insert(nic.id.clone());
-            if *holder == nic.id {
-                continue;
-            }
-            let mut complain = |text: String| {
-                resolved.problems.push(NicProblem {
-                    nic: nic.id.clone(),
-                    text,
-                });
-            };
-            match claim {
-                Claim::Port(port) => {
-                    complain(format!(
-                        "host device {port} belongs to {holder}; the NIC stays unconnected"
-                    ));
-                    return;
-                }
-                Claim::Mac(network, mac) => {
-                    complain(format!(
-                        "hwaddr {mac} is used in network {network} by {holder}; the NIC stays unconnected until one of them has another"
-                    ));
-                    return;
-                }
-                Claim::Address(network, address) => {
-                    complain(format!(
-                        "address {address} is used in network {network} by {holder}; choose another one"
-                    ));
-                    match address {
-                        IpAddr::V4(_) => nic.ipv4 = None,
-                        IpAddr::V6(_) => nic.ipv6 = None,
-                    }
-                }
-            }
-        }
-        resolved.nics.push(nic);
-    }
+    losses
 }
 
 #[cfg(test)]

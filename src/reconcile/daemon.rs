@@ -294,17 +294,22 @@ impl Agent {
             match self.world.look_at(knock, &self.host) {
                 LookAt::Nothing => {}
                 LookAt::Nic(id) => {
-                    self.pending.nics.insert(id);
-                    self.pending.by(soon);
+                    let looked_at = self.pending.everything || self.pending.nics.contains(&id);
+                    if !looked_at && !self.is_announcement(knock, &id) {
+                        self.pending.nics.insert(id);
+                        self.pending.by(soon);
+                    }
+                }
+                LookAt::NicLink(name, id) => {
+                    // A port tells of much that is nothing to us, such as its own timers.
+                    let looked_at = self.pending.everything || self.pending.nics.contains(&id);
+                    if !looked_at && self.is_other(&name) {
+                        self.pending.nics.insert(id);
+                        self.pending.by(soon);
+                    }
                 }
                 LookAt::NetworkLink(name) => {
-                    let known = self
-                        .world
-                        .facts
-                        .as_ref()
-                        .and_then(|facts| facts.link(&name));
-                    let same = matches!(self.kernel.rtnl.link(&name), Ok(fresh) if fresh.as_ref() == known);
-                    if !same {
+                    if self.is_other(&name) {
                         self.pending.everything_by(soon);
                     }
                 }
@@ -319,6 +324,36 @@ impl Agent {
                 LookAt::Everything => self.pending.everything_by(soon),
             }
         }
+    }
+
+    /// Whether an event tells of an FDB entry that is just as it should be: the kernel does not
+    /// say whose doing it was, and we tell zebra of each more than once.
+    fn is_announcement(&mut self, knock: &Knock, id: &NicId) -> bool {
+        let Knock::Fdb {
+            port,
+            bridge: Some(bridge),
+            mac,
+            learned: _,
+        } = knock
+        else {
+            return false;
+        };
+        let nics = &self.world.resolved.nics;
+        let Ok(place) = nics.binary_search_by(|nic| nic.id.cmp(id)) else {
+            return false;
+        };
+        let facts = self.world.facts.as_ref();
+        let ours = facts
+            .and_then(|facts| facts.link(&nics[place].port))
+            .map(|link| link.index);
+        ours == Some(*port)
+            && matches!(self.kernel.rtnl.fdb_entry(*bridge, *mac), Ok(Some(entry)) if entry.port == *port && entry.ext_learned && !entry.permanent)
+    }
+
+    /// Whether a link is not as it was when it was last looked at.
+    fn is_other(&mut self, name: &IfName) -> bool {
+        let known = self.world.facts.as_ref().and_then(|facts| facts.link(name));
+        !matches!(self.kernel.rtnl.link(name), Ok(fresh) if fresh.as_ref() == known)
     }
 
     fn pass(&mut self) {

@@ -11,8 +11,9 @@ use crate::host::{self, HostFile, LoadError};
 use crate::kernel::monitor::{Monitor, MonitorFilter};
 use crate::kernel::{Kernel, KernelError};
 use crate::kinds::dnsmasq_file::CONFIG;
+use crate::kinds::nft_element::NftElement;
 use crate::kinds::{KindError, Look, nft_table};
-use crate::model::Facts;
+use crate::model::{Facts, Inputs, Kind};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -42,7 +43,6 @@ pub async fn run(host_path: &Path) -> Result<(), StartError> {
     let host = host::load(host_path)?;
     check_privilege()?;
     let mut kernel = Kernel::open()?;
-    check_ruleset(&mut kernel, &host)?;
     let control_path = host.agent.control_socket.clone();
     let listener =
         server::listen(&control_path)
@@ -51,6 +51,10 @@ pub async fn run(host_path: &Path) -> Result<(), StartError> {
                 path: control_path.clone(),
                 why: error.to_string(),
             })?;
+    if let Err(error) = load_or_check_ruleset(&mut kernel, &host) {
+        let _ = std::fs::remove_file(&control_path);
+        return Err(StartError::Ruleset(error));
+    }
     // Before the first look, so that nothing that happens after it is missed.
     let mut monitor = Monitor::open(&MonitorFilter {
         tunnels: Vec::new(),
@@ -112,19 +116,28 @@ fn check_privilege() -> Result<(), StartError> {
     privilege::drop_capabilities().map_err(StartError::Privilege)
 }
 
-/// Fails if the ruleset would have to be loaded and cannot be. Changes nothing.
-fn check_ruleset(kernel: &mut Kernel, host: &HostFile) -> Result<(), StartError> {
+/// Loads the ruleset, closed, where there is none; checks that it can be where there is another,
+/// which stays until it is known what it has to let through. Fails without having changed anything.
+fn load_or_check_ruleset(kernel: &mut Kernel, host: &HostFile) -> Result<(), KindError> {
     let facts = Facts::default();
     let mut look = Look {
         kernel,
         host,
         facts: &facts,
     };
-    let loaded = nft_table::observe(&mut look).map_err(StartError::Ruleset)?;
+    let loaded = nft_table::observe(&mut look)?;
+    if loaded.is_empty() {
+        let nobody = Inputs {
+            host,
+            nics: &[],
+            facts: &facts,
+        };
+        return nft_table::create(kernel, &NftElement::derive(&nobody));
+    }
     if loaded == nft_table::wanted() {
         return Ok(());
     }
-    nft_table::check(kernel).map_err(StartError::Ruleset)
+    nft_table::check(kernel)
 }
 
 type DhcpTask = Option<tokio::task::JoinHandle<()>>;

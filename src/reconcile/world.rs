@@ -9,7 +9,9 @@ use crate::kinds::port_attrs;
 use crate::lxd::{Instance, InstanceId, Inventory};
 use crate::model::nic::{Resolved, resolve};
 use crate::model::{Facts, Nic, NicId};
-use std::collections::{BTreeMap, BTreeSet};
+use std::cell::OnceCell;
+use std::cmp::Ordering;
+use std::collections::{BTreeSet, HashMap};
 
 /// Everything that was learned.
 #[derive(Debug, Default)]
@@ -21,15 +23,18 @@ pub struct World {
     pub passed: Vec<Nic>,
     /// `None` until the first pass.
     pub facts: Option<Facts>,
-    index: Index,
+    /// Made when an event first asks for it after a change.
+    index: OnceCell<Index>,
 }
 
-/// Ways from what an event names to the NIC that it concerns.
+/// Ways from what an event names to the NIC that it concerns, as its place in the resolved list.
 #[derive(Debug, Default)]
 struct Index {
-    ports: BTreeMap<IfName, NicId>,
-    macs: BTreeMap<(String, Mac), NicId>,
-    addresses: BTreeMap<(String, IpAddr), NicId>,
+    /// Names; what follows has their places.
+    networks: Vec<String>,
+    ports: HashMap<IfName, usize>,
+    macs: HashMap<(usize, Mac), usize>,
+    addresses: HashMap<(usize, IpAddr), usize>,
 }
 
 /// What a listing means.
@@ -46,6 +51,8 @@ pub enum Listed {
 pub enum LookAt {
     Nothing,
     Nic(NicId),
+    /// A NIC's port: look whether it changed in a way that matters.
+    NicLink(IfName, NicId),
     /// A link of a network: look whether it changed in a way that matters.
     NetworkLink(IfName),
     Nftables,
@@ -94,7 +101,7 @@ impl World {
         let fresh = resolve(host, inventory, &self.resolved.nics);
         let changed = difference(&self.resolved.nics, &fresh.nics);
         if fresh.nics != self.resolved.nics {
-            self.index = Index::of(&fresh.nics);
+            self.index.take();
         }
         self.resolved = fresh;
         changed
@@ -113,7 +120,10 @@ impl World {
         let Some(facts) = &self.facts else {
             return LookAt::Everything;
         };
-        let nic = |id: Option<&NicId>| id.map_or(LookAt::Nothing, |id| LookAt::Nic(id.clone()));
+        let ways = self.index.get_or_init(|| Index::of(&self.resolved.nics));
+        let id = |place: usize| self.resolved.nics[place].id.clone();
+        let nic =
+            |place: Option<usize>| place.map_or(LookAt::Nothing, |place| LookAt::Nic(id(place)));
         let network_at = |svi: u32| {
             let name = facts.name_of(svi)?;
             host.networks.iter().find(|network| network.bridge == *name)
@@ -130,8 +140,8 @@ impl World {
                     {
                         return LookAt::NetworkLink(name.clone());
                     }
-                    if let Some(id) = self.index.ports.get(name) {
-                        return LookAt::Nic(id.clone());
+                    if let Some(place) = ways.ports.get(name) {
+                        return LookAt::NicLink(name.clone(), id(*place));
                     }
                 }
                 LookAt::Nothing
@@ -144,10 +154,10 @@ impl World {
             } => {
                 let bridge = bridge.or_else(|| facts.link(facts.name_of(*port)?)?.master);
                 let network = bridge.and_then(network_at);
-                match network.map(|network| self.index.macs.get(&(network.name.clone(), *mac))) {
+                match network.map(|network| ways.mac(&network.name, *mac)) {
                     // Made to look like ours, and no NIC's: only a look at all of them shows it.
                     Some(None) if *learned => LookAt::Everything,
-                    id => nic(id.flatten()),
+                    place => nic(place.flatten()),
                 }
             }
             Knock::Neighbour {
@@ -155,22 +165,21 @@ impl World {
                 address,
                 ours,
             } => {
-                let addresses = &self.index.addresses;
                 let network = network_at(*device);
-                match network.map(|network| addresses.get(&(network.name.clone(), *address))) {
+                match network.map(|network| ways.address(&network.name, *address)) {
                     Some(None) if *ours => LookAt::Everything,
-                    id => nic(id.flatten()),
+                    place => nic(place.flatten()),
                 }
             }
             Knock::Route { destination, .. } => {
                 let address = destination.addr();
                 let mut of_any = host.networks.iter().filter(|n| n.host_routes.is_some());
-                nic(of_any
-                    .find_map(|network| self.index.addresses.get(&(network.name.clone(), address))))
+                nic(of_any.find_map(|network| ways.address(&network.name, address)))
             }
-            Knock::Mdb { port, .. } => nic(facts
-                .name_of(*port)
-                .and_then(|name| self.index.ports.get(name))),
+            Knock::Mdb { port, .. } => {
+                let name = facts.name_of(*port);
+                nic(name.and_then(|name| ways.ports.get(name).copied()))
+            }
             Knock::NftGeneration { .. } => LookAt::Nftables,
         }
     }
@@ -194,38 +203,51 @@ impl World {
 impl Index {
     fn of(nics: &[Nic]) -> Self {
         let mut index = Index::default();
-        for nic in nics {
-            index.ports.insert(nic.port.clone(), nic.id.clone());
-            index
-                .macs
-                .insert((nic.network.clone(), nic.mac), nic.id.clone());
-            for address in nic.addresses() {
-                index
-                    .addresses
-                    .insert((nic.network.clone(), address), nic.id.clone());
-            }
+        for (place, nic) in nics.iter().enumerate() {
+            let network = index.network(&nic.network).unwrap_or_else(|| {
+                index.networks.push(nic.network.clone());
+                index.networks.len() - 1
+            });
+            index.ports.insert(nic.port.clone(), place);
+            index.macs.insert((network, nic.mac), place);
+            let addresses = nic.addresses().map(|address| ((network, address), place));
+            index.addresses.extend(addresses);
         }
         index
+    }
+
+    fn network(&self, name: &str) -> Option<usize> {
+        self.networks.iter().position(|network| network == name)
+    }
+
+    fn mac(&self, network: &str, mac: Mac) -> Option<usize> {
+        self.macs.get(&(self.network(network)?, mac)).copied()
+    }
+
+    fn address(&self, network: &str, address: IpAddr) -> Option<usize> {
+        self.addresses
+            .get(&(self.network(network)?, address))
+            .copied()
     }
 }
 
 /// NICs that are in only one of the lists, or not the same in both. Both are sorted by identity.
 fn difference(before: &[Nic], now: &[Nic]) -> BTreeSet<NicId> {
-    let by_id = |nics: &'_ [Nic]| -> BTreeMap<NicId, Nic> {
-        nics.iter()
-            .map(|nic| (nic.id.clone(), nic.clone()))
-            .collect()
-    };
-    if before == now {
-        return BTreeSet::new();
+    let (mut before, mut now) = (before.iter().peekable(), now.iter().peekable());
+    let mut different = BTreeSet::new();
+    loop {
+        let order = match (before.peek(), now.peek()) {
+            (None, None) => return different,
+            (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (Some(old), Some(new)) => old.id.cmp(&new.id),
+        };
+        let old = before.next_if(|_| order.is_le());
+        let new = now.next_if(|_| order.is_ge());
+        if old != new {
+            different.extend(old.or(new).map(|nic| nic.id.clone()));
+        }
     }
-    let (before, now) = (by_id(before), by_id(now));
-    before
-        .keys()
-        .chain(now.keys())
-        .filter(|id| before.get(id) != now.get(id))
-        .cloned()
-        .collect()
 }
 
 #[cfg(test)]

@@ -237,7 +237,7 @@ class Scene:
 
     def guest(self, host, name, number, start=True, mac="", project="default", network="vpc", **keys):
         """Makes a container with the addresses of that number. It is deleted after the theme."""
-        four, six = fleet.addresses_of(number)
+        four, six = fleet.addresses_of(number, network)
         guest = Guest(self, host, name, four, six, project)
         self.guests.append(guest)
         words = [f"user.lxmesh.parent={network}", f"user.lxmesh.ipv4.address={four}", f"user.lxmesh.ipv6.address={six}"]
