@@ -136,47 +136,6 @@ fn changed_keys_take_effect() {
 }
 
 #[test]
-fn ranges_peers_and_tags_take_effect_are_kept_and_withdrawn() {
-    in_netns(|ns| {
-        let mut world = busy_world(ns);
-        let mut nic = world.nics[0].clone();
-        let plain = nic.clone();
-        nic.in_services = [
-            "tcp/443",
-            "tcp/8000-8100",
-            "tcp/5432@10.1.0.0/16",
-            "udp/53@2001:db8:1::/48",
-            "tcp/22@tag:bastion",
-        ]
-        .map(String::from)
-        .into();
-        nic.out_services = ["udp/53", "udp/1000-2000@10.0.0.0/8", "tcp/1-65535"]
-            .map(String::from)
-            .into();
-        let change = |world: &mut World, nic: &Nic| {
-            world.set(nic, Status::Running);
-            world.expect(nic);
-            world.lxd.emit("instance-updated", "default", &nic.instance);
-            world.in_step();
-        };
-        change(&mut world, &nic);
-        // What somebody takes away or puts in is put right.
-        let port = &nic.port;
-        world.ns.sh(&format!(
-            "nft delete element bridge lxmesh in4 '{{ {port} . tcp . 8000-8100 . 0.0.0.0/0 }}'
-             nft delete element bridge lxmesh in_more '{{ {port} }}'
-             nft add element bridge lxmesh in4 '{{ {port} . tcp . 1-79 . 0.0.0.0/0 : accept }}'
-             nft add element bridge lxmesh in_tags '{{ {port} . tcp . 23-25 . 1 }}'"
-        ));
-        world.in_step();
-        // A range that overlaps with what was there.
-        nic.in_services[1] = "tcp/8050-8200".into();
-        change(&mut world, &nic);
-        change(&mut world, &plain);
-    });
-}
-
-#[test]
 fn an_address_taken_away_and_given_to_another_instance_moves() {
     in_netns(|ns| {
         let mut world = busy_world(ns);

@@ -91,11 +91,31 @@ fn put_range(
 /// What holds for a network as a whole, by name even before its devices exist.
 fn network_elements(inputs: &Inputs<'_>, wanted: &mut Table<NftElement>) {
     let fabric = &inputs.host.fabric;
-    put(wanted, Set::VxlanUdp, &[Value::Port(fabric.vxlan_port)], None);
-    put(wanted, Set::InetVxlanUdp, &[Value::Port(fabric.vxlan_port)], None);
+    put(
+        wanted,
+        Set::VxlanUdp,
+        &[Value::Port(fabric.vxlan_port)],
+        None,
+    );
+    put(
+        wanted,
+        Set::InetVxlanUdp,
+        &[Value::Port(fabric.vxlan_port)],
+        None,
+    );
     for network in &inputs.host.networks {
-        put(wanted, Set::VxlanUdp, &[Value::Port(network.vxlan_port)], None);
-        put(wanted, Set::InetVxlanUdp, &[Value::Port(network.vxlan_port)], None);
+        put(
+            wanted,
+            Set::VxlanUdp,
+            &[Value::Port(network.vxlan_port)],
+            None,
+        );
+        put(
+            wanted,
+            Set::InetVxlanUdp,
+            &[Value::Port(network.vxlan_port)],
+            None,
+        );
         let svi = Value::IfName(&network.bridge);
         put(wanted, Set::Svis, &[svi], None);
         put(wanted, Set::InetSvis, &[svi], None);

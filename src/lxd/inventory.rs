@@ -4,6 +4,7 @@
 use super::wire;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 /// An instance's name is unique within its project only.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -42,6 +43,25 @@ pub struct Instance {
     pub last_used_at: String,
     /// Devices with `user.lxmesh.parent`, by device name order.
     pub nics: Vec<LxdNic>,
+    /// Of the access lists that the devices name, those that the project has.
+    pub acls: Acls,
+}
+
+/// Access lists by name.
+pub type Acls = BTreeMap<String, Arc<wire::Acl>>;
+
+impl Instance {
+    /// Names of access lists that its devices refer to.
+    pub fn acl_names(&self) -> impl Iterator<Item = &str> {
+        self.nics.iter().flat_map(|nic| nic.acl_names())
+    }
+}
+
+impl LxdNic {
+    pub fn acl_names(&self) -> impl Iterator<Item = &str> {
+        let words = self.acls.split(|c: char| c == ',' || c.is_whitespace());
+        words.filter(|word| !word.is_empty())
+    }
 }
 
 /// One device of `type=nic`, `nictype=p2p` that has `user.lxmesh.parent`. Texts as LXD gave them.
@@ -59,6 +79,7 @@ pub struct LxdNic {
     pub in_services: String,
     pub out_services: String,
     pub tags: String,
+    pub acls: String,
 }
 
 /// All instances of the local server, as last read.
@@ -88,6 +109,7 @@ impl From<wire::Instance> for Instance {
             presence: presence(status_code),
             last_used_at,
             nics,
+            acls: Acls::new(),
         }
     }
 }
@@ -140,6 +162,7 @@ fn nic(device: &str, keys: &wire::Keys, config: &wire::Keys) -> Option<LxdNic> {
         in_services: merged("in_services"),
         out_services: merged("out_services"),
         tags: merged("tags"),
+        acls: merged("acls"),
     })
 }
 

@@ -2,10 +2,11 @@
 //! checked against them, conflicts between NICs decided. Whatever is wrong costs only the NIC or
 //! the key that it concerns, and says so once, with instance, device, key, value and remedy.
 
+use super::policies::Words;
 use crate::addr::{IfName, Mac, is_assignable};
 use crate::host::{HostFile, Network};
-use crate::lxd::{Instance, InstanceId, Inventory, LxdNic, Presence};
-use crate::policy::{self, Compiled, Direction, Rule, Surroundings, parse_services, parse_tags};
+use crate::lxd::{Acls, Instance, InstanceId, Inventory, LxdNic, Presence};
+use crate::policy::{Compiled, Surroundings, parse_tags};
 use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -90,7 +91,7 @@ pub fn resolve(host: &HostFile, inventory: &Inventory, before: &[Nic]) -> Resolv
         }
         for raw in &instance.nics {
             let mut problems = Complaints::about(instance, raw);
-            if let Some(nic) = resolve_one(host, &mut problems, raw) {
+            if let Some(nic) = resolve_one(host, &mut problems, raw, &instance.acls) {
                 candidates.push((instance, nic));
             }
             resolved.problems.append(&mut problems.found);
@@ -121,7 +122,12 @@ pub fn resolve(host: &HostFile, inventory: &Inventory, before: &[Nic]) -> Resolv
     resolved
 }
 
-fn resolve_one(host: &HostFile, problems: &mut Complaints, raw: &LxdNic) -> Option<Nic> {
+fn resolve_one(
+    host: &HostFile,
+    problems: &mut Complaints,
+    raw: &LxdNic,
+    there: &Acls,
+) -> Option<Nic> {
     let LxdNic {
         device: _,
         parent,
@@ -129,9 +135,10 @@ fn resolve_one(host: &HostFile, problems: &mut Complaints, raw: &LxdNic) -> Opti
         hwaddr,
         ipv4,
         ipv6,
-        in_services,
-        out_services,
+        in_services: _,
+        out_services: _,
         tags,
+        acls: _,
     } = raw;
     let Some(network) = host.network(parent) else {
         let known: Vec<_> = host.networks.iter().map(|n| n.name.as_str()).collect();
@@ -163,64 +170,36 @@ fn resolve_one(host: &HostFile, problems: &mut Complaints, raw: &LxdNic) -> Opti
         ));
         return None;
     }
+    let ipv4 = address(problems, network, "ipv4.address", ipv4.as_deref());
+    let ipv6 = address(problems, network, "ipv6.address", ipv6.as_deref());
     let around = Surroundings { host, network };
-    let inward = services(problems, around, Direction::In, in_services);
-    let outward = services(problems, around, Direction::Out, out_services);
     let (tags, bad_tags) = parse_tags(tags, &around);
     for error in bad_tags {
         problems.add(format!("user.lxmesh.tags: {error}"));
     }
+    let own: Vec<IpAddr> = ipv4
+        .map(IpAddr::V4)
+        .into_iter()
+        .chain(ipv6.map(IpAddr::V6))
+        .collect();
+    let words = Words {
+        around,
+        raw,
+        there,
+        own: &own,
+    };
+    let [inward, outward] = words.policies(|problem| problems.add(problem));
     Some(Nic {
         id: problems.nic.clone(),
         network: network.name.clone(),
         port,
         mac,
-        ipv4: address(problems, network, "ipv4.address", ipv4.as_deref()),
-        ipv6: address(problems, network, "ipv6.address", ipv6.as_deref()),
+        ipv4,
+        ipv6,
         inward,
         outward,
         tags,
     })
-}
-
-/// The network's services and the NIC's own, compiled.
-fn services(
-    problems: &mut Complaints,
-    around: Surroundings<'_>,
-    direction: Direction,
-    list: &str,
-) -> Arc<Compiled> {
-    let (key, of_network) = match direction {
-        Direction::In => ("in_services", &around.network.in_services),
-        Direction::Out => ("out_services", &around.network.out_services),
-    };
-    let mut rules: Vec<Rule> = Vec::new();
-    for service in of_network {
-        let origin = format!("network {} {key} {service}", around.network.name).into();
-        // The host file's check has seen to it that none is refused.
-        rules.extend(
-            around
-                .rules(service, direction, &origin)
-                .into_iter()
-                .flatten(),
-        );
-    }
-    let (own, errors) = parse_services(list);
-    for error in errors {
-        problems.add(format!("user.lxmesh.{key}: {error}"));
-    }
-    for service in own {
-        let origin = format!("user.lxmesh.{key} {service}").into();
-        match around.rules(&service, direction, &origin) {
-            Ok(more) => rules.extend(more),
-            Err(why) => problems.add(format!("user.lxmesh.{key}: \"{service}\" {why}")),
-        }
-    }
-    let (compiled, problem) = policy::compile(direction, rules);
-    if let Some(problem) = problem {
-        problems.add(format!("user.lxmesh.{key}: {problem}"));
-    }
-    Arc::new(compiled)
 }
 
 fn address<A>(
@@ -401,6 +380,7 @@ mod tests {
             presence: Presence::Up,
             last_used_at: started.into(),
             nics: vec![nic],
+            acls: Default::default(),
         }
     }
 
@@ -481,7 +461,8 @@ mod tests {
 
     #[test]
     fn each_bad_value_is_named_with_its_key_and_costs_only_itself() {
-        let cases: [(fn(&mut LxdNic), &str, bool); 10] = [
+        type Case = (fn(&mut LxdNic), &'static str, bool);
+        let cases: [Case; 10] = [
             (
                 |n| n.parent = "nowhere".into(),
                 "user.lxmesh.parent=\"nowhere\" is not a network",
