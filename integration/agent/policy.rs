@@ -5,6 +5,7 @@ use super::cold_start::busy_world;
 use super::support::fake_lxd::Status;
 use super::support::in_netns;
 use super::support::world::{Nic, World};
+use lxmesh::kernel::Kernel;
 use serde_json::{Value, json};
 
 #[test]
@@ -185,5 +186,115 @@ fn a_trace_names_the_rule_that_decides() {
             assert_eq!(code, Some(1), "{text}");
             assert!(text.contains(says), "{text}");
         }
+    });
+}
+
+#[test]
+fn a_withdrawn_service_ends_its_tracked_connections_and_no_others() {
+    in_netns(|ns| {
+        let mut world = busy_world(ns);
+        let nic = world.nics[0].clone();
+        let (own, other) = (
+            nic.ipv4.clone().unwrap(),
+            world.nics[1].ipv4.clone().unwrap(),
+        );
+        // Entries as conntrack would make them: in the zone of the network, and elsewhere.
+        let vni = 100;
+        let make = |zone: u32, target: &str, port: u16| {
+            ns.sh(&format!(
+                "conntrack -I -s 192.0.9.9 -d {target} -p tcp --sport 4000 --dport {port} --state ESTABLISHED --timeout 3000 -w {zone} -u ASSURED"
+            ));
+        };
+        make(vni, &own, 80);
+        make(vni, &own, 81);
+        make(vni, &other, 80);
+        make(vni + 7, &own, 80);
+        let count = |world: &World<'_>| world.ns.sh("cat /proc/net/nf_conntrack").lines().count();
+        assert_eq!(count(&world), 4);
+        let mut less = nic.clone();
+        less.in_services = vec!["udp/53".into()];
+        world.set(&less, Status::Running);
+        world.expect(&less);
+        world.lxd.emit("instance-updated", "default", &nic.instance);
+        world.in_step();
+        world.until("its connection has ended", |world| {
+            (count(world) == 3).then_some(())
+        });
+        let left = world.ns.sh("cat /proc/net/nf_conntrack");
+        assert!(
+            !left
+                .lines()
+                .any(|line| line.contains(&format!("dst={own} "))
+                    && line.contains("dport=80 ")
+                    && line.contains(&format!("zone={vni} "))),
+            "{left}"
+        );
+    });
+}
+
+#[test]
+fn limits_of_a_nic_and_of_a_network_take_effect_and_wrong_ones_are_said() {
+    in_netns(|ns| {
+        let mut world = busy_world(ns);
+        let mut nic = world.nics[0].clone();
+        let change = |world: &mut World<'_>, nic: &Nic| {
+            world.set(nic, Status::Running);
+            world.expect(nic);
+            world.lxd.emit("instance-updated", "default", &nic.instance);
+            world.in_step();
+        };
+        // Not every iproute2 tells it.
+        let groups = |nic: &Nic| {
+            let mut kernel = Kernel::open().unwrap();
+            let link = kernel.rtnl.link(&nic.port.parse().unwrap()).unwrap();
+            link.unwrap().port.unwrap().mcast_max_groups
+        };
+        nic.limits = [
+            ("connections", 256),
+            ("control_packets", 10),
+            ("multicast_groups", 3),
+        ]
+        .into();
+        change(&mut world, &nic);
+        assert_eq!(groups(&nic), Some(3));
+        nic.limits = [("connections", 16384), ("new_connections", 10000)].into();
+        change(&mut world, &nic);
+        assert_eq!(groups(&nic), Some(64));
+        nic.limits.clear();
+        change(&mut world, &nic);
+        // A limit that there is not: the network's, and a word about it.
+        world.set(&nic, Status::Running);
+        let mut instance = world.lxd.get("default", &nic.instance);
+        let key = "user.lxmesh.limits.connections";
+        instance.config.insert(key.into(), "5000".into());
+        world.lxd.put(instance);
+        world.lxd.emit("instance-updated", "default", &nic.instance);
+        let wanted =
+            "user.lxmesh.limits.connections=\"5000\" is not a limit; write one of 64, 256, 1024";
+        world.until("the wrong limit is said", |world| {
+            let status = world.status()?;
+            let problems = status["problems"].as_array()?.clone();
+            problems
+                .iter()
+                .any(|text| text.as_str().is_some_and(|text| text.contains(wanted)))
+                .then_some(())
+        });
+        world.set(&nic, Status::Running);
+        world.lxd.emit("instance-updated", "default", &nic.instance);
+        // A network's limits are those of its NICs that have none of their own.
+        let text = world.host_file().replace(
+            "vni = 100\n",
+            "vni = 100\nmax_connections = 64\nmax_multicast_groups = 5\n",
+        );
+        world.write_host_file(&text);
+        for mut nic in world.nics.clone() {
+            if nic.network == "vpc" {
+                nic.limits.insert("connections", 64);
+                world.expect(&nic);
+            }
+        }
+        world.signal("HUP");
+        world.in_step();
+        assert_eq!(groups(&nic), Some(5));
     });
 }

@@ -214,6 +214,7 @@ fn wanted_of(nic: &Nic, lines: &mut Lines) {
         in_services,
         out_services,
         mark,
+        limits,
         ..
     } = nic;
     let Network { vni, table, .. } = network(name);
@@ -255,6 +256,21 @@ fn wanted_of(nic: &Nic, lines: &mut Lines) {
     lines.insert(format!("set bridge zones {port} : {vni}"));
     if *mark != 0 {
         lines.insert(format!("set bridge marks {port} : {mark}"));
+    }
+    let limit = |name, usual| *limits.get(name).unwrap_or(&usual);
+    let (new, connections) = (limit("new_connections", 1000), limit("connections", 4096));
+    if (new, connections) != (1000, 4096) {
+        lines.insert(format!("set bridge limited {port}"));
+        lines.insert(format!("set bridge limit_new {port} : jump new_{new}"));
+        lines.insert(format!(
+            "set bridge limit_conns {port} : goto conns_{connections}"
+        ));
+    }
+    if limit("control_packets", 100) != 100 {
+        lines.insert(format!(
+            "set bridge limit_ctl {port} : goto ctl_{}",
+            limit("control_packets", 100)
+        ));
     }
     for (direction, services) in [("in", in_services), ("out", out_services)] {
         for service in services {
@@ -356,8 +372,10 @@ fn element_text(element: &Value) -> String {
     if let Some(prefix) = element.get("prefix") {
         return format!("{}/{}", text(&prefix["addr"]), prefix["len"]);
     }
-    if let Some(target) = element.get("goto") {
-        return format!("goto {}", text(&target["target"]));
+    for name in ["goto", "jump"] {
+        if let Some(target) = element.get(name) {
+            return format!("{name} {}", text(&target["target"]));
+        }
     }
     if let Some(verdict) = ["accept", "drop", "return"]
         .into_iter()

@@ -37,6 +37,8 @@ pub struct Nic {
     pub in_services: Vec<String>,
     pub out_services: Vec<String>,
     pub mark: u16,
+    /// `user.lxmesh.limits.*` of the device.
+    pub limits: BTreeMap<&'static str, u32>,
 }
 
 pub struct World<'a> {
@@ -284,6 +286,7 @@ impl<'a> World<'a> {
             in_services: vec!["tcp/80".into(), "udp/53".into()],
             out_services: vec!["sctp/2905".into(), "tcp/443".into()],
             mark: 0,
+            limits: BTreeMap::new(),
         }
     }
 
@@ -348,6 +351,9 @@ impl<'a> World<'a> {
             .map(|(_, tag)| *tag)
             .collect();
         device.insert("user.lxmesh.tags".into(), tags.join(" "));
+        for (name, limit) in &nic.limits {
+            device.insert(format!("user.lxmesh.limits.{name}"), limit.to_string());
+        }
         let Nic {
             device: name,
             port,

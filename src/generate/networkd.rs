@@ -115,6 +115,7 @@ impl NetworkValues {
             dns,
             in_services: _,
             out_services: _,
+            limits: _,
         } = network;
         let gateway = |net: IpNet| GatewayValues {
             address: net.to_string(),

@@ -5,8 +5,9 @@ use super::check::{self, DEFAULT_UNDERLAY_MTU, DEFAULT_VXLAN_PORT, list, or};
 use super::keys::{FabricTable, NetworkTable, VrfTable};
 use super::mtu::MtuSum;
 use super::problem::{Findings, quoted};
-use super::schema::{Network, Vrf};
+use super::schema::{Limits, Network, Vrf};
 use super::service::{Peer, Service};
+use super::value::Int;
 use super::vrfs;
 use super::words::Gateway;
 use crate::addr::{IfName, IpNet, Mac, Vni};
@@ -43,6 +44,7 @@ pub fn check(
             .zip(zones)
             .zip(&devices.of_networks)
             .map(|((table, zone), devices)| {
+                check_limits(table, findings);
                 let mtu = check_mtu(table, around, findings);
                 resolve(table, zone, devices, mtu, &vrfs, around.fabric)
             });
@@ -447,7 +449,18 @@ fn resolve(
         gbp: _,
         in_services,
         out_services,
+        max_connections,
+        new_connections_per_s,
+        control_packets_per_s,
+        max_multicast_groups,
     } = table;
+    let usual = Limits::default();
+    let limits = Limits {
+        connections: or(max_connections, |n| n.get(), usual.connections),
+        new_connections: or(new_connections_per_s, |n| n.get(), usual.new_connections),
+        control_packets: or(control_packets_per_s, |n| n.get(), usual.control_packets),
+        multicast_groups: or(max_multicast_groups, |n| n.get(), usual.multicast_groups),
+    };
     let services = |key| {
         list(key)
             .iter()
@@ -493,7 +506,54 @@ fn resolve(
             .collect(),
         in_services: services(in_services),
         out_services: services(out_services),
+        limits,
     })
+}
+
+/// Limits are among the values that the rules know.
+fn check_limits(table: &NetworkTable, findings: &mut Findings<'_>) {
+    fn one<const MIN: i64, const MAX: i64>(
+        key: &str,
+        value: &Option<Spanned<Int<MIN, MAX>>>,
+        known: &[u32],
+        findings: &mut Findings<'_>,
+    ) {
+        if let Some(value) = value
+            && !known.contains(&value.get_ref().get())
+        {
+            let number = value.get_ref().0;
+            let known: Vec<String> = known.iter().map(u32::to_string).collect();
+            findings.add(
+                value.span(),
+                format!("network.{key}: {number} is not one of the limits that there are"),
+                format!("choose one of {}", known.join(", ")),
+            );
+        }
+    }
+    let NetworkTable {
+        max_connections,
+        new_connections_per_s,
+        control_packets_per_s,
+        ..
+    } = table;
+    one(
+        "max_connections",
+        max_connections,
+        &Limits::CONNECTIONS,
+        findings,
+    );
+    one(
+        "new_connections_per_s",
+        new_connections_per_s,
+        &Limits::NEW_CONNECTIONS,
+        findings,
+    );
+    one(
+        "control_packets_per_s",
+        control_packets_per_s,
+        &Limits::CONTROL_PACKETS,
+        findings,
+    );
 }
 
 /// Services that name a tag: it exists, travels, and is matched where it arrives.

@@ -1,8 +1,9 @@
 //! Elements of the policy sets: who may send what from which port, and what may reach it. A port
 //! that is not in them passes nothing, so they are there before the port joins its bridge.
 
-use super::nft_set::{ACCEPT, Bytes, Field, GOTO, RETURN, Set, TABLE, Value};
+use super::nft_set::{ACCEPT, Bytes, Field, GOTO, JUMP, RETURN, Set, TABLE, Value};
 use super::{KindError, Look, Scope};
+use crate::host::Limits;
 use crate::kernel::nft::{Element, ElementOp, Place};
 use crate::model::{Change, Inputs, Kind, Owns, Table};
 use crate::policy::{Action, Compiled, Direction, Protocol};
@@ -174,8 +175,34 @@ fn nic_elements(inputs: &Inputs<'_>, wanted: &mut Table<NftElement>) {
                 Some(Value::Mark(nic.tags.into())),
             );
         }
+        limit_elements(port, &nic.limits, wanted);
         policy_elements(at.port.index, Direction::In, &nic.inward, wanted);
         policy_elements(at.port.index, Direction::Out, &nic.outward, wanted);
+    }
+}
+
+/// A NIC with the limits that the rules have anyway needs none of these.
+fn limit_elements(port: Value<'_>, limits: &Limits, wanted: &mut Table<NftElement>) {
+    let Limits {
+        connections,
+        new_connections,
+        control_packets,
+        multicast_groups: _,
+    } = limits;
+    let rules = Limits::default();
+    if (connections, new_connections) != (&rules.connections, &rules.new_connections) {
+        put(wanted, Set::Limited, &[port], None);
+        let chain = format!("new_{new_connections}");
+        let verdict = Value::Verdict(JUMP, &chain);
+        put(wanted, Set::LimitNew, &[port], Some(verdict));
+        let chain = format!("conns_{connections}");
+        let verdict = Value::Verdict(GOTO, &chain);
+        put(wanted, Set::LimitConnections, &[port], Some(verdict));
+    }
+    if *control_packets != rules.control_packets {
+        let chain = format!("ctl_{control_packets}");
+        let verdict = Value::Verdict(GOTO, &chain);
+        put(wanted, Set::LimitControl, &[port], Some(verdict));
     }
 }
 

@@ -52,6 +52,11 @@ pub enum Set {
     In6,
     /// Port . protocol . destination ports . a tag's bit of the mark.
     InTags,
+    /// Ports with limits of their own, and the chains that apply them.
+    Limited,
+    LimitNew,
+    LimitControl,
+    LimitConnections,
     InetSvis,
     InetPorts,
     InetVxlanUdp,
@@ -112,7 +117,7 @@ pub struct Bytes {
 }
 
 impl Set {
-    pub const ALL: [Set; 25] = [
+    pub const ALL: [Set; 29] = [
         Set::Svis,
         Set::Mcast,
         Set::Ports,
@@ -134,6 +139,10 @@ impl Set {
         Set::In4,
         Set::In6,
         Set::InTags,
+        Set::Limited,
+        Set::LimitNew,
+        Set::LimitControl,
+        Set::LimitConnections,
         Set::InetSvis,
         Set::InetPorts,
         Set::InetVxlanUdp,
@@ -170,6 +179,10 @@ impl Set {
             Set::In4 => "in4",
             Set::In6 => "in6",
             Set::InTags => "in_tags",
+            Set::Limited => "limited",
+            Set::LimitNew => "limit_new",
+            Set::LimitControl => "limit_ctl",
+            Set::LimitConnections => "limit_conns",
             Set::Stamp => "stamp",
         }
     }
@@ -179,9 +192,16 @@ impl Set {
         use Field::*;
         match self {
             Set::Svis | Set::Mcast | Set::InetSvis | Set::InetPorts => &[IfName],
-            Set::Ports | Set::Overlay | Set::Marks | Set::Zones | Set::OutMore | Set::InMore => {
-                &[IfIndex]
-            }
+            Set::Ports
+            | Set::Overlay
+            | Set::Marks
+            | Set::Zones
+            | Set::OutMore
+            | Set::InMore
+            | Set::Limited
+            | Set::LimitNew
+            | Set::LimitControl
+            | Set::LimitConnections => &[IfIndex],
             Set::Routers | Set::MacOf => &[IfIndex, Mac],
             Set::MacRaw => &[IfIndex, MacRaw],
             Set::Id4 => &[IfIndex, Mac, Ip4],
@@ -201,6 +221,7 @@ impl Set {
             Set::Marks => Some(Field::Mark),
             Set::Zones => Some(Field::Zone),
             Set::Out4 | Set::Out6 | Set::In4 | Set::In6 => Some(Field::Verdict),
+            Set::LimitNew | Set::LimitControl | Set::LimitConnections => Some(Field::Verdict),
             _ => None,
         }
     }

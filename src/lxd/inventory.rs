@@ -80,7 +80,17 @@ pub struct LxdNic {
     pub out_services: String,
     pub tags: String,
     pub acls: String,
+    /// `user.lxmesh.limits.*`, each by the rest of its key; the device's before the instance's.
+    pub limits: BTreeMap<&'static str, String>,
 }
+
+/// What can be limited.
+pub const LIMITS: [&str; 4] = [
+    "connections",
+    "new_connections",
+    "control_packets",
+    "multicast_groups",
+];
 
 /// All instances of the local server, as last read.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -163,6 +173,15 @@ fn nic(device: &str, keys: &wire::Keys, config: &wire::Keys) -> Option<LxdNic> {
         out_services: merged("out_services"),
         tags: merged("tags"),
         acls: merged("acls"),
+        limits: LIMITS
+            .iter()
+            .filter_map(|name| {
+                let key = format!("limits.{name}");
+                let instance = || config.get(&format!("{KEY}{key}"));
+                let text = ours(&key).or_else(instance)?;
+                (!text.is_empty()).then(|| (*name, text.clone()))
+            })
+            .collect(),
     })
 }
 

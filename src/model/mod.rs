@@ -7,6 +7,7 @@ pub mod inputs;
 pub mod kind;
 pub mod nic;
 mod policies;
+pub mod revoked;
 pub mod table;
 pub mod trace;
 

@@ -4,7 +4,7 @@
 
 use super::policies::Words;
 use crate::addr::{IfName, Mac, is_assignable};
-use crate::host::{HostFile, Network};
+use crate::host::{HostFile, Limits, Network};
 use crate::lxd::{Acls, Instance, InstanceId, Inventory, LxdNic, Presence};
 use crate::policy::{Compiled, Surroundings, parse_tags};
 use std::collections::HashMap;
@@ -41,6 +41,7 @@ pub struct Nic {
     pub outward: Arc<Compiled>,
     /// Bits of the packet mark.
     pub tags: u16,
+    pub limits: Limits,
 }
 
 impl Nic {
@@ -139,6 +140,7 @@ fn resolve_one(
         out_services: _,
         tags,
         acls: _,
+        limits: _,
     } = raw;
     let Some(network) = host.network(parent) else {
         let known: Vec<_> = host.networks.iter().map(|n| n.name.as_str()).collect();
@@ -189,6 +191,7 @@ fn resolve_one(
         own: &own,
     };
     let [inward, outward] = words.policies(|problem| problems.add(problem));
+    let limits = words.limits(|problem| problems.add(problem));
     Some(Nic {
         id: problems.nic.clone(),
         network: network.name.clone(),
@@ -199,6 +202,7 @@ fn resolve_one(
         inward,
         outward,
         tags,
+        limits,
     })
 }
 

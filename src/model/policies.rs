@@ -4,6 +4,7 @@
 
 use super::acl;
 use crate::addr::IpAddr;
+use crate::host::Limits;
 use crate::lxd::{Acls, LxdNic};
 use crate::policy::{self, Compiled, Direction, Rule, Surroundings, parse_services};
 use std::sync::Arc;
@@ -45,6 +46,43 @@ impl Words<'_> {
             }
             Arc::new(compiled)
         })
+    }
+
+    /// Its own limits, and the network's where it has none or a wrong one.
+    pub fn limits(&self, mut complain: impl FnMut(String)) -> Limits {
+        let mut limits = self.around.network.limits.clone();
+        let Limits {
+            connections,
+            new_connections,
+            control_packets,
+            multicast_groups,
+        } = &mut limits;
+        for (name, text) in &self.raw.limits {
+            let (limit, known): (&mut u32, &[u32]) = match *name {
+                "connections" => (&mut *connections, &Limits::CONNECTIONS),
+                "new_connections" => (&mut *new_connections, &Limits::NEW_CONNECTIONS),
+                "control_packets" => (&mut *control_packets, &Limits::CONTROL_PACKETS),
+                _ => (&mut *multicast_groups, &[]),
+            };
+            let read = text.trim().parse().ok().filter(|number| match known {
+                [] => (1..=Limits::MULTICAST_GROUPS).contains(number),
+                known => known.contains(number),
+            });
+            if let Some(number) = read {
+                *limit = number;
+                continue;
+            }
+            let known: Vec<String> = known.iter().map(u32::to_string).collect();
+            let wanted = match known.len() {
+                0 => format!("a number from 1 to {}", Limits::MULTICAST_GROUPS),
+                _ => format!("one of {}", known.join(", ")),
+            };
+            let shown: String = text.chars().take(64).collect();
+            complain(format!(
+                "user.lxmesh.limits.{name}={shown:?} is not a limit; write {wanted}. The network's, {limit}, applies"
+            ));
+        }
+        limits
     }
 
     fn services(&self, direction: Direction, complain: &mut impl FnMut(String)) -> Vec<Rule> {
@@ -100,6 +138,9 @@ impl Words<'_> {
                     acl.name,
                     index + 1
                 );
+                if rule.state == "logged" {
+                    complain(format!("{place} is in force, but nothing is logged: LXMesh keeps no log of packets; set its state to enabled"));
+                }
                 match acl::rules(rule, direction, self.own, &origin.into()) {
                     Ok(made) => rules.extend(made),
                     Err(why) if acl::may_drop(rule) => {

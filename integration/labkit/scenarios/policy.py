@@ -5,6 +5,7 @@ import ipaddress
 import json
 import random
 
+from labkit.scenarios import state
 from labkit.scenarios.registry import check, scenario
 from labkit.scenarios.scene import TOOL, until_ready
 
@@ -130,6 +131,12 @@ def withdrawn(scene):
             _expect(scene, scene.c1, {f"tcp/5600@{c3.ipv4}": False})
             # The client says so by itself, 10 s after its last echo.
             said = json.loads(list(talking.lines())[-1])
+
+        def forgotten():
+            tracked = c3.host.sh(f"grep 'dst={c3.ipv4} .*dport=5600 ' /proc/net/nf_conntrack", check=False)
+            return [f"still tracked: {tracked}"] if tracked else []
+
+        scene.until(f"{c3.host.name} has forgotten the connection", forgotten)
     check(said["error"] is not None, f"the connection went on without its service: {said}")
 
 
@@ -213,6 +220,43 @@ def acls(scene):
         _expect(scene, c1, {f"tcp/5004@{extra.ipv6}": True})
         host.lxc("network", "acl", "rule", "remove", "labweb", "ingress", "action=drop")
         _expect(scene, c3, {f"tcp/5002@{extra.ipv4}": True})
+
+
+@scenario("limits")
+def limits(scene):
+    """a NIC's own limit of connections holds, is counted, and goes with the key"""
+    c1, extra = scene.c1, scene.extra
+    host = c1.host
+    many = (
+        "import socket,sys,time\nsockets=[]\n"
+        "for port in range(5700,5710):\n"
+        " for _ in range(20):\n"
+        "  s=socket.socket(); s.setblocking(False); s.connect_ex((sys.argv[1],port)); sockets.append(s)\n"
+        "time.sleep(4); ok=sum(not s.getsockopt(socket.SOL_SOCKET,socket.SO_ERROR) and _peer(s) for s in sockets); print(ok)\n"
+    )
+    many = "def _peer(s):\n try:\n  s.getpeername(); return 1\n except OSError:\n  return 0\n" + many
+
+    def connected():
+        said = c1.place.net.run(["python3", "-c", many, extra.ipv4], timeout=60).stdout
+        return int(said.split()[-1])
+
+    key = "user.lxmesh.limits.connections"
+    with _services(scene, c1_out="tcp/5700-5709 tcp/5600", c101_in="tcp/5700-5709 tcp/5600"), \
+            scene.serving(extra, *(f"tcp/{port}" for port in range(5700, 5710)), "tcp/5600"):
+        _expect(scene, c1, {f"tcp/5600@{extra.ipv4}": True})
+        check(connected() == 200, "not even without a limit of its own do all connect")
+        before = state.read(host).counters["too_many_connections"]
+        try:
+            c1.lxc("config", "set", c1.name, f"{key}=64")
+            scene.until("the limit is there", lambda: [] if state.read(host).sets.get("limit_conns") else ["no limit"])
+            now = connected()
+            check(now <= 64, f"{now} connections in spite of the limit")
+            dropped = state.read(host).counters["too_many_connections"] - before
+            check(dropped > 0, "the counter too_many_connections did not rise")
+            scene.note(f"{now} of 200 connected, {dropped} packets dropped")
+            scene.reaches(extra, c1.ipv4, c1.ipv6)
+        finally:
+            c1.lxc("config", "unset", c1.name, key)
 
 
 class _Entry:
