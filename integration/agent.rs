@@ -8,6 +8,8 @@ mod bad_input;
 mod cold_start;
 #[path = "agent/commands.rs"]
 mod commands;
+#[path = "agent/convergence.rs"]
+mod convergence;
 #[path = "agent/lifecycle.rs"]
 mod lifecycle;
 #[path = "agent/lxd_faults.rs"]

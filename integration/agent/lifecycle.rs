@@ -8,7 +8,7 @@ use super::support::world::{Nic, World};
 use serde_json::json;
 
 /// As LXD does it: the device goes, then the event comes.
-fn stop(world: &mut World<'_>, nic: &Nic) {
+pub fn stop(world: &mut World<'_>, nic: &Nic) {
     world.set(nic, Status::Stopped);
     world.unplug(nic);
     world.forget(nic);

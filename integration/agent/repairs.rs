@@ -2,7 +2,7 @@
 //! right, and nothing of others is touched.
 
 use super::cold_start::busy_world;
-use super::support::world::{NETWORKS, World, network_devices};
+use super::support::world::{NETWORKS, Nic, World, network_devices};
 use super::support::{Ns, in_netns};
 
 /// Each damage to a world of its own things, one after another; strangers must not notice.
@@ -17,9 +17,12 @@ fn each_is_repaired(damages: &[&str]) {
     });
 }
 
-/// PORT, MAC, V4, V6 and LL are those of the first NIC.
+/// PORT, MAC, V4, V6, LL and SVI are those of the first NIC.
 fn with_names(world: &World<'_>, command: &str) -> String {
-    let nic = &world.nics[0];
+    with_names_of(&world.nics[0], command)
+}
+
+pub fn with_names_of(nic: &Nic, command: &str) -> String {
     let address = |address: &Option<String>| address.clone().expect("it has both");
     command
         .replace("PORT", &nic.port)
@@ -27,6 +30,7 @@ fn with_names(world: &World<'_>, command: &str) -> String {
         .replace("V4", &address(&nic.ipv4))
         .replace("V6", &address(&nic.ipv6))
         .replace("LL", &super::support::expected::link_local(&nic.mac))
+        .replace("SVI", &format!("svi-{}", nic.network))
 }
 
 #[test]

@@ -51,7 +51,7 @@ pub struct World<'a> {
     peers: Child,
     agent: Option<Child>,
     starts: usize,
-    made: usize,
+    pub made: usize,
     /// The program under test.
     pub program: PathBuf,
     /// What runs it.
