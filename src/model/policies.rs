@@ -139,7 +139,9 @@ impl Words<'_> {
                     index + 1
                 );
                 if rule.state == "logged" {
-                    complain(format!("{place} is in force, but nothing is logged: LXMesh keeps no log of packets; set its state to enabled"));
+                    complain(format!(
+                        "{place} is in force, but nothing is logged: LXMesh keeps no log of packets; set its state to enabled"
+                    ));
                 }
                 match acl::rules(rule, direction, self.own, &origin.into()) {
                     Ok(made) => rules.extend(made),
