@@ -4,16 +4,21 @@
 //! Exit status: 0 done; 1 the host file, this host's place in it, or a file in the way forbids it,
 //! and standard error says why; 2 wrong arguments.
 
-use clap::{Parser, Subcommand};
+#[path = "lxmesh-gen/change.rs"]
+mod change;
+#[path = "lxmesh-gen/start.rs"]
+mod start;
+
+use clap::{CommandFactory, Parser, Subcommand};
 use lxmesh::addr::IpAddr;
-use lxmesh::generate::{self, LocalFacts, write};
+use lxmesh::generate::{self, LocalFacts, extra, write};
 use lxmesh::host::{self, HostFile};
 use std::error::Error;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// Renders the configuration of systemd-networkd, FRR and the kernel from the host file.
+/// Other programs' configuration from one host file: written, taken over, and undone if need be.
 #[derive(Parser)]
 #[command(
     version,
@@ -53,6 +58,29 @@ enum Command {
     },
     /// Print the JSON Schema of the host file, for editors.
     Schema,
+    /// Print how this host's files would change.
+    Diff(change::Place),
+    /// Print what would change, at which cost, and what would be run.
+    Plan(change::Place),
+    /// Write this host's files, let programs take them over, and undo it all if the fabric suffers.
+    Apply(change::ApplyArguments),
+    /// Keep what `apply --confirm` has done.
+    Confirm(change::RootArgument),
+    /// Undo an apply that is not finished or not confirmed.
+    Rollback(change::RollbackArguments),
+    /// Take over a file that is not ours or was edited; a copy is kept.
+    Adopt(change::AdoptArguments),
+    /// Write a host file from what is found on this host.
+    Init(start::InitArguments),
+    /// Write a host file from the agent.yaml of the Python LXMesh and what is found on this host.
+    Import(start::ImportArguments),
+    /// Draw the fabric.
+    Graph(start::GraphArguments),
+    /// Print completions for a shell.
+    Completions { shell: clap_complete::Shell },
+    /// Watch over an apply: run by `apply`.
+    #[command(hide = true)]
+    Guard { id: String },
 }
 
 fn main() -> ExitCode {
@@ -65,6 +93,17 @@ fn main() -> ExitCode {
             force,
         } => render(&host_file, root.as_deref(), host, force),
         Command::Schema => schema(),
+        Command::Diff(place) => change::diff(&place),
+        Command::Plan(place) => change::plan(&place),
+        Command::Apply(arguments) => change::apply(&arguments),
+        Command::Confirm(root) => change::confirm(&root),
+        Command::Rollback(arguments) => change::rollback(&arguments),
+        Command::Adopt(arguments) => change::adopt(&arguments),
+        Command::Init(arguments) => start::init(&arguments),
+        Command::Import(arguments) => start::import(&arguments),
+        Command::Graph(arguments) => start::graph(&arguments),
+        Command::Completions { shell } => completions(shell),
+        Command::Guard { id } => change::guard(&id),
     };
     match result.and_then(|text| print(&text)) {
         Ok(()) => ExitCode::SUCCESS,
@@ -145,7 +184,12 @@ fn summary(file: &HostFile) -> String {
 
 fn render(path: &Path, root: Option<&Path>, host: Option<IpAddr>, force: bool) -> Answer {
     let file = host::load(path)?;
-    let outputs = generate::render(&file, &facts(host)?)?;
+    let mut outputs = generate::render(&file, &facts(host)?)?;
+    // What stands on this host is no other host's.
+    let own = (host.is_none()).then_some(Path::new("/"));
+    if let Some(lines) = root.or(own).map(extra::read_frr).transpose()?.flatten() {
+        extra::append_frr(&mut outputs, &lines);
+    }
     for note in generate::notes(&file) {
         eprintln!("note: {note}");
     }
@@ -168,6 +212,12 @@ fn render(path: &Path, root: Option<&Path>, host: Option<IpAddr>, force: bool) -
         }
     }
     Ok(text)
+}
+
+fn completions(shell: clap_complete::Shell) -> Answer {
+    let mut text = Vec::new();
+    clap_complete::generate(shell, &mut Arguments::command(), "lxmesh-gen", &mut text);
+    Ok(String::from_utf8(text)?)
 }
 
 fn schema() -> Answer {

@@ -1,12 +1,15 @@
 //! From the host file and a few facts about this host to the files of the programs around us.
 //!
-//! Everything here but `facts.rs` and `write.rs` is a plain function of its arguments. Decisions
+//! Everything here but `facts.rs`, `extra.rs` and `write.rs` is a plain function of its arguments. Decisions
 //! are made in Rust; the templates print values. dnsmasq has no file here: all that it reads is
 //! the agent's, at run time. IPsec and the host's firewall are not rendered yet.
 
+pub mod diff;
+pub mod extra;
 mod facts;
 mod frr;
 mod networkd;
+pub mod plan;
 mod roles;
 mod sysctl;
 mod template;

@@ -3,6 +3,7 @@
 
 use super::keys::{self, FabricTable, File, List, TagBits};
 use super::networks;
+use super::policies;
 use super::problem::{Findings, quoted};
 use super::schema::{Agent, Dhcp, Fabric, HostFile, HostOverrides, Ipsec, Lxd, Role};
 use super::words::{HostAddress, Identity, PrefixOrAddress, RoleName};
@@ -53,7 +54,7 @@ pub fn check(file: &File, findings: &mut Findings<'_>) -> Option<HostFile> {
     );
     let tags = check_tags(tags, findings);
     let protected = ipsec.enabled || or(&fabric_table.unprotected_tags, |on| *on, false);
-    networks::check_services(list(network), fabric_table, &tags, protected, findings);
+    policies::check_services(list(network), fabric_table, &tags, protected, findings);
     let host = check_host(host, fabric_table, findings);
     let fabric = resolve_fabric(fabric_table);
     let networks = networks?;

@@ -4,10 +4,10 @@
 use super::check::{self, DEFAULT_UNDERLAY_MTU, DEFAULT_VXLAN_PORT, list, or};
 use super::keys::{FabricTable, NetworkTable, VrfTable};
 use super::mtu::MtuSum;
+use super::policies;
 use super::problem::{Findings, quoted};
 use super::schema::{Limits, Network, Vrf};
-use super::service::{Peer, Service};
-use super::value::Int;
+use super::service::Service;
 use super::vrfs;
 use super::words::Gateway;
 use crate::addr::{IfName, IpNet, Mac, Vni};
@@ -44,7 +44,7 @@ pub fn check(
             .zip(zones)
             .zip(&devices.of_networks)
             .map(|((table, zone), devices)| {
-                check_limits(table, findings);
+                policies::check_limits(table, findings);
                 let mtu = check_mtu(table, around, findings);
                 resolve(table, zone, devices, mtu, &vrfs, around.fabric)
             });
@@ -289,7 +289,7 @@ fn port_of(table: &NetworkTable, fabric: &FabricTable) -> u16 {
     or(&table.vxlan_port, |port| port.get(), common)
 }
 
-fn gbp_of(table: &NetworkTable, fabric: &FabricTable) -> bool {
+pub fn gbp_of(table: &NetworkTable, fabric: &FabricTable) -> bool {
     or(&table.gbp, |gbp| *gbp, or(&fabric.gbp, |gbp| *gbp, true))
 }
 
@@ -508,102 +508,4 @@ fn resolve(
         out_services: services(out_services),
         limits,
     })
-}
-
-/// Limits are among the values that the rules know.
-fn check_limits(table: &NetworkTable, findings: &mut Findings<'_>) {
-    fn one<const MIN: i64, const MAX: i64>(
-        key: &str,
-        value: &Option<Spanned<Int<MIN, MAX>>>,
-        known: &[u32],
-        findings: &mut Findings<'_>,
-    ) {
-        if let Some(value) = value
-            && !known.contains(&value.get_ref().get())
-        {
-            let number = value.get_ref().0;
-            let known: Vec<String> = known.iter().map(u32::to_string).collect();
-            findings.add(
-                value.span(),
-                format!("network.{key}: {number} is not one of the limits that there are"),
-                format!("choose one of {}", known.join(", ")),
-            );
-        }
-    }
-    let NetworkTable {
-        max_connections,
-        new_connections_per_s,
-        control_packets_per_s,
-        ..
-    } = table;
-    one(
-        "max_connections",
-        max_connections,
-        &Limits::CONNECTIONS,
-        findings,
-    );
-    one(
-        "new_connections_per_s",
-        new_connections_per_s,
-        &Limits::NEW_CONNECTIONS,
-        findings,
-    );
-    one(
-        "control_packets_per_s",
-        control_packets_per_s,
-        &Limits::CONTROL_PACKETS,
-        findings,
-    );
-}
-
-/// Services that name a tag: it exists, travels, and is matched where it arrives.
-pub fn check_services(
-    tables: &[Spanned<NetworkTable>],
-    fabric: &FabricTable,
-    tags: &BTreeMap<String, u8>,
-    protected: bool,
-    findings: &mut Findings<'_>,
-) {
-    for table in tables.iter().map(Spanned::get_ref) {
-        let inward = list(&table.in_services)
-            .iter()
-            .map(|service| ("in_services", service));
-        let outward = list(&table.out_services)
-            .iter()
-            .map(|service| ("out_services", service));
-        for (key, service) in inward.chain(outward) {
-            let Peer::Tag(name) = &service.get_ref().peer else {
-                continue;
-            };
-            let (what, remedy) = if key == "out_services" {
-                (
-                    "names a tag, but tags are matched where a packet arrives",
-                    "use in_services, or name a prefix or @network",
-                )
-            } else if !tags.contains_key(name) {
-                (
-                    "names a tag that [tags] does not have",
-                    "add it to [tags], with a bit of its own",
-                )
-            } else if !gbp_of(table, fabric) {
-                (
-                    "names a tag, but tags do not travel where gbp is false",
-                    "set gbp = true on every host, or name a prefix",
-                )
-            } else if !protected {
-                (
-                    "names a tag, but without [ipsec] whoever reaches a tunnel's UDP port can forge tags",
-                    "enable [ipsec], or accept that with unprotected_tags = true in [fabric]",
-                )
-            } else {
-                continue;
-            };
-            let shown = quoted(&service.get_ref().to_string());
-            findings.add(
-                service.span(),
-                format!("network.{key}: {shown} {what}"),
-                remedy,
-            );
-        }
-    }
 }
