@@ -256,10 +256,14 @@ fn limits_of_a_nic_and_of_a_network_take_effect_and_wrong_ones_are_said() {
         ]
         .into();
         change(&mut world, &nic);
-        world.until("its limit of groups holds", |_| (groups(&nic) == Some(3)).then_some(()));
+        world.until("its limit of groups holds", |_| {
+            (groups(&nic) == Some(3)).then_some(())
+        });
         nic.limits = [("connections", 16384), ("new_connections", 10000)].into();
         change(&mut world, &nic);
-        world.until("the usual limit of groups holds", |_| (groups(&nic) == Some(64)).then_some(()));
+        world.until("the usual limit of groups holds", |_| {
+            (groups(&nic) == Some(64)).then_some(())
+        });
         nic.limits.clear();
         change(&mut world, &nic);
         // A limit that there is not: the network's, and a word about it.
@@ -296,6 +300,8 @@ fn limits_of_a_nic_and_of_a_network_take_effect_and_wrong_ones_are_said() {
         world.signal("HUP");
         world.in_step();
         // Ports come after filters in a pass.
-        world.until("the network's limit of groups holds", |_| (groups(&nic) == Some(5)).then_some(()));
+        world.until("the network's limit of groups holds", |_| {
+            (groups(&nic) == Some(5)).then_some(())
+        });
     });
 }
