@@ -284,6 +284,20 @@ fn the_reference_documents_every_key_as_it_is() {
     assert_eq!(std::fs::read_to_string(&path).unwrap_or_default(), text);
 }
 
+/// The NixOS module takes its options from there.
+#[test]
+fn the_schema_in_the_tree_is_the_one_of_the_program() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("nix/schema.json");
+    let wanted = serde_json::to_string_pretty(&host::json_schema()).unwrap() + "\n";
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(&path, &wanted).unwrap();
+    }
+    assert!(
+        std::fs::read_to_string(&path).unwrap_or_default() == wanted,
+        "nix/schema.json is not what the program says; UPDATE_GOLDEN=1 writes it anew"
+    );
+}
+
 fn tomlish() -> impl Strategy<Value = String> {
     let word = prop::sample::select(vec![
         "version",

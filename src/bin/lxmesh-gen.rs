@@ -231,3 +231,18 @@ fn print(text: &str) -> Result<(), Box<dyn Error>> {
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+#[path = "../../integration/manual.rs"]
+#[allow(clippy::disallowed_methods)]
+mod manual;
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn man_pages_and_completions_say_what_the_arguments_are() {
+        super::manual::check(
+            <super::Arguments as clap::CommandFactory>::command().name("lxmesh-gen"),
+        );
+    }
+}

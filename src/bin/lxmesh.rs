@@ -268,3 +268,16 @@ fn run_purge(
     }
     ExitCode::SUCCESS
 }
+
+#[cfg(test)]
+#[path = "../../integration/manual.rs"]
+#[allow(clippy::disallowed_methods)]
+mod manual;
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn man_pages_and_completions_say_what_the_arguments_are() {
+        super::manual::check(<super::Arguments as clap::CommandFactory>::command().name("lxmesh"));
+    }
+}

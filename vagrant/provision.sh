@@ -1,0 +1,94 @@
+#!/bin/sh
+# Makes a fresh Debian 13 a host of the lab: provision.sh ROLE [PREFIX=ROUTER]...
+# Everything LXMesh needs comes from its package, and everything it configures from lxmesh-gen.
+set -eu
+role=$1
+shift
+export DEBIAN_FRONTEND=noninteractive
+
+# A box of vagrant/box.sh has all packages, and need not reach an archive.
+want="frr iproute2"
+[ "$role" != supervisor ] || want="$want lxd busybox-static"
+missing=
+for package in $want nftables dnsmasq-base; do
+    dpkg-query -W -f '${Status}' "$package" 2> /dev/null | grep -q 'ok installed' || missing="$missing $package"
+done
+if [ -n "$missing" ]; then
+    apt-get update -qq
+    # shellcheck disable=SC2086
+    apt-get install -y -qq --no-install-recommends $missing > /dev/null
+fi
+
+# The way to the other underlay subnets.
+for route; do
+    ip route replace "${route%%=*}" via "${route#*=}"
+done
+
+if [ "$role" = router ]; then
+    echo 'net.ipv4.ip_forward = 1' > /etc/sysctl.d/50-lab-router.conf
+    sysctl --quiet --system
+    exit 0
+fi
+
+apt-get install -y -qq --no-install-recommends /tmp/lxmesh.deb > /dev/null
+install -D -m 0644 /tmp/host.toml /etc/lxmesh/host.toml
+lxmesh-gen check
+lxmesh-gen render --root /
+systemctl enable --now systemd-networkd
+sysctl --quiet --system
+networkctl reload
+systemctl enable frr
+systemctl restart frr
+[ "$role" = supervisor ] || exit 0
+
+systemctl enable --now lxmesh-agent
+lxd waitready --timeout 300
+if ! lxc storage show default > /dev/null 2>&1; then
+    lxd init --preseed <<'PRESEED'
+storage_pools:
+- name: default
+  driver: dir
+profiles:
+- name: default
+  devices:
+    root: { type: disk, path: /, pool: default }
+PRESEED
+fi
+
+# An image without a download: busybox is init, shell and DHCP client.
+if ! lxc image info bb > /dev/null 2>&1; then
+    tree=$(mktemp -d)
+    mkdir -p "$tree/rootfs/bin" "$tree/rootfs/sbin" "$tree/rootfs/etc" "$tree/rootfs/proc" "$tree/rootfs/sys" \
+        "$tree/rootfs/dev" "$tree/rootfs/root" "$tree/rootfs/run" "$tree/rootfs/tmp" "$tree/rootfs/var"
+    cp /bin/busybox "$tree/rootfs/bin/"
+    for applet in $(/bin/busybox --list); do
+        [ "$applet" = busybox ] || ln -s busybox "$tree/rootfs/bin/$applet"
+    done
+    ln -s ../bin/busybox "$tree/rootfs/sbin/init"
+    echo 'root:x:0:0::/root:/bin/sh' > "$tree/rootfs/etc/passwd"
+    cat > "$tree/rootfs/etc/inittab" <<'INITTAB'
+::sysinit:/bin/ifconfig lo up
+::sysinit:/bin/ifconfig eth0 up
+::respawn:/bin/udhcpc -f -i eth0 -s /etc/dhcp
+INITTAB
+    cat > "$tree/rootfs/etc/dhcp" <<'DHCP'
+#!/bin/sh
+[ "$1" = bound ] || [ "$1" = renew ] || exit 0
+ip addr replace "$ip/$mask" dev "$interface"
+ip route replace default via "$router"
+DHCP
+    chmod +x "$tree/rootfs/etc/dhcp"
+    printf 'architecture: %s\ncreation_date: 1700000000\nproperties:\n  os: busybox\n' "$(uname -m)" > "$tree/metadata.yaml"
+    tar -C "$tree" -cf /tmp/bb.tar metadata.yaml rootfs
+    lxc image import /tmp/bb.tar --alias bb
+    rm -rf "$tree" /tmp/bb.tar
+fi
+
+# c1 on sup1, c2 on sup2 ..., each in the network vpc.
+number=$(hostname | tr -dc 0-9)
+if ! lxc info "c$number" > /dev/null 2>&1; then
+    lxc init bb "c$number"
+    lxc config device add "c$number" eth0 nic nictype=p2p name=eth0 user.lxmesh.parent=vpc \
+        "user.lxmesh.ipv4.address=192.0.2.1$number"
+    lxc start "c$number"
+fi
