@@ -14,6 +14,8 @@ mod convergence;
 mod lifecycle;
 #[path = "agent/lxd_faults.rs"]
 mod lxd_faults;
+#[path = "agent/policy.rs"]
+mod policy;
 #[path = "agent/repairs.rs"]
 mod repairs;
 #[path = "support/mod.rs"]

@@ -448,6 +448,7 @@ fn each_nft_transaction_knocks_once_with_its_generation_except_our_own() {
                 set: "s",
                 element: Element {
                     key: mark.to_ne_bytes().into(),
+                    end: None,
                     data: None,
                     comment: None,
                 },

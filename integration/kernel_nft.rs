@@ -4,7 +4,7 @@
 mod support;
 
 use lxmesh::kernel::Nft;
-use lxmesh::kernel::nft::{Element, ElementOp, Family, verdict};
+use lxmesh::kernel::nft::{Element, ElementOp, Family, Place, verdict};
 use serde_json::{Value, json};
 use support::{Ns, in_netns};
 
@@ -22,6 +22,7 @@ table bridge t {
     map marks { type ipv4_addr : mark; }
     map jumps { type ether_addr : verdict; }
     map counts { type ipv4_addr : counter; }
+    map ranges { type iface_index . inet_proto . inet_service . ipv4_addr : verdict; flags interval; }
 }
 table inet t {
     set macs { type ether_addr; }
@@ -42,6 +43,7 @@ fn add_to(
 ) -> ElementOp {
     let element = Element {
         key: key.into(),
+        end: None,
         data,
         comment: comment.map(str::to_owned),
     };
@@ -63,6 +65,7 @@ fn delete(set: &'static str, key: impl Into<Vec<u8>>) -> ElementOp {
         table: "t",
         set,
         key: key.into(),
+        end: None,
     }
 }
 
@@ -110,6 +113,7 @@ fn elements_read_as_nft_made_them() {
         );
         let element = |key: &[u8], data: Option<&[u8]>, comment: Option<&str>| Element {
             key: key.to_vec(),
+            end: None,
             data: data.map(<[u8]>::to_vec),
             comment: comment.map(str::to_owned),
         };
@@ -198,6 +202,7 @@ fn elements_of_every_shape_are_added_as_nft_prints_them_and_removed() {
                 set: "macs",
                 element: Element {
                     key: number(9).into(),
+                    end: None,
                     data: None,
                     comment: None,
                 },
@@ -255,6 +260,89 @@ fn elements_of_every_shape_are_added_as_nft_prints_them_and_removed() {
         ] {
             assert_eq!(nft_elements(ns, kind, set), [] as [Value; 0], "{set}");
         }
+    });
+}
+
+/// Interface 1, TCP, a port and an address, as in a set of ranges: all big-endian.
+fn block(port: u16, address: [u8; 4]) -> Vec<u8> {
+    concat(&[&1u32.to_be_bytes(), &[6], &port.to_be_bytes(), &address])
+}
+
+fn range(first: Vec<u8>, last: Vec<u8>, verdict: Vec<u8>) -> Element {
+    Element {
+        key: first,
+        end: Some(last),
+        data: Some(verdict),
+        comment: None,
+    }
+}
+
+#[test]
+fn concatenated_ranges_read_as_nft_made_them_and_are_written_alike() {
+    with_table(|ns, nft| {
+        ns.nft(
+            "add element bridge t ranges { 1 . 6 . 80-90 . 192.0.2.0/24 : goto one }
+             add element bridge t ranges { 1 . 6 . 443 . 0.0.0.0/0 : accept }
+             add element bridge t ranges { 1 . 6 . 91 . 192.0.2.7 : return }",
+        );
+        let first = range(
+            block(80, [192, 0, 2, 0]),
+            block(90, [192, 0, 2, 255]),
+            verdict(-4, "one"),
+        );
+        let all = range(block(443, [0; 4]), block(443, [255; 4]), verdict(1, ""));
+        let single = range(
+            block(91, [192, 0, 2, 7]),
+            block(91, [192, 0, 2, 7]),
+            verdict(-5, ""),
+        );
+        let wanted = [first.clone(), single.clone(), all.clone()];
+        assert_eq!(elements(nft, "ranges"), wanted);
+        let op = |element: &Element| ElementOp::Add {
+            family: Family::Bridge,
+            table: "t",
+            set: "ranges",
+            element: element.clone(),
+        };
+        let gone = |element: &Element| ElementOp::Delete {
+            family: Family::Bridge,
+            table: "t",
+            set: "ranges",
+            key: element.key.clone(),
+            end: element.end.clone(),
+        };
+        // Adding what is there is fine; what nft made we remove, and what we make nft removes.
+        nft.transaction(&wanted.iter().map(op).collect::<Vec<_>>())
+            .unwrap();
+        nft.transaction(&wanted.iter().map(gone).collect::<Vec<_>>())
+            .unwrap();
+        assert_eq!(elements(nft, "ranges"), []);
+        // A range that overlaps with one that goes in the same transaction.
+        nft.transaction(&[op(&first), op(&all)]).unwrap();
+        let wider = range(
+            block(85, [192, 0, 0, 0]),
+            block(95, [192, 0, 255, 255]),
+            verdict(-4, "two"),
+        );
+        nft.transaction(&[gone(&first), op(&wider)]).unwrap();
+        assert_eq!(elements(nft, "ranges"), [wider.clone(), all.clone()]);
+        let error = nft.transaction(&[op(&single)]).unwrap_err();
+        assert_eq!(error.source.errno(), Some(libc::EEXIST));
+        // Looked up by its ends, and found whatever covers the first.
+        let place = |element: &Element| (element.key.clone(), element.end.clone());
+        let absent = (block(7, [0; 4]), Some(block(7, [0; 4])));
+        let found = nft.lookup(
+            Family::Bridge,
+            "t",
+            "ranges",
+            &[place(&wider), absent, place(&single)],
+        );
+        assert_eq!(found.unwrap(), [Some(wider.clone()), None, Some(wider)]);
+        ns.nft(
+            "delete element bridge t ranges { 1 . 6 . 85-95 . 192.0.0.0/16 }
+             delete element bridge t ranges { 1 . 6 . 443 . 0.0.0.0/0 }",
+        );
+        assert_eq!(elements(nft, "ranges"), []);
     });
 }
 
@@ -399,15 +487,15 @@ fn single_lookups_find_what_is_there_and_only_that() {
             .map(|i| add_to("macs", number(2 * i), None, Some(&format!("n{i}"))))
             .collect();
         nft.transaction(&there).unwrap();
-        let keys: Vec<Vec<u8>> = (0..2000).map(|i| number(i).to_vec()).collect();
+        let keys: Vec<_> = (0..2000).map(|i| (number(i).to_vec(), None)).collect();
         let found = nft.lookup(Family::Bridge, "t", "macs", &keys).unwrap();
         assert_eq!(found.len(), 2000);
         for (i, element) in found.iter().enumerate() {
             let comment = element.as_ref().and_then(|e| e.comment.clone());
             assert_eq!(comment, (i % 2 == 0).then(|| format!("n{}", i / 2)));
-            assert!(element.as_ref().is_none_or(|e| e.key == keys[i]));
+            assert!(element.as_ref().is_none_or(|e| e.key == keys[i].0));
         }
-        let none: [Vec<u8>; 0] = [];
+        let none: [Place; 0] = [];
         assert!(
             nft.lookup(Family::Bridge, "t", "macs", &none)
                 .unwrap()
@@ -419,14 +507,19 @@ fn single_lookups_find_what_is_there_and_only_that() {
 #[test]
 fn a_lookup_in_a_set_that_is_not_there_is_an_error_and_not_an_absent_element() {
     with_table(|_, nft| {
-        let keys = [number(1).to_vec(), number(2).to_vec()];
+        let keys = [(number(1).to_vec(), None), (number(2).to_vec(), None)];
         for (table, set) in [("t", "absent"), ("absent", "macs")] {
             let error = nft.lookup(Family::Bridge, table, set, &keys).unwrap_err();
             assert_eq!(error.errno(), Some(libc::ENOENT));
         }
         // A key of the wrong length is a mistake, not an absence.
         let error = nft
-            .lookup(Family::Bridge, "t", "macs", &[vec![1, 2, 3], vec![0; 6]])
+            .lookup(
+                Family::Bridge,
+                "t",
+                "macs",
+                &[(vec![1, 2, 3], None), (vec![0; 6], None)],
+            )
             .unwrap_err();
         assert_eq!(error.errno(), Some(libc::EINVAL));
         assert_eq!(

@@ -21,7 +21,7 @@
 //! | reconcile | addr host lxd kernel policy model kinds dhcp control |
 //!
 //! `model` takes only plain values from `kernel` (`kernel::link`, `kernel::sysctl`,
-//! `kernel::monitor::Knock`); nothing but `kinds` and `reconcile` makes system calls through it.
+//! `kernel::conntrack::Entry`); nothing but `kinds` and `reconcile` makes system calls through it.
 
 #![cfg_attr(test, allow(clippy::disallowed_methods))]
 

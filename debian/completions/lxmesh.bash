@@ -34,6 +34,9 @@ _lxmesh() {
             lxmesh,status)
                 cmd="lxmesh__subcmd__status"
                 ;;
+            lxmesh,trace)
+                cmd="lxmesh__subcmd__trace"
+                ;;
             lxmesh__subcmd__help,agent)
                 cmd="lxmesh__subcmd__help__subcmd__agent"
                 ;;
@@ -52,6 +55,9 @@ _lxmesh() {
             lxmesh__subcmd__help,status)
                 cmd="lxmesh__subcmd__help__subcmd__status"
                 ;;
+            lxmesh__subcmd__help,trace)
+                cmd="lxmesh__subcmd__help__subcmd__trace"
+                ;;
             *)
                 ;;
         esac
@@ -59,7 +65,7 @@ _lxmesh() {
 
     case "${cmd}" in
         lxmesh)
-            opts="-h -V --host-file --help --version agent plan status purge completions help"
+            opts="-h -V --host-file --help --version agent plan status trace purge completions help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -113,7 +119,7 @@ _lxmesh() {
             return 0
             ;;
         lxmesh__subcmd__help)
-            opts="agent plan status purge completions help"
+            opts="agent plan status trace purge completions help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -210,6 +216,20 @@ _lxmesh() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        lxmesh__subcmd__help__subcmd__trace)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         lxmesh__subcmd__plan)
             opts="-h --json --host-file --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
@@ -247,6 +267,24 @@ _lxmesh() {
             return 0
             ;;
         lxmesh__subcmd__status)
+            opts="-h --json --host-file --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --host-file)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        lxmesh__subcmd__trace)
             opts="-h --json --host-file --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )

@@ -39,7 +39,7 @@ const DAMAGES: [&str; 17] = [
     "ip link set PORT down",
     "ip link set PORT type bridge_slave learning on flood on guard off",
     "ip link set SVI type bridge mcast_querier 0",
-    "ip link set SVI down; ip link set SVI up",
+    "ip link set PORT type bridge_slave isolated on proxy_arp on",
     "nft 'delete element bridge lxmesh ports { \"PORT\" }'",
     "nft 'flush set bridge lxmesh in_svc'",
     "nft delete table bridge lxmesh",

@@ -108,7 +108,7 @@ const ADD_REFLECTOR: &str =
 const WRONG_ASN: &str = "s/^asn .*/asn = 64999/";
 
 /// A host without the package that has frr-reload.py.
-const NO_RELOAD: &str = "cp -a /usr/lib/frr /run/lib-frr; rm /run/lib-frr/frr-reload*; mount --bind /run/lib-frr /usr/lib/frr";
+const NO_RELOAD: &str = "cp -a /usr/lib/frr /run/lib-frr; rm /run/lib-frr/frr-reload.py; mount --bind /run/lib-frr /usr/lib/frr";
 
 #[test]
 fn a_new_reflector_costs_no_session_with_and_without_frrs_own_reload() {

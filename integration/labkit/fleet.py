@@ -27,9 +27,14 @@ name        = "lab"
 asn         = 64500
 reflectors  = [{reflectors}]
 supervisors = [{supervisors}]
+unprotected_tags = true
 
 [ipsec]
 enabled = false
+
+[tags]
+web     = 0
+bastion = 15
 
 [[network]]
 name    = "vpc"

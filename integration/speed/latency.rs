@@ -160,7 +160,7 @@ fn objects(kernel: &mut Kernel, nic: &Nic) -> usize {
     let identity = element(port.index, &[&padded_mac(mac)]);
     let found = kernel
         .nft
-        .lookup(Family::Bridge, "lxmesh", "mac", &[identity])
+        .lookup(Family::Bridge, "lxmesh", "mac", &[(identity, None)])
         .expect("sets can be read");
     count + found.iter().flatten().count()
 }
@@ -180,7 +180,7 @@ fn services(kernel: &mut Kernel, nic: &Nic) -> usize {
         let number = number.to_be_bytes();
         element(port, &[&[protocol, 0, 0, 0], &[number[0], number[1], 0, 0]])
     };
-    let keys = [service(6, 8443), service(17, 123)];
+    let keys = [(service(6, 8443), None), (service(17, 123), None)];
     let found = kernel
         .nft
         .lookup(Family::Bridge, "lxmesh", "out_svc", &keys)

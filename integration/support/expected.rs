@@ -214,6 +214,7 @@ fn wanted_of(nic: &Nic, lines: &mut Lines) {
         in_services,
         out_services,
         mark,
+        limits,
         ..
     } = nic;
     let Network { vni, table, .. } = network(name);
@@ -256,10 +257,24 @@ fn wanted_of(nic: &Nic, lines: &mut Lines) {
     if *mark != 0 {
         lines.insert(format!("set bridge marks {port} : {mark}"));
     }
-    for (set, services) in [("in_svc", in_services), ("out_svc", out_services)] {
+    let limit = |name, usual| *limits.get(name).unwrap_or(&usual);
+    let (new, connections) = (limit("new_connections", 1000), limit("connections", 4096));
+    if (new, connections) != (1000, 4096) {
+        lines.insert(format!("set bridge limited {port}"));
+        lines.insert(format!("set bridge limit_new {port} : jump new_{new}"));
+        lines.insert(format!(
+            "set bridge limit_conns {port} : goto conns_{connections}"
+        ));
+    }
+    if limit("control_packets", 100) != 100 {
+        lines.insert(format!(
+            "set bridge limit_ctl {port} : goto ctl_{}",
+            limit("control_packets", 100)
+        ));
+    }
+    for (direction, services) in [("in", in_services), ("out", out_services)] {
         for service in services {
-            let (protocol, number) = service.split_once('/').expect("a service");
-            lines.insert(format!("set bridge {set} {port} . {protocol} . {number}"));
+            service_lines(port, direction, service, lines);
         }
     }
     let mut dhcp = format!("dhcp {mac}");
@@ -271,6 +286,39 @@ fn wanted_of(nic: &Nic, lines: &mut Lines) {
     }
     if ipv4.is_some() || ipv6.is_some() {
         lines.insert(format!("{dhcp},{instance}"));
+    }
+}
+
+/// What a service becomes: an element of a hash set, or, with a range or a peer, one of a set that
+/// is looked into for such ports only.
+fn service_lines(port: &str, direction: &str, service: &str, lines: &mut Lines) {
+    let (what, peer) = service.split_once('@').unwrap_or((service, ""));
+    let (protocol, number) = what.split_once('/').expect("a service");
+    let base = format!("{port} . {protocol} . {number}");
+    if peer.is_empty() && !number.contains('-') {
+        lines.insert(format!("set bridge {direction}_svc {base}"));
+        return;
+    }
+    lines.insert(format!("set bridge {direction}_more {port}"));
+    if let Some(tag) = peer.strip_prefix("tag:") {
+        let bit = if tag == "web" { 1 } else { 8 };
+        lines.insert(format!("set bridge in_tags {base} . {bit}"));
+        return;
+    }
+    let verdict = if direction == "in" {
+        "accept"
+    } else {
+        "goto egress_accept"
+    };
+    let peers = match peer {
+        "" => vec!["0.0.0.0/0", "::/0"],
+        peer => vec![peer],
+    };
+    for peer in peers {
+        let family = if peer.contains(':') { 6 } else { 4 };
+        lines.insert(format!(
+            "set bridge {direction}{family} {base} . {peer} : {verdict}"
+        ));
     }
 }
 
@@ -317,6 +365,24 @@ fn text(value: &Value) -> String {
 
 /// As nft writes it: parts joined by ` . `, key and value by ` : `.
 fn element_text(element: &Value) -> String {
+    if let Some(ends) = element.get("range").and_then(Value::as_array) {
+        let ends: Vec<String> = ends.iter().map(text).collect();
+        return ends.join("-");
+    }
+    if let Some(prefix) = element.get("prefix") {
+        return format!("{}/{}", text(&prefix["addr"]), prefix["len"]);
+    }
+    for name in ["goto", "jump"] {
+        if let Some(target) = element.get(name) {
+            return format!("{name} {}", text(&target["target"]));
+        }
+    }
+    if let Some(verdict) = ["accept", "drop", "return"]
+        .into_iter()
+        .find(|name| element.get(name).is_some())
+    {
+        return verdict.into();
+    }
     if let Some(parts) = element.get("concat").and_then(Value::as_array) {
         return parts
             .iter()

@@ -80,6 +80,8 @@ pub struct FakeLxd {
 struct State {
     /// With their answers, rendered once.
     instances: BTreeMap<(String, String), (Instance, String)>,
+    /// Access lists of a project.
+    acls: BTreeMap<String, Value>,
     subscribers: Vec<UnixStream>,
     connections: Vec<UnixStream>,
     fault: Option<Fault>,
@@ -206,6 +208,11 @@ impl FakeLxd {
         let text = instance.json().to_string();
         let key = (instance.project.clone(), instance.name.clone());
         self.state().instances.insert(key, (instance, text));
+    }
+
+    /// Puts these access lists, a JSON array, in place of the project's. Tells nobody.
+    pub fn put_acls(&self, project: &str, acls: Value) {
+        self.state().acls.insert(project.into(), acls);
     }
 
     /// What is known of an instance. Panics if there is none.
@@ -458,6 +465,11 @@ fn answer(state: &State, path: &str) -> (Vec<u8>, Vec<u8>) {
                 Some((_, text)) => (200, sync(text)),
                 None => (404, error(404, "Instance not found")),
             }
+        }
+        (_, Some(rest)) if rest.starts_with("/network-acls?recursion=1&project=") => {
+            let project = rest.rsplit('=').next().unwrap_or_default();
+            let acls = state.acls.get(project).cloned().unwrap_or(json!([]));
+            (200, sync(&acls.to_string()))
         }
         _ => (404, error(404, "not found")),
     };

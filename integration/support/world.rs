@@ -37,6 +37,8 @@ pub struct Nic {
     pub in_services: Vec<String>,
     pub out_services: Vec<String>,
     pub mark: u16,
+    /// `user.lxmesh.limits.*` of the device.
+    pub limits: BTreeMap<&'static str, u32>,
 }
 
 pub struct World<'a> {
@@ -94,7 +96,7 @@ fn host_file(directory: &Path, interval_s: u32) -> String {
     let at = directory.display();
     let mut text = format!(
         "version = 1\n[fabric]\nname = \"test\"\nasn = 64500\nreflectors = [\"203.0.113.100\"]\n\
-         supervisors = [\"203.0.113.0/24\"]\n[lxd]\nsocket = \"{at}/lxd.sock\"\n\
+         supervisors = [\"203.0.113.0/24\"]\nunprotected_tags = true\n[lxd]\nsocket = \"{at}/lxd.sock\"\n\
          [agent]\ncontrol_socket = \"{at}/control.sock\"\nreload_interval_s = {interval_s}\n\
          [dhcp]\ndirectory = \"{at}/dnsmasq\"\n[tags]\nweb = 0\nbastion = 3\n"
     );
@@ -284,6 +286,7 @@ impl<'a> World<'a> {
             in_services: vec!["tcp/80".into(), "udp/53".into()],
             out_services: vec!["sctp/2905".into(), "tcp/443".into()],
             mark: 0,
+            limits: BTreeMap::new(),
         }
     }
 
@@ -348,6 +351,9 @@ impl<'a> World<'a> {
             .map(|(_, tag)| *tag)
             .collect();
         device.insert("user.lxmesh.tags".into(), tags.join(" "));
+        for (name, limit) in &nic.limits {
+            device.insert(format!("user.lxmesh.limits.{name}"), limit.to_string());
+        }
         let Nic {
             device: name,
             port,

@@ -50,6 +50,14 @@ pub fn step(step: &Step, state: &State) -> Result<(), StepError> {
             let _ = run(SECONDS, &["ip", "address", "delete", address, "dev", link]);
             Ok(())
         }
+        Step::AddAddress { link, address } => {
+            // It may be there already.
+            let _ = run(
+                SECONDS,
+                &["ip", "address", "add", address, "dev", link, "nodad"],
+            );
+            Ok(())
+        }
         Step::SetMac { link, mac } => set(link, "address", mac),
         Step::SetMtu { link, mtu } => set(link, "mtu", mtu),
         Step::RestartNetworkd => {

@@ -3,6 +3,7 @@
 
 use clap::{CommandFactory, Parser, Subcommand};
 use lxmesh::control::{screen, server};
+use lxmesh::model::trace::{Question, trace};
 use lxmesh::reconcile::report::Report;
 use lxmesh::reconcile::{preview, purge, start};
 use lxmesh::{host, kernel};
@@ -45,6 +46,18 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Say which rule decides about a flow, by the policies of this host's NICs.
+    Trace {
+        /// INSTANCE, INSTANCE/DEVICE, or an address.
+        source: String,
+        /// The same.
+        destination: String,
+        /// PROTOCOL/PORT, such as tcp/443 or icmp/echo-request.
+        traffic: String,
+        /// As one JSON document.
+        #[arg(long)]
+        json: bool,
+    },
     /// Remove everything that LXMesh made in the kernel. Instances lose their connection.
     Purge {
         /// Really do it.
@@ -59,6 +72,8 @@ enum Command {
 const FAILED: u8 = 1;
 /// Exit status of `plan` if something would change.
 const CHANGES: u8 = 2;
+/// Exit status of `trace` if the flow is denied, in one address family at least.
+const DENIED: u8 = 2;
 
 fn main() -> ExitCode {
     let Arguments { host_file, command } = Arguments::parse();
@@ -105,6 +120,24 @@ fn main() -> ExitCode {
                 Err(error) => fail(&error),
             }
         }
+        Command::Trace {
+            source,
+            destination,
+            traffic,
+            json,
+        } => match runtime.block_on(preview::nics(&host_file)) {
+            Ok((host, nics)) => print_trace(
+                &Question {
+                    host: &host,
+                    nics: &nics,
+                    source: &source,
+                    destination: &destination,
+                    traffic: &traffic,
+                },
+                json,
+            ),
+            Err(error) => fail(&error),
+        },
         Command::Purge { yes } => run_purge(&runtime, &host_file, yes),
         Command::Completions { shell } => {
             let mut text = Vec::new();
@@ -170,6 +203,25 @@ fn print_plan(report: &Report, json: bool) -> ExitCode {
         ExitCode::SUCCESS
     } else {
         ExitCode::from(CHANGES)
+    }
+}
+
+fn print_trace(question: &Question<'_>, json: bool) -> ExitCode {
+    let traces = match trace(question) {
+        Ok(traces) => traces,
+        Err(error) => return fail(&error),
+    };
+    if json {
+        say(&serde_json::to_string_pretty(&traces).expect("a trace is plain data"));
+    } else {
+        for trace in &traces {
+            say(&trace.text());
+        }
+    }
+    if traces.iter().all(|trace| trace.allowed) {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(DENIED)
     }
 }
 

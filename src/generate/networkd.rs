@@ -113,6 +113,9 @@ impl NetworkValues {
             host_routes: _,
             conntrack_zone: _,
             dns,
+            in_services: _,
+            out_services: _,
+            limits: _,
         } = network;
         let gateway = |net: IpNet| GatewayValues {
             address: net.to_string(),

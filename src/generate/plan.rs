@@ -64,6 +64,10 @@ pub enum Step {
         link: String,
         mac: String,
     },
+    AddAddress {
+        link: String,
+        address: String,
+    },
     RestartNetworkd,
     ReloadNetworkd,
     /// After networkd, which knows no such change of a device that exists.
@@ -341,6 +345,7 @@ impl fmt::Display for Step {
             Step::DeleteLink(link) => write!(f, "delete {link}"),
             Step::RemoveAddress { link, address } => write!(f, "remove {address} from {link}"),
             Step::SetMac { link, mac } => write!(f, "give {link} the address {mac}"),
+            Step::AddAddress { link, address } => write!(f, "add {address} to {link}"),
             Step::RestartNetworkd => f.write_str("restart systemd-networkd"),
             Step::ReloadNetworkd => f.write_str("reload systemd-networkd"),
             Step::SetMtu { link, mtu } => write!(f, "give {link} the MTU {mtu}"),

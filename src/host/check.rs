@@ -3,6 +3,7 @@
 
 use super::keys::{self, FabricTable, File, List, TagBits};
 use super::networks;
+use super::policies;
 use super::problem::{Findings, quoted};
 use super::schema::{Agent, Dhcp, Fabric, HostFile, HostOverrides, Ipsec, Lxd, Role};
 use super::words::{HostAddress, Identity, PrefixOrAddress, RoleName};
@@ -52,6 +53,8 @@ pub fn check(file: &File, findings: &mut Findings<'_>) -> Option<HostFile> {
         findings,
     );
     let tags = check_tags(tags, findings);
+    let protected = ipsec.enabled || or(&fabric_table.unprotected_tags, |on| *on, false);
+    policies::check_services(list(network), fabric_table, &tags, protected, findings);
     let host = check_host(host, fabric_table, findings);
     let fabric = resolve_fabric(fabric_table);
     let networks = networks?;
@@ -109,6 +112,7 @@ fn check_fabric(fabric: &FabricTable, findings: &mut Findings<'_>) -> Vec<IpNet>
         underlay_mtu: _,
         vxlan_port: _,
         gbp: _,
+        unprotected_tags: _,
     } = fabric;
     if let Some(asn) = asn {
         let reason = match asn.get_ref().0 {
@@ -389,6 +393,7 @@ fn resolve_fabric(fabric: &FabricTable) -> Option<Fabric> {
         underlay_mtu,
         vxlan_port,
         gbp,
+        unprotected_tags,
     } = fabric;
     Some(Fabric {
         name: name.as_ref()?.get_ref().0.clone(),
@@ -406,6 +411,7 @@ fn resolve_fabric(fabric: &FabricTable) -> Option<Fabric> {
         underlay_mtu: or(underlay_mtu, |mtu| mtu.get(), DEFAULT_UNDERLAY_MTU),
         vxlan_port: or(vxlan_port, |port| port.get(), DEFAULT_VXLAN_PORT),
         gbp: or(gbp, |gbp| *gbp, true),
+        unprotected_tags: or(unprotected_tags, |on| *on, false),
     })
 }
 

@@ -3,6 +3,7 @@
 //! between keys in `check.rs` and `networks.rs`.
 
 use super::problem::Findings;
+use super::service::Service;
 use super::value::{Int, Key, Map, Reader, Value, object_schema, section};
 use super::words::{
     AbsolutePath, FabricName, Gateway, HostAddress, HostRoutes, Identity, NetworkName,
@@ -58,6 +59,9 @@ section! {
         optional vxlan_port: Int<1, 65535>,
         /// VXLAN group policy extension: tags travel between hosts. Default: true.
         optional gbp: bool,
+        /// Use tags although the underlay is not encrypted: whoever reaches a tunnel's UDP port
+        /// can then forge them. Default: false, tags need `[ipsec]`.
+        optional unprotected_tags: bool,
     }
 }
 
@@ -165,6 +169,23 @@ section! {
         /// This network's group policy extension, where `[fabric] gbp` does not do. Tunnels that
         /// share a UDP port must agree.
         optional gbp: bool,
+        /// What may be reached at every NIC of the network, besides what its own
+        /// `user.lxmesh.in_services` allow; the same words. Default: nothing.
+        optional in_services: List<Service>,
+        /// What every NIC of the network may reach. Default: nothing.
+        optional out_services: List<Service>,
+        /// Tracked connections that a NIC may have begun at the same time: 64, 256, 1024, 4096,
+        /// 16384 or 65536. A NIC's `user.lxmesh.limits.connections` comes first. Default: 4096.
+        optional max_connections: Int<64, 65536>,
+        /// Connections that a NIC may begin per second: 10, 100, 1000 or 10000. A NIC's
+        /// `user.lxmesh.limits.new_connections` comes first. Default: 1000.
+        optional new_connections_per_s: Int<10, 10000>,
+        /// ARP, ND, DHCP, IGMP and MLD packets that a NIC may send per second: 10, 100 or 1000. A
+        /// NIC's `user.lxmesh.limits.control_packets` comes first. Default: 100.
+        optional control_packets_per_s: Int<10, 1000>,
+        /// Multicast groups that a NIC may be a member of. A NIC's
+        /// `user.lxmesh.limits.multicast_groups` comes first. Default: 64.
+        optional max_multicast_groups: Int<1, 4096>,
     }
 }
 

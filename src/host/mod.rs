@@ -1,7 +1,7 @@
 //! The host file `/etc/lxmesh/host.toml`: read, checked, defaults filled in.
 //!
 //! `keys.rs` declares the keys, `words.rs` their types, `value.rs` how a value is read; `check.rs`,
-//! `networks.rs` and `vrfs.rs` hold the rules between keys, `mtu.rs` a sum that one of them needs;
+//! `networks.rs`, `policies.rs` and `vrfs.rs` hold the rules between keys, `mtu.rs` a sum that one of them needs;
 //! `problem.rs` says what is wrong and where, `schema.rs` is the result.
 //! Nothing here looks at the machine it runs on.
 
@@ -9,8 +9,10 @@ mod check;
 mod keys;
 mod mtu;
 mod networks;
+mod policies;
 mod problem;
 pub mod schema;
+mod service;
 mod value;
 mod vrfs;
 mod words;
@@ -20,6 +22,7 @@ pub use mtu::MtuSum;
 pub use networks::derived_gateway_mac;
 pub use problem::{LoadError, Problem, Problems};
 pub use schema::*;
+pub use service::{Peer, Ports, Protocol, Service, Traffic};
 
 use std::io::Read;
 use std::path::Path;

@@ -4,8 +4,10 @@
 use super::check::{self, DEFAULT_UNDERLAY_MTU, DEFAULT_VXLAN_PORT, list, or};
 use super::keys::{FabricTable, NetworkTable, VrfTable};
 use super::mtu::MtuSum;
+use super::policies;
 use super::problem::{Findings, quoted};
-use super::schema::{Network, Vrf};
+use super::schema::{Limits, Network, Vrf};
+use super::service::Service;
 use super::vrfs;
 use super::words::Gateway;
 use crate::addr::{IfName, IpNet, Mac, Vni};
@@ -42,6 +44,7 @@ pub fn check(
             .zip(zones)
             .zip(&devices.of_networks)
             .map(|((table, zone), devices)| {
+                policies::check_limits(table, findings);
                 let mtu = check_mtu(table, around, findings);
                 resolve(table, zone, devices, mtu, &vrfs, around.fabric)
             });
@@ -286,7 +289,7 @@ fn port_of(table: &NetworkTable, fabric: &FabricTable) -> u16 {
     or(&table.vxlan_port, |port| port.get(), common)
 }
 
-fn gbp_of(table: &NetworkTable, fabric: &FabricTable) -> bool {
+pub fn gbp_of(table: &NetworkTable, fabric: &FabricTable) -> bool {
     or(&table.gbp, |gbp| *gbp, or(&fabric.gbp, |gbp| *gbp, true))
 }
 
@@ -444,7 +447,26 @@ fn resolve(
         dns,
         vxlan_port: _,
         gbp: _,
+        in_services,
+        out_services,
+        max_connections,
+        new_connections_per_s,
+        control_packets_per_s,
+        max_multicast_groups,
     } = table;
+    let usual = Limits::default();
+    let limits = Limits {
+        connections: or(max_connections, |n| n.get(), usual.connections),
+        new_connections: or(new_connections_per_s, |n| n.get(), usual.new_connections),
+        control_packets: or(control_packets_per_s, |n| n.get(), usual.control_packets),
+        multicast_groups: or(max_multicast_groups, |n| n.get(), usual.multicast_groups),
+    };
+    let services = |key| {
+        list(key)
+            .iter()
+            .map(|service: &Spanned<Service>| service.get_ref().clone())
+            .collect()
+    };
     let vni = *vni.as_ref()?.get_ref();
     let (bridge, tunnel) = devices.clone();
     let mut gateway4 = None;
@@ -482,5 +504,8 @@ fn resolve(
             .iter()
             .map(|address| address.get_ref().0)
             .collect(),
+        in_services: services(in_services),
+        out_services: services(out_services),
+        limits,
     })
 }

@@ -1,6 +1,7 @@
 //! The host file as the rest of the program sees it: checked, and every default filled in.
 //! How the text gets here (reading, spans, problems) is in the neighbouring files.
 
+use super::service::Service;
 use crate::addr::{IfName, IpNet, Ipv4Net, Ipv6Net, Mac, Vni};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -40,6 +41,8 @@ pub struct Fabric {
     pub vxlan_port: u16,
     /// VXLAN group policy: tags travel between hosts. Default true.
     pub gbp: bool,
+    /// Tags are used without IPsec too. Default false.
+    pub unprotected_tags: bool,
 }
 
 /// `[host]`: overrides of what is otherwise detected on this host.
@@ -127,6 +130,45 @@ pub struct Network {
     pub conntrack_zone: u16,
     /// DNS servers handed out by DHCP.
     pub dns: Vec<IpAddr>,
+    /// What every NIC of the network may be reached for, and may reach. Tags in it exist.
+    pub in_services: Vec<Service>,
+    pub out_services: Vec<Service>,
+    /// Limits of NICs that have none of their own.
+    pub limits: Limits,
+}
+
+/// What one NIC may take of the host. The rules know a few values of each, so that looking one up
+/// costs the same whatever the number of NICs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Tracked connections that it began, at the same time.
+    pub connections: u32,
+    /// Connections that it begins, per second; twice as many in a burst.
+    pub new_connections: u32,
+    /// ARP, ND, DHCP, IGMP and MLD packets, per second; twice as many in a burst.
+    pub control_packets: u32,
+    /// Multicast groups that it is a member of.
+    pub multicast_groups: u32,
+}
+
+impl Default for Limits {
+    /// What no honest workload meets.
+    fn default() -> Self {
+        Limits {
+            connections: 4096,
+            new_connections: 1000,
+            control_packets: 100,
+            multicast_groups: 64,
+        }
+    }
+}
+
+impl Limits {
+    pub const CONNECTIONS: [u32; 6] = [64, 256, 1024, 4096, 16384, 65536];
+    pub const NEW_CONNECTIONS: [u32; 4] = [10, 100, 1000, 10000];
+    pub const CONTROL_PACKETS: [u32; 3] = [10, 100, 1000];
+    /// From 1 to this.
+    pub const MULTICAST_GROUPS: u32 = 4096;
 }
 
 /// A VRF (Documentation/networking/vrf.rst) that one or more networks belong to.

@@ -1,5 +1,5 @@
-//! The kernel, as the agent speaks to it: rtnetlink and nf_tables over two raw sockets, the event
-//! monitor, files and sysctls. Reads and writes what it is told to; decides nothing and keeps no
+//! The kernel, as the agent speaks to it: rtnetlink, nf_tables and connection tracking over raw
+//! sockets, the event monitor, files and sysctls. Reads and writes what it is told to; decides nothing and keeps no
 //! state between calls.
 //!
 //! Why our own netlink code: a dump error arrives in `NLMSG_DONE` and an interrupted dump only in a
@@ -7,6 +7,7 @@
 //! to four times the time (`rtnl::Rtnl::apply` sends 256 requests per system call).
 
 mod bpf;
+pub mod conntrack;
 pub mod files;
 pub mod link;
 pub mod mdb_codec;
@@ -20,21 +21,24 @@ pub mod tlv;
 
 use std::fmt;
 
+pub use conntrack::Conntrack;
 pub use nft::Nft;
 pub use rtnl::Rtnl;
 
-/// The two request sockets. Both belong to the network namespace that the opening thread was in.
+/// The request sockets. All belong to the network namespace that the opening thread was in.
 pub struct Kernel {
     pub rtnl: Rtnl,
     pub nft: Nft,
+    pub conntrack: Conntrack,
 }
 
 impl Kernel {
-    /// Opens both sockets in the current thread's network namespace.
+    /// Opens the sockets in the current thread's network namespace.
     pub fn open() -> Result<Kernel, KernelError> {
         Ok(Kernel {
             rtnl: Rtnl::open()?,
             nft: Nft::open()?,
+            conntrack: Conntrack::open()?,
         })
     }
 }

@@ -51,6 +51,7 @@ const NFTA_SET_ELEM_KEY: u16 = 1;
 const NFTA_SET_ELEM_DATA: u16 = 2;
 const NFTA_SET_ELEM_USERDATA: u16 = 6;
 const NFTA_SET_ELEM_OBJREF: u16 = 9;
+const NFTA_SET_ELEM_KEY_END: u16 = 10;
 const NFTA_DATA_VALUE: u16 = 1;
 const NFTA_DATA_VERDICT: u16 = 2;
 const NFTA_VERDICT_CODE: u16 = 1;
@@ -103,6 +104,10 @@ pub struct Element {
     /// (a MAC is 8); a single key is not padded (a MAC is 6); an interface name is 16 either way.
     /// At most 64 bytes.
     pub key: Vec<u8>,
+    /// Of a set of concatenated ranges (`flags interval`): the last key, each part being the last
+    /// of its range; [`Element::key`] has the first ones. Numbers are big-endian then, whatever
+    /// their type, and an element without an end is refused.
+    pub end: Option<Vec<u8>>,
     /// What a map maps it to: a value's register bytes, a [`verdict`], or an object's name.
     pub data: Option<Vec<u8>>,
     /// At most 128 bytes, as `nft` has it.
@@ -126,8 +131,12 @@ pub enum ElementOp {
         table: &'static str,
         set: &'static str,
         key: Vec<u8>,
+        end: Option<Vec<u8>>,
     },
 }
+
+/// An element's key, and its end in a set of concatenated ranges.
+pub type Place = (Vec<u8>, Option<Vec<u8>>);
 
 /// [`Element::data`] of a verdict map: the code (`NF_DROP` 0, `NF_ACCEPT` 1, `NFT_JUMP` -3,
 /// `NFT_GOTO` -4), big-endian, and the chain's name.
@@ -166,8 +175,8 @@ impl Nft {
         found.ok_or_else(|| KernelError::ours(attempt, libc::EPROTO, "the reply has no generation"))
     }
 
-    /// All elements of a set, from one generation. None if there is no such table or set. Of an
-    /// interval set it gives the raw ends, which `transaction` does not make.
+    /// All elements of a set, from one generation. None if there is no such table or set. Of a set
+    /// of single ranges (not concatenated) it gives the raw ends, which `transaction` does not make.
     pub fn elements(
         &mut self,
         family: Family,
@@ -196,18 +205,19 @@ impl Nft {
         }
     }
 
-    /// Looks single keys up; result *i* is that of `keys[i]`, None if it is not in the set. ENOENT
-    /// if there is no such table or set.
+    /// Looks single elements up; result *i* is that of `keys[i]`, None if it is not in the set. Of
+    /// ranges it is the element that the first key falls into, whatever its ends. ENOENT if there
+    /// is no such table or set.
     pub fn lookup(
         &mut self,
         family: Family,
         table: &str,
         set: &str,
-        keys: &[Vec<u8>],
+        keys: &[Place],
     ) -> Result<Vec<Option<Element>>, KernelError> {
         let attempt = format_args!("looking up elements of set {} {table} {set}", family.name());
         check_names(attempt, &[table, set])?;
-        if keys.iter().any(|k| k.len() > batch::VALUE_BYTES) {
+        if keys.iter().any(|(k, _)| k.len() > batch::VALUE_BYTES) {
             return Err(KernelError::ours(
                 attempt,
                 libc::EINVAL,
@@ -225,7 +235,7 @@ impl Nft {
         &mut self,
         attempt: std::fmt::Arguments<'_>,
         (family, table, set): (Family, &str, &str),
-        keys: &[Vec<u8>],
+        keys: &[Place],
         found: &mut [Option<Element>],
     ) -> Result<(), KernelError> {
         let transport = |e| KernelError::from_errno(attempt, e);
@@ -233,7 +243,7 @@ impl Nft {
         let last = keys.len() - 1;
         let mut writer = Writer::with_capacity(keys.len() * 128);
         let mut elements_at = 0;
-        for (i, key) in keys.iter().enumerate() {
+        for (i, (key, end)) in keys.iter().enumerate() {
             let flags = NLM_F_REQUEST | if i == last { NLM_F_ACK } else { 0 };
             writer.message(GETSETELEM, flags, first + i as u32, |m| {
                 let start = m.len() - HEADER;
@@ -242,7 +252,7 @@ impl Nft {
                 m.text(NFTA_SET_ELEM_LIST_SET, set);
                 elements_at = m.len() - start;
                 m.nest(NFTA_SET_ELEM_LIST_ELEMENTS, |list| {
-                    list.nest(NFTA_LIST_ELEM, |e| write_key(e, key));
+                    list.nest(NFTA_LIST_ELEM, |e| write_key(e, key, end.as_deref()));
                 });
             });
         }
@@ -368,8 +378,11 @@ fn check_names(attempt: std::fmt::Arguments<'_>, names: &[&str]) -> Result<(), K
     }
 }
 
-fn write_key(writer: &mut Writer, key: &[u8]) {
+fn write_key(writer: &mut Writer, key: &[u8], end: Option<&[u8]>) {
     writer.nest(NFTA_SET_ELEM_KEY, |k| k.attr(NFTA_DATA_VALUE, key));
+    if let Some(end) = end {
+        writer.nest(NFTA_SET_ELEM_KEY_END, |k| k.attr(NFTA_DATA_VALUE, end));
+    }
 }
 
 /// The elements in one NEWSETELEM. Leaves out what has no key (the catch-all element).
@@ -384,10 +397,13 @@ fn elements_of(message: &Message<'_>) -> Vec<Element> {
 }
 
 fn parse_element(element: &Attr<'_>) -> Option<Element> {
-    let (mut key, mut data, mut comment) = (None, None, None);
+    let (mut key, mut end, mut data, mut comment) = (None, None, None, None);
     for attr in element.attrs() {
         match attr.kind {
             NFTA_SET_ELEM_KEY => key = Some(attr.attrs().find(NFTA_DATA_VALUE)?.payload.to_vec()),
+            NFTA_SET_ELEM_KEY_END => {
+                end = Some(attr.attrs().find(NFTA_DATA_VALUE)?.payload.to_vec());
+            }
             NFTA_SET_ELEM_DATA => data = parse_data(&attr),
             NFTA_SET_ELEM_OBJREF => data = attr.text().map(String::into_bytes),
             NFTA_SET_ELEM_USERDATA => comment = parse_comment(attr.payload),
@@ -396,6 +412,7 @@ fn parse_element(element: &Attr<'_>) -> Option<Element> {
     }
     Some(Element {
         key: key?,
+        end,
         data,
         comment,
     })

@@ -1,10 +1,12 @@
 //! Elements of the policy sets: who may send what from which port, and what may reach it. A port
 //! that is not in them passes nothing, so they are there before the port joins its bridge.
 
-use super::nft_set::{Bytes, Set, TABLE, Value};
+use super::nft_set::{ACCEPT, Bytes, Field, GOTO, JUMP, RETURN, Set, TABLE, Value};
 use super::{KindError, Look, Scope};
-use crate::kernel::nft::{Element, ElementOp};
+use crate::host::Limits;
+use crate::kernel::nft::{Element, ElementOp, Place};
 use crate::model::{Change, Inputs, Kind, Owns, Table};
+use crate::policy::{Action, Compiled, Direction, Protocol};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
@@ -17,6 +19,8 @@ pub struct NftElement;
 pub struct Key {
     pub set: Set,
     pub key: Bytes,
+    /// In sets of ranges.
+    pub end: Option<Bytes>,
 }
 
 impl fmt::Display for Key {
@@ -25,7 +29,7 @@ impl fmt::Display for Key {
             f,
             "@{} {{ {} }}",
             self.set.name(),
-            self.key.text(self.set.key())
+            self.key.range_text(self.end.as_ref(), self.set.key())
         )
     }
 }
@@ -37,6 +41,10 @@ pub struct Attrs(pub Option<Bytes>);
 impl fmt::Display for Attrs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
+            // Only verdicts end in text.
+            Some(data) if data.as_slice().len() > 4 => {
+                write!(f, ": {}", data.text(&[Field::Verdict]))
+            }
             Some(data) => write!(f, ": {data:?}"),
             None => Ok(()),
         }
@@ -61,16 +69,54 @@ fn put(wanted: &mut Table<NftElement>, set: Set, key: &[Value<'_>], data: Option
     let key = Key {
         set,
         key: Bytes::of(key),
+        end: None,
+    };
+    wanted.insert(key, Attrs(data.map(|value| Bytes::of(&[value]))));
+}
+
+fn put_range(
+    wanted: &mut Table<NftElement>,
+    set: Set,
+    first: &[Value<'_>],
+    last: &[Value<'_>],
+    data: Option<Value<'_>>,
+) {
+    let key = Key {
+        set,
+        key: Bytes::of(first),
+        end: Some(Bytes::of(last)),
     };
     wanted.insert(key, Attrs(data.map(|value| Bytes::of(&[value]))));
 }
 
 /// What holds for a network as a whole, by name even before its devices exist.
 fn network_elements(inputs: &Inputs<'_>, wanted: &mut Table<NftElement>) {
-    let vxlan_port = Value::Port(inputs.host.fabric.vxlan_port);
-    put(wanted, Set::VxlanUdp, &[vxlan_port], None);
-    put(wanted, Set::InetVxlanUdp, &[vxlan_port], None);
+    let fabric = &inputs.host.fabric;
+    put(
+        wanted,
+        Set::VxlanUdp,
+        &[Value::Port(fabric.vxlan_port)],
+        None,
+    );
+    put(
+        wanted,
+        Set::InetVxlanUdp,
+        &[Value::Port(fabric.vxlan_port)],
+        None,
+    );
     for network in &inputs.host.networks {
+        put(
+            wanted,
+            Set::VxlanUdp,
+            &[Value::Port(network.vxlan_port)],
+            None,
+        );
+        put(
+            wanted,
+            Set::InetVxlanUdp,
+            &[Value::Port(network.vxlan_port)],
+            None,
+        );
         let svi = Value::IfName(&network.bridge);
         put(wanted, Set::Svis, &[svi], None);
         put(wanted, Set::InetSvis, &[svi], None);
@@ -129,21 +175,107 @@ fn nic_elements(inputs: &Inputs<'_>, wanted: &mut Table<NftElement>) {
                 Some(Value::Mark(nic.tags.into())),
             );
         }
-        for (set, services) in [
-            (Set::OutSvc, &nic.out_services),
-            (Set::InSvc, &nic.in_services),
-        ] {
-            for service in services {
-                let protocol = Value::Protocol(service.protocol.number());
-                put(
-                    wanted,
-                    set,
-                    &[port, protocol, Value::Port(service.port)],
-                    None,
-                );
-            }
-        }
+        limit_elements(port, &nic.limits, wanted);
+        policy_elements(at.port.index, Direction::In, &nic.inward, wanted);
+        policy_elements(at.port.index, Direction::Out, &nic.outward, wanted);
     }
+}
+
+/// A NIC with the limits that the rules have anyway needs none of these.
+fn limit_elements(port: Value<'_>, limits: &Limits, wanted: &mut Table<NftElement>) {
+    let Limits {
+        connections,
+        new_connections,
+        control_packets,
+        multicast_groups: _,
+    } = limits;
+    let rules = Limits::default();
+    if (connections, new_connections) != (&rules.connections, &rules.new_connections) {
+        put(wanted, Set::Limited, &[port], None);
+        let chain = format!("new_{new_connections}");
+        let verdict = Value::Verdict(JUMP, &chain);
+        put(wanted, Set::LimitNew, &[port], Some(verdict));
+        let chain = format!("conns_{connections}");
+        let verdict = Value::Verdict(GOTO, &chain);
+        put(wanted, Set::LimitConnections, &[port], Some(verdict));
+    }
+    if *control_packets != rules.control_packets {
+        let chain = format!("ctl_{control_packets}");
+        let verdict = Value::Verdict(GOTO, &chain);
+        put(wanted, Set::LimitControl, &[port], Some(verdict));
+    }
+}
+
+/// What a NIC's policy is looked up as; see the chains `egress_acl` and `to_port_l4`.
+fn policy_elements(
+    index: u32,
+    direction: Direction,
+    policy: &Compiled,
+    wanted: &mut Table<NftElement>,
+) {
+    let (exact, more, four, six) = match direction {
+        Direction::In => (Set::InSvc, Set::InMore, Set::In4, Set::In6),
+        Direction::Out => (Set::OutSvc, Set::OutMore, Set::Out4, Set::Out6),
+    };
+    let protocol = |protocol: Protocol| Value::Protocol(protocol.number());
+    let port = Value::IfIndex(index);
+    for (of, number) in policy.exact.keys() {
+        put(
+            wanted,
+            exact,
+            &[port, protocol(*of), Value::Port(*number)],
+            None,
+        );
+    }
+    if policy.is_plain() {
+        return;
+    }
+    put(wanted, more, &[port], None);
+    let port = Value::IfIndexBe(index);
+    for block in &policy.blocks {
+        let verdict = match (block.action, direction) {
+            // Back to the base chain, which counts and drops.
+            (Action::Drop, _) => Value::Verdict(RETURN, ""),
+            (Action::Allow, Direction::In) => Value::Verdict(ACCEPT, ""),
+            (Action::Allow, Direction::Out) => Value::Verdict(GOTO, "egress_accept"),
+        };
+        let end = |number, address| {
+            [
+                port,
+                protocol(block.protocol),
+                Value::Port(number),
+                Value::Ip(address),
+            ]
+        };
+        put_range(
+            wanted,
+            if block.first.is_ipv4() { four } else { six },
+            &end(block.ports.first, block.first),
+            &end(block.ports.last, block.last),
+            Some(verdict),
+        );
+    }
+    for tag in &policy.tags {
+        let end = |number| {
+            [
+                port,
+                protocol(tag.protocol),
+                Value::Port(number),
+                Value::MarkBe(1 << tag.bit),
+            ]
+        };
+        put_range(
+            wanted,
+            Set::InTags,
+            &end(tag.ports.first),
+            &end(tag.ports.last),
+            None,
+        );
+    }
+}
+
+fn bytes(bytes: &Bytes) -> Vec<u8> {
+    bytes.as_slice().to_vec()
 }
 
 /// Reads the elements. `None`: a set is missing, so the table is not what we loaded.
@@ -163,10 +295,10 @@ pub fn observe(
                 Some(elements) => elements,
             },
             Scope::Keys(keys) => {
-                let keys: Vec<Vec<u8>> = keys
+                let keys: Vec<Place> = keys
                     .iter()
                     .filter(|key| key.set == set)
-                    .map(|key| key.key.as_slice().to_vec())
+                    .map(|key| (bytes(&key.key), key.end.as_ref().map(bytes)))
                     .collect();
                 if keys.is_empty() {
                     continue;
@@ -177,6 +309,7 @@ pub fn observe(
         };
         for Element {
             key,
+            end,
             data,
             comment: _,
         } in elements
@@ -184,8 +317,10 @@ pub fn observe(
             let Some(key) = Bytes::from_kernel(&key) else {
                 continue;
             };
+            let end = end.as_deref().and_then(Bytes::from_kernel);
             let data = data.as_deref().and_then(Bytes::from_kernel);
-            found.insert(Key { set, key }, Attrs(data));
+            // Where another range covers the wanted one it is found in its stead, and goes.
+            found.insert(Key { set, key, end }, Attrs(data));
         }
     }
     Ok(Some(found))
@@ -198,15 +333,17 @@ pub fn ops(changes: &[Change<NftElement>]) -> Vec<ElementOp> {
         family: key.set.family(),
         table: TABLE,
         set: key.set.name(),
-        key: key.key.as_slice().to_vec(),
+        key: bytes(&key.key),
+        end: key.end.as_ref().map(bytes),
     };
     let add = |key: &Key, attrs: &Attrs| ElementOp::Add {
         family: key.set.family(),
         table: TABLE,
         set: key.set.name(),
         element: Element {
-            key: key.key.as_slice().to_vec(),
-            data: attrs.0.map(|data| data.as_slice().to_vec()),
+            key: bytes(&key.key),
+            end: key.end.as_ref().map(bytes),
+            data: attrs.0.map(|data| bytes(&data)),
             comment: None,
         },
     };
@@ -232,7 +369,7 @@ pub fn ops(changes: &[Change<NftElement>]) -> Vec<ElementOp> {
 pub fn script(elements: &Table<NftElement>) -> String {
     let mut by_set: BTreeMap<Set, Vec<String>> = BTreeMap::new();
     for (key, Attrs(data)) in elements {
-        let mut text = key.key.text(key.set.key());
+        let mut text = key.key.range_text(key.end.as_ref(), key.set.key());
         if let (Some(field), Some(data)) = (key.set.data(), data) {
             text.push_str(" : ");
             text.push_str(&data.text(&[field]));

@@ -6,7 +6,7 @@
 //! starts with nothing.
 
 use crate::addr::{IfName, Mac};
-use crate::kernel::nft::Family;
+use crate::kernel::nft::{Family, verdict};
 use std::fmt::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -39,15 +39,37 @@ pub enum Set {
     Zones,
     /// UDP ports of tunnels.
     VxlanUdp,
-    /// Port . protocol . destination port.
+    /// Port . protocol . destination port: open to everyone.
     OutSvc,
     InSvc,
+    /// Ports of which there is more to look up than that.
+    OutMore,
+    InMore,
+    /// Port . protocol . destination ports (of ICMP: type and code) . peer addresses → verdict.
+    Out4,
+    Out6,
+    In4,
+    In6,
+    /// Port . protocol . destination ports . a tag's bit of the mark.
+    InTags,
+    /// Ports with limits of their own, and the chains that apply them.
+    Limited,
+    LimitNew,
+    LimitControl,
+    LimitConnections,
     InetSvis,
     InetPorts,
     InetVxlanUdp,
     /// What the table's structure was when we loaded it.
     Stamp,
 }
+
+/// Verdict codes (include/uapi/linux/netfilter.h, nf_tables.h).
+pub const DROP: i32 = 0;
+pub const ACCEPT: i32 = 1;
+pub const JUMP: i32 = -3;
+pub const GOTO: i32 = -4;
+pub const RETURN: i32 = -5;
 
 /// Type of one part of a key, or of a map's data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +85,11 @@ pub enum Field {
     Port,
     Mark,
     Zone,
+    /// In sets of ranges numbers are big-endian, so that ranges are in order.
+    IfIndexBe,
+    MarkBe,
+    /// As `kernel::nft::verdict` makes it.
+    Verdict,
 }
 
 /// The value of one part.
@@ -76,6 +103,9 @@ pub enum Value<'a> {
     Port(u16),
     Mark(u32),
     Zone(u16),
+    IfIndexBe(u32),
+    MarkBe(u32),
+    Verdict(i32, &'a str),
 }
 
 /// The bytes of a key or of data, as in a register: every part of a concatenation padded to four
@@ -87,7 +117,7 @@ pub struct Bytes {
 }
 
 impl Set {
-    pub const ALL: [Set; 18] = [
+    pub const ALL: [Set; 29] = [
         Set::Svis,
         Set::Mcast,
         Set::Ports,
@@ -102,6 +132,17 @@ impl Set {
         Set::VxlanUdp,
         Set::OutSvc,
         Set::InSvc,
+        Set::OutMore,
+        Set::InMore,
+        Set::Out4,
+        Set::Out6,
+        Set::In4,
+        Set::In6,
+        Set::InTags,
+        Set::Limited,
+        Set::LimitNew,
+        Set::LimitControl,
+        Set::LimitConnections,
         Set::InetSvis,
         Set::InetPorts,
         Set::InetVxlanUdp,
@@ -131,6 +172,17 @@ impl Set {
             Set::VxlanUdp | Set::InetVxlanUdp => "vxlan_udp",
             Set::OutSvc => "out_svc",
             Set::InSvc => "in_svc",
+            Set::OutMore => "out_more",
+            Set::InMore => "in_more",
+            Set::Out4 => "out4",
+            Set::Out6 => "out6",
+            Set::In4 => "in4",
+            Set::In6 => "in6",
+            Set::InTags => "in_tags",
+            Set::Limited => "limited",
+            Set::LimitNew => "limit_new",
+            Set::LimitControl => "limit_ctl",
+            Set::LimitConnections => "limit_conns",
             Set::Stamp => "stamp",
         }
     }
@@ -140,13 +192,25 @@ impl Set {
         use Field::*;
         match self {
             Set::Svis | Set::Mcast | Set::InetSvis | Set::InetPorts => &[IfName],
-            Set::Ports | Set::Overlay | Set::Marks | Set::Zones => &[IfIndex],
+            Set::Ports
+            | Set::Overlay
+            | Set::Marks
+            | Set::Zones
+            | Set::OutMore
+            | Set::InMore
+            | Set::Limited
+            | Set::LimitNew
+            | Set::LimitControl
+            | Set::LimitConnections => &[IfIndex],
             Set::Routers | Set::MacOf => &[IfIndex, Mac],
             Set::MacRaw => &[IfIndex, MacRaw],
             Set::Id4 => &[IfIndex, Mac, Ip4],
             Set::Id6 => &[IfIndex, Mac, Ip6],
             Set::VxlanUdp | Set::InetVxlanUdp => &[Port],
             Set::OutSvc | Set::InSvc => &[IfIndex, Protocol, Port],
+            Set::Out4 | Set::In4 => &[IfIndexBe, Protocol, Port, Ip4],
+            Set::Out6 | Set::In6 => &[IfIndexBe, Protocol, Port, Ip6],
+            Set::InTags => &[IfIndexBe, Protocol, Port, MarkBe],
             Set::Stamp => &[Mark],
         }
     }
@@ -156,6 +220,8 @@ impl Set {
         match self {
             Set::Marks => Some(Field::Mark),
             Set::Zones => Some(Field::Zone),
+            Set::Out4 | Set::Out6 | Set::In4 | Set::In6 => Some(Field::Verdict),
+            Set::LimitNew | Set::LimitControl | Set::LimitConnections => Some(Field::Verdict),
             _ => None,
         }
     }
@@ -178,11 +244,13 @@ impl Set {
 impl Field {
     fn len(self) -> usize {
         match self {
-            Field::IfIndex | Field::Ip4 | Field::Mark => 4,
+            Field::IfIndex | Field::IfIndexBe | Field::Ip4 | Field::Mark | Field::MarkBe => 4,
             Field::IfName | Field::Ip6 => 16,
             Field::Mac | Field::MacRaw => 6,
             Field::Protocol => 1,
             Field::Port | Field::Zone => 2,
+            // As long as it is; it is never part of a key.
+            Field::Verdict => 0,
         }
     }
 }
@@ -208,6 +276,10 @@ impl Bytes {
                 Value::Protocol(number) => out.push(&[*number]),
                 Value::Port(port) => out.push(&port.to_be_bytes()),
                 Value::Zone(zone) => out.push(&zone.to_ne_bytes()),
+                Value::IfIndexBe(number) | Value::MarkBe(number) => {
+                    out.push(&number.to_be_bytes());
+                }
+                Value::Verdict(code, chain) => out.push(&verdict(*code, chain)),
             }
             if values.len() > 1 {
                 out.len = out.len.next_multiple_of(4);
@@ -240,23 +312,34 @@ impl Bytes {
 
     /// As nft writes them: parts joined by ` . `.
     pub fn text(&self, fields: &[Field]) -> String {
+        self.range_text(None, fields)
+    }
+
+    /// As nft writes ranges, if there is an end: `7 . 6 . 80-90 . 192.0.2.0-192.0.2.255`.
+    pub fn range_text(&self, end: Option<&Bytes>, fields: &[Field]) -> String {
         let mut out = String::new();
         let mut rest = self.as_slice();
+        let mut rest_of_end = end.unwrap_or(self).as_slice();
         for field in fields {
-            let padded = if fields.len() > 1 {
-                field.len().next_multiple_of(4)
-            } else {
-                field.len()
+            let padded = match field {
+                Field::Verdict => rest.len(),
+                _ if fields.len() > 1 => field.len().next_multiple_of(4),
+                _ => field.len(),
             };
-            if rest.len() < padded {
+            if rest.len() < padded || rest_of_end.len() < padded {
                 return format!("{:02x?}", self.as_slice());
             }
-            let (part, tail) = rest.split_at(padded);
-            rest = tail;
+            let (part, last);
+            (part, rest) = rest.split_at(padded);
+            (last, rest_of_end) = rest_of_end.split_at(padded);
             if !out.is_empty() {
                 out.push_str(" . ");
             }
             write_field(&mut out, *field, part);
+            if part != last {
+                out.push('-');
+                write_field(&mut out, *field, last);
+            }
         }
         out
     }
@@ -296,6 +379,17 @@ fn write_field(out: &mut String, field: Field, part: &[u8]) {
         Field::Protocol => write!(out, "{}", part[0]),
         Field::Port => write!(out, "{}", u16::from_be_bytes(head(part))),
         Field::Zone => write!(out, "{}", u16::from_ne_bytes(head(part))),
+        Field::IfIndexBe => write!(out, "{}", u32::from_be_bytes(head(part))),
+        Field::MarkBe => write!(out, "{:#x}", u32::from_be_bytes(head(part))),
+        Field::Verdict if part.len() >= 4 => match i32::from_be_bytes(head(part)) {
+            DROP => write!(out, "drop"),
+            ACCEPT => write!(out, "accept"),
+            RETURN => write!(out, "return"),
+            JUMP => write!(out, "jump {}", String::from_utf8_lossy(&part[4..])),
+            GOTO => write!(out, "goto {}", String::from_utf8_lossy(&part[4..])),
+            other => write!(out, "{other}"),
+        },
+        Field::Verdict => write!(out, "{part:02x?}"),
     };
 }
 
@@ -325,6 +419,23 @@ mod tests {
             Bytes::of(&[Value::IfName(&name)]).text(Set::Svis.key()),
             "\"svi-vpc\""
         );
+        let block = |port, address: &str| {
+            let address = Value::Ip(address.parse().unwrap());
+            Bytes::of(&[
+                Value::IfIndexBe(7),
+                Value::Protocol(6),
+                Value::Port(port),
+                address,
+            ])
+        };
+        let (first, last) = (block(80, "2001:db8::"), block(90, "2001:db8::ff"));
+        assert_eq!(first.as_slice()[..4], [0, 0, 0, 7]);
+        assert_eq!(
+            first.range_text(Some(&last), Set::In6.key()),
+            "7 . 6 . 80-90 . 2001:db8::-2001:db8::ff"
+        );
+        let verdict = Bytes::of(&[Value::Verdict(GOTO, "egress_accept")]);
+        assert_eq!(verdict.text(&[Field::Verdict]), "goto egress_accept");
         let service = Bytes::of(&[Value::IfIndex(7), Value::Protocol(6), Value::Port(443)]);
         assert_eq!(service.text(Set::InSvc.key()), "7 . 6 . 443");
     }

@@ -196,6 +196,7 @@ fn load(kernel: &mut Kernel, text: &str, elements: &Table<NftElement>) -> Result
         .ok_or_else(missing)?;
     let element = Element {
         key: Bytes::of(&[Value::Mark(1)]).as_slice().to_vec(),
+        end: None,
         data: None,
         comment: Some(format!("{} {}", text_digest(), hex(&both(&bridge, &inet)))),
     };

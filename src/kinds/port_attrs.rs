@@ -49,7 +49,7 @@ pub struct PortSettings {
 impl PortSettings {
     /// What a NIC's port should be. `proxy_arp` would also answer, but stops the flood of
     /// all-nodes router advertisements; `neigh_suppress` would silence the answers.
-    pub fn of_nic(has_group_limit: bool) -> Self {
+    pub fn of_nic(group_limit: Option<u32>) -> Self {
         PortSettings {
             learning: false,
             unicast_flood: false,
@@ -62,7 +62,7 @@ impl PortSettings {
             neigh_suppress: false,
             isolated: false,
             hairpin: false,
-            mcast_max_groups: has_group_limit.then_some(64),
+            mcast_max_groups: group_limit,
         }
     }
 
@@ -211,7 +211,9 @@ impl Kind for PortAttrs {
                     up: true,
                     // A kernel without IPv6 has no such attribute.
                     addr_gen_mode: at.port.addr_gen_mode.map(|_| 1),
-                    port: Some(PortSettings::of_nic(has_group_limit)),
+                    port: Some(PortSettings::of_nic(
+                        has_group_limit.then_some(nic.limits.multicast_groups),
+                    )),
                 };
                 (nic.port.clone(), attrs)
             })

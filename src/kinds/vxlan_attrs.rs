@@ -46,7 +46,7 @@ impl Kind for VxlanAttrs {
                     neigh_suppress: true,
                     // Remote hosts' groups are theirs to limit; zero is the kernel's "no limit".
                     mcast_max_groups: inputs.facts.has_group_limit().then_some(0),
-                    ..PortSettings::of_nic(false)
+                    ..PortSettings::of_nic(None)
                 };
                 (
                     network.tunnel.clone(),

@@ -1,12 +1,14 @@
 //! Asking LXD or Incus over its unix socket: where the socket is, one request, its limits, and
 //! errors that say what to do. Never writes.
 
-use super::inventory::{Instance, InstanceId};
+use super::inventory::{Acls, Instance, InstanceId};
 use super::wire::{self, Envelope};
 use reqwest::StatusCode;
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, Deserializer, SeqAccess, Visitor};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Largest answer taken, bytes: a thousand instances need about 4 MB.
@@ -133,8 +135,43 @@ impl Client {
     /// All instances of all projects, in one answer.
     pub async fn instances(&self) -> Result<Vec<Instance>, LxdError> {
         let path = "/1.0/instances?recursion=1&all-projects=true";
-        let Listing(instances) = self.get(path, LISTING_TIMEOUT).await?;
+        let Listing(mut instances) = self.get(path, LISTING_TIMEOUT).await?;
+        self.add_acls(&mut instances).await?;
         Ok(instances)
+    }
+
+    /// Reads the access lists that the instances refer to.
+    async fn add_acls(&self, instances: &mut [Instance]) -> Result<(), LxdError> {
+        let mut projects: BTreeMap<String, Acls> = BTreeMap::new();
+        for instance in instances {
+            if instance.acl_names().next().is_none() {
+                continue;
+            }
+            let project = &instance.id.project;
+            if !projects.contains_key(project) {
+                projects.insert(project.clone(), self.acls(project).await?);
+            }
+            let there = &projects[project];
+            let named = instance.acl_names();
+            let named = named.filter_map(|name| there.get_key_value(name));
+            instance.acls = named
+                .map(|(name, acl)| (name.clone(), acl.clone()))
+                .collect();
+        }
+        Ok(())
+    }
+
+    /// The access lists of a project; none where the server knows no such thing.
+    async fn acls(&self, project: &str) -> Result<Acls, LxdError> {
+        let path = format!("/1.0/network-acls?recursion=1&project={}", escape(project));
+        match self.get::<Vec<wire::Acl>>(&path, REQUEST_TIMEOUT).await {
+            Ok(acls) => Ok(acls
+                .into_iter()
+                .map(|acl| (acl.name.clone(), Arc::new(acl)))
+                .collect()),
+            Err(LxdError::Status { status: 404, .. }) => Ok(Acls::new()),
+            Err(error) => Err(error),
+        }
     }
 
     /// One instance; `None` only if the server says in so many words that there is none (404).
@@ -146,8 +183,9 @@ impl Client {
         );
         match self.get::<wire::Instance>(&path, REQUEST_TIMEOUT).await {
             Ok(instance) => {
-                let instance = Instance::from(instance);
+                let mut instance = Instance::from(instance);
                 if instance.id == *id {
+                    self.add_acls(std::slice::from_mut(&mut instance)).await?;
                     return Ok(Some(instance));
                 }
                 // Instances live in the default project where features.profiles etc. are off,

@@ -99,11 +99,13 @@ fn knocks(text: &[u8]) -> Vec<Knock> {
         context,
     } = lifecycle;
     // A profile's change reaches each instance by an event of its own in LXD 5.0, but not
-    // everywhere; a renamed project changes every instance's identity.
+    // everywhere; a renamed project changes every instance's identity; an access list is part of
+    // every instance that refers to it.
     if matches!(
         action.as_str(),
         "profile-updated" | "profile-renamed" | "project-renamed"
-    ) {
+    ) || action.starts_with("network-acl-")
+    {
         return vec![Knock::Everything];
     }
     let Some(what) = action.strip_prefix("instance-") else {
@@ -204,5 +206,6 @@ mod tests {
     fn what_is_not_understood_means_read_everything() {
         assert_eq!(knocks(b"{cut off"), [Knock::Everything]);
         assert_eq!(event("profile-updated", ""), [Knock::Everything]);
+        assert_eq!(event("network-acl-updated", ""), [Knock::Everything]);
     }
 }

@@ -4,6 +4,7 @@
 use super::wire;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 /// An instance's name is unique within its project only.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -42,6 +43,25 @@ pub struct Instance {
     pub last_used_at: String,
     /// Devices with `user.lxmesh.parent`, by device name order.
     pub nics: Vec<LxdNic>,
+    /// Of the access lists that the devices name, those that the project has.
+    pub acls: Acls,
+}
+
+/// Access lists by name.
+pub type Acls = BTreeMap<String, Arc<wire::Acl>>;
+
+impl Instance {
+    /// Names of access lists that its devices refer to.
+    pub fn acl_names(&self) -> impl Iterator<Item = &str> {
+        self.nics.iter().flat_map(|nic| nic.acl_names())
+    }
+}
+
+impl LxdNic {
+    pub fn acl_names(&self) -> impl Iterator<Item = &str> {
+        let words = self.acls.split(|c: char| c == ',' || c.is_whitespace());
+        words.filter(|word| !word.is_empty())
+    }
 }
 
 /// One device of `type=nic`, `nictype=p2p` that has `user.lxmesh.parent`. Texts as LXD gave them.
@@ -59,7 +79,18 @@ pub struct LxdNic {
     pub in_services: String,
     pub out_services: String,
     pub tags: String,
+    pub acls: String,
+    /// `user.lxmesh.limits.*`, each by the rest of its key; the device's before the instance's.
+    pub limits: BTreeMap<&'static str, String>,
 }
+
+/// What can be limited.
+pub const LIMITS: [&str; 4] = [
+    "connections",
+    "new_connections",
+    "control_packets",
+    "multicast_groups",
+];
 
 /// All instances of the local server, as last read.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -88,6 +119,7 @@ impl From<wire::Instance> for Instance {
             presence: presence(status_code),
             last_used_at,
             nics,
+            acls: Acls::new(),
         }
     }
 }
@@ -140,6 +172,16 @@ fn nic(device: &str, keys: &wire::Keys, config: &wire::Keys) -> Option<LxdNic> {
         in_services: merged("in_services"),
         out_services: merged("out_services"),
         tags: merged("tags"),
+        acls: merged("acls"),
+        limits: LIMITS
+            .iter()
+            .filter_map(|name| {
+                let key = format!("limits.{name}");
+                let instance = || config.get(&format!("{KEY}{key}"));
+                let text = ours(&key).or_else(instance)?;
+                (!text.is_empty()).then(|| (*name, text.clone()))
+            })
+            .collect(),
     })
 }
 

@@ -53,6 +53,37 @@ pub struct Instance {
     pub expanded_devices: BTreeMap<String, Keys>,
 }
 
+/// One access list of `GET /1.0/network-acls?recursion=1&project=PROJECT`. Go writes an empty list
+/// as null.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Acl {
+    pub name: String,
+    #[serde(default)]
+    pub ingress: Option<Vec<AclRule>>,
+    #[serde(default)]
+    pub egress: Option<Vec<AclRule>>,
+}
+
+/// A rule of an access list, in LXD's words; what is empty is not there.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct AclRule {
+    /// `allow`, `reject` or `drop`.
+    pub action: String,
+    /// Lists of addresses, prefixes, ranges and names, separated by commas.
+    pub source: String,
+    pub destination: String,
+    /// `tcp`, `udp`, `icmp4` or `icmp6`.
+    pub protocol: String,
+    /// Lists of ports and ranges.
+    pub source_port: String,
+    pub destination_port: String,
+    pub icmp_type: String,
+    pub icmp_code: String,
+    /// `enabled`, `disabled` or `logged`.
+    pub state: String,
+}
+
 /// The keys of an instance or a device that mean something to us. An instance has dozens of
 /// others, some of them long: those are not kept, not even for the moment.
 #[derive(Debug, Default)]

@@ -1,11 +1,15 @@
 //! What is wanted and what is there, as plain values: links, NICs, tables of kernel objects and
 //! the one diff between them. Nothing here talks to anybody.
 
+mod acl;
 pub mod facts;
 pub mod inputs;
 pub mod kind;
 pub mod nic;
+mod policies;
+pub mod revoked;
 pub mod table;
+pub mod trace;
 
 pub use facts::Facts;
 pub use inputs::Inputs;

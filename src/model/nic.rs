@@ -2,13 +2,15 @@
 //! checked against them, conflicts between NICs decided. Whatever is wrong costs only the NIC or
 //! the key that it concerns, and says so once, with instance, device, key, value and remedy.
 
+use super::policies::Words;
 use crate::addr::{IfName, Mac, is_assignable};
-use crate::host::{HostFile, Network};
-use crate::lxd::{Instance, InstanceId, Inventory, LxdNic, Presence};
-use crate::policy::{Service, parse_services, parse_tags};
-use std::collections::{BTreeSet, HashMap};
+use crate::host::{HostFile, Limits, Network};
+use crate::lxd::{Acls, Instance, InstanceId, Inventory, LxdNic, Presence};
+use crate::policy::{Compiled, Surroundings, parse_tags};
+use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 /// Which device of which instance.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -34,10 +36,12 @@ pub struct Nic {
     pub mac: Mac,
     pub ipv4: Option<Ipv4Addr>,
     pub ipv6: Option<Ipv6Addr>,
-    pub in_services: BTreeSet<Service>,
-    pub out_services: BTreeSet<Service>,
+    /// What may reach it, and what it may reach.
+    pub inward: Arc<Compiled>,
+    pub outward: Arc<Compiled>,
     /// Bits of the packet mark.
     pub tags: u16,
+    pub limits: Limits,
 }
 
 impl Nic {
@@ -88,7 +92,7 @@ pub fn resolve(host: &HostFile, inventory: &Inventory, before: &[Nic]) -> Resolv
         }
         for raw in &instance.nics {
             let mut problems = Complaints::about(instance, raw);
-            if let Some(nic) = resolve_one(host, &mut problems, raw) {
+            if let Some(nic) = resolve_one(host, &mut problems, raw, &instance.acls) {
                 candidates.push((instance, nic));
             }
             resolved.problems.append(&mut problems.found);
@@ -119,7 +123,12 @@ pub fn resolve(host: &HostFile, inventory: &Inventory, before: &[Nic]) -> Resolv
     resolved
 }
 
-fn resolve_one(host: &HostFile, problems: &mut Complaints, raw: &LxdNic) -> Option<Nic> {
+fn resolve_one(
+    host: &HostFile,
+    problems: &mut Complaints,
+    raw: &LxdNic,
+    there: &Acls,
+) -> Option<Nic> {
     let LxdNic {
         device: _,
         parent,
@@ -127,9 +136,11 @@ fn resolve_one(host: &HostFile, problems: &mut Complaints, raw: &LxdNic) -> Opti
         hwaddr,
         ipv4,
         ipv6,
-        in_services,
-        out_services,
+        in_services: _,
+        out_services: _,
         tags,
+        acls: _,
+        limits: _,
     } = raw;
     let Some(network) = host.network(parent) else {
         let known: Vec<_> = host.networks.iter().map(|n| n.name.as_str()).collect();
@@ -161,28 +172,37 @@ fn resolve_one(host: &HostFile, problems: &mut Complaints, raw: &LxdNic) -> Opti
         ));
         return None;
     }
-    let (in_services, bad_in) = parse_services(in_services);
-    let (out_services, bad_out) = parse_services(out_services);
-    let (tags, bad_tags) = parse_tags(tags, host);
-    for (key, errors) in [
-        ("in_services", bad_in),
-        ("out_services", bad_out),
-        ("tags", bad_tags),
-    ] {
-        for error in errors {
-            problems.add(format!("user.lxmesh.{key}: {error}"));
-        }
+    let ipv4 = address(problems, network, "ipv4.address", ipv4.as_deref());
+    let ipv6 = address(problems, network, "ipv6.address", ipv6.as_deref());
+    let around = Surroundings { host, network };
+    let (tags, bad_tags) = parse_tags(tags, &around);
+    for error in bad_tags {
+        problems.add(format!("user.lxmesh.tags: {error}"));
     }
+    let own: Vec<IpAddr> = ipv4
+        .map(IpAddr::V4)
+        .into_iter()
+        .chain(ipv6.map(IpAddr::V6))
+        .collect();
+    let words = Words {
+        around,
+        raw,
+        there,
+        own: &own,
+    };
+    let [inward, outward] = words.policies(|problem| problems.add(problem));
+    let limits = words.limits(|problem| problems.add(problem));
     Some(Nic {
         id: problems.nic.clone(),
         network: network.name.clone(),
         port,
         mac,
-        ipv4: address(problems, network, "ipv4.address", ipv4.as_deref()),
-        ipv6: address(problems, network, "ipv6.address", ipv6.as_deref()),
-        in_services,
-        out_services,
+        ipv4,
+        ipv6,
+        inward,
+        outward,
         tags,
+        limits,
     })
 }
 
@@ -326,6 +346,7 @@ mod tests {
         asn = 64500
         reflectors = ["203.0.113.1"]
         supervisors = ["203.0.113.11"]
+        unprotected_tags = true
         [tags]
         bastion = 3
         [[network]]
@@ -363,6 +384,7 @@ mod tests {
             presence: Presence::Up,
             last_used_at: started.into(),
             nics: vec![nic],
+            acls: Default::default(),
         }
     }
 
@@ -443,7 +465,8 @@ mod tests {
 
     #[test]
     fn each_bad_value_is_named_with_its_key_and_costs_only_itself() {
-        let cases: [(fn(&mut LxdNic), &str, bool); 10] = [
+        type Case = (fn(&mut LxdNic), &'static str, bool);
+        let cases: [Case; 10] = [
             (
                 |n| n.parent = "nowhere".into(),
                 "user.lxmesh.parent=\"nowhere\" is not a network",

@@ -1,54 +1,17 @@
-//! The words of `user.lxmesh.in_services`, `out_services` and `tags`, and what they mean. Pure.
-//! How a policy becomes set elements is `kinds::nft_element`'s matter.
+//! What may pass: from the operator's words to rules ([`rule`]), from rules to what the kernel looks
+//! up ([`compiled`]). Pure. How that becomes set elements is `kinds::nft_element`'s matter.
+//!
+//! The sets are the policy: `lxmesh trace` asks [`Compiled::judge`], which looks up the same entries
+//! in the same order as the rules in `templates/datapath-rules.nft` do.
 
-use crate::host::HostFile;
+pub mod compiled;
+pub mod rule;
+
+pub use crate::host::{Peer, Ports, Protocol, Service, Traffic};
+pub use compiled::{Block, Compiled, Flow, Judgement, TagBlock, compile};
+pub use rule::{Action, Direction, Peers, Rule, Surroundings};
+
 use std::collections::BTreeSet;
-use std::fmt;
-
-/// A transport protocol with ports.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Protocol {
-    Tcp,
-    Udp,
-    Sctp,
-}
-
-impl Protocol {
-    const ALL: [(Protocol, &'static str); 3] = [
-        (Protocol::Tcp, "tcp"),
-        (Protocol::Udp, "udp"),
-        (Protocol::Sctp, "sctp"),
-    ];
-
-    /// IANA protocol number.
-    pub fn number(self) -> u8 {
-        match self {
-            Protocol::Tcp => 6,
-            Protocol::Udp => 17,
-            Protocol::Sctp => 132,
-        }
-    }
-}
-
-impl fmt::Display for Protocol {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = Self::ALL.iter().find(|(p, _)| p == self).map(|(_, n)| *n);
-        f.write_str(name.expect("every protocol is in ALL"))
-    }
-}
-
-/// One allowed destination port, e.g. `tcp/443`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Service {
-    pub protocol: Protocol,
-    pub port: u16,
-}
-
-impl fmt::Display for Service {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.protocol, self.port)
-    }
-}
 
 /// A word that is not understood, why, and what would be. It costs only itself.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -62,41 +25,19 @@ pub struct WordError {
 pub const MAX_WORDS: usize = 1024;
 
 /// Splits a list at commas and blanks.
-fn words(list: &str) -> impl Iterator<Item = &str> {
+pub fn words(list: &str) -> impl Iterator<Item = &str> {
     list.split(|c: char| c == ',' || c.is_whitespace())
         .filter(|word| !word.is_empty())
 }
 
 /// Reads a list of services. Words that are not understood are returned beside those that are.
 pub fn parse_services(list: &str) -> (BTreeSet<Service>, Vec<WordError>) {
-    sorted_out(list, parse_service)
-}
-
-fn parse_service(word: &str) -> Result<Service, String> {
-    let wanted = "is not a service; write PROTOCOL/PORT such as tcp/443, with tcp, udp or sctp and a port from 1 to 65535";
-    let (protocol, port) = word.split_once('/').ok_or(wanted)?;
-    let protocol = Protocol::ALL
-        .iter()
-        .find(|(_, name)| name.eq_ignore_ascii_case(protocol))
-        .map(|(protocol, _)| *protocol)
-        .ok_or(wanted)?;
-    if !port.bytes().all(|c| c.is_ascii_digit()) {
-        return Err(wanted.into());
-    }
-    match port.parse() {
-        Ok(0) | Err(_) => Err(wanted.into()),
-        Ok(port) => Ok(Service { protocol, port }),
-    }
+    sorted_out(list, str::parse)
 }
 
 /// Reads a list of tag names into bits of the packet mark.
-pub fn parse_tags(list: &str, host: &HostFile) -> (u16, Vec<WordError>) {
-    let (bits, errors) = sorted_out(list, |word| {
-        host.tags
-            .get(word)
-            .copied()
-            .ok_or_else(|| "is not a tag; tags are named in [tags] of the host file".to_string())
-    });
+pub fn parse_tags(list: &str, around: &Surroundings<'_>) -> (u16, Vec<WordError>) {
+    let (bits, errors) = sorted_out(list, |word| around.tag(word));
     (bits.iter().fold(0, |mask, bit| mask | 1 << bit), errors)
 }
 
@@ -140,25 +81,18 @@ fn printable(word: &str) -> String {
 mod tests {
     use super::*;
 
-    fn names(list: &str) -> (Vec<String>, usize) {
+    fn names(list: &str) -> (BTreeSet<String>, usize) {
         let (good, bad) = parse_services(list);
         (good.iter().map(Service::to_string).collect(), bad.len())
     }
 
     #[test]
     fn lists_are_split_at_commas_and_blanks_alike() {
-        let wanted = (
-            vec![
-                "tcp/80".to_string(),
-                "tcp/443".into(),
-                "udp/53".into(),
-                "sctp/9".into(),
-            ],
-            0,
-        );
+        let wanted = ["tcp/80", "tcp/443", "udp/53", "sctp/9"].map(String::from);
+        let wanted = (BTreeSet::from(wanted), 0);
         assert_eq!(names("tcp/80,tcp/443 udp/53,\tsctp/9"), wanted);
         assert_eq!(names("sctp/9 , udp/53\ntcp/443,,TCP/80 tcp/80"), wanted);
-        assert_eq!(names(" ,"), (vec![], 0));
+        assert_eq!(names(" ,"), (BTreeSet::new(), 0));
     }
 
     #[test]
@@ -177,3 +111,6 @@ mod tests {
         assert_eq!(parse_services(&long).1[0].word.len(), 64);
     }
 }
+
+#[cfg(test)]
+mod agreement;

@@ -415,6 +415,11 @@ impl Agent {
             self.nft_generation = generation;
             self.last_nft_look = Some(Instant::now());
         }
+        if extent != Extent::Nftables {
+            let before = std::mem::take(&mut self.world.passed);
+            self.end_revoked(&before);
+            self.world.passed = before;
+        }
         self.after_pass(&extent, facts, &report);
     }
 }

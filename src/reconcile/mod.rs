@@ -10,6 +10,7 @@ pub mod privilege;
 pub mod purge;
 pub mod repairs;
 pub mod report;
+mod revoke;
 pub mod start;
 mod status;
 pub mod world;

@@ -3,8 +3,9 @@
 use super::pass::{Extent, Wanted, look_at_links, plan};
 use super::report::Report;
 use super::world::{Listed, World};
-use crate::host::{self, LoadError};
+use crate::host::{self, HostFile, LoadError};
 use crate::kernel::{Kernel, KernelError};
+use crate::model::Nic;
 use std::path::Path;
 
 /// What a full pass would change now, changing nothing: for `lxmesh plan`.
@@ -34,6 +35,18 @@ pub async fn preview(host_path: &Path) -> Result<Report, PreviewError> {
         .map(|problem| ("nic", problem.to_string()));
     report.unreadable.extend(problems);
     Ok(report)
+}
+
+/// The host file and the NICs that LXD says there are, for `lxmesh trace`.
+pub async fn nics(host_path: &Path) -> Result<(HostFile, Vec<Nic>), PreviewError> {
+    let host = host::load(host_path)?;
+    let socket = crate::lxd::client::find_socket(host.lxd.socket.as_deref())?;
+    let client = crate::lxd::Client::new(&socket)?;
+    client.identify().await?;
+    let mut world = World::default();
+    world.put_listing(client.instances().await?);
+    world.resolve(&host);
+    Ok((host, world.resolved.nics))
 }
 
 /// Why there is no plan.

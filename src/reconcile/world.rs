@@ -265,6 +265,7 @@ mod tests {
             presence: Presence::Up,
             last_used_at: String::new(),
             nics: Vec::new(),
+            acls: Default::default(),
         }
     }
 

@@ -27,7 +27,8 @@ exit 0
 # Sets whose elements the agent keeps; the rest are filled by the rules.
 _SETS = {
     "svis", "mcast", "ports", "overlay", "routers", "mac", "lla", "id4", "id6", "marks", "zones",
-    "vxlan_udp", "out_svc", "in_svc",
+    "vxlan_udp", "out_svc", "in_svc", "out_more", "in_more", "out4", "out6", "in4", "in6", "in_tags",
+    "limited", "limit_new", "limit_ctl", "limit_conns",
 }
 _PORT_KEYS = (
     "learning", "flood", "mcast_flood", "bcast_flood", "proxy_arp", "proxy_arp_wifi", "guard",

@@ -3,6 +3,7 @@
 //! (networkctl(1), `reload`).
 
 use super::{Cost, Draft, FileChange, Names, Step};
+use crate::addr::Mac;
 use std::collections::BTreeSet;
 
 /// `Key=value` with its section, and which of several sections of that name it stands in.
@@ -137,6 +138,23 @@ fn netdev(
                     of,
                     format!("{text}: instances must learn their gateway's address again"),
                 );
+                // The kernel makes link-local addresses when a device comes up, and not again.
+                let link_local = |mac: Option<&str>| {
+                    let mac = mac?.parse::<Mac>().ok()?;
+                    Some(format!("{}/64", mac.eui64_link_local()))
+                };
+                if let Some(address) = link_local(value(before, &key)) {
+                    draft.step(Step::RemoveAddress {
+                        link: link.into(),
+                        address,
+                    });
+                }
+                if let Some(address) = link_local(Some(&new)) {
+                    draft.step(Step::AddAddress {
+                        link: link.into(),
+                        address,
+                    });
+                }
                 draft.step(Step::SetMac {
                     link: link.into(),
                     mac: new,

@@ -59,13 +59,13 @@ enum DataKind {
 struct Runs<'a> {
     /// Even runs delete, odd ones add.
     runs: Vec<Vec<usize>>,
-    last: HashMap<&'a [u8], usize>,
+    last: HashMap<(&'a [u8], Option<&'a [u8]>), usize>,
 }
 
 impl<'a> Runs<'a> {
-    fn push(&mut self, index: usize, key: &'a [u8], add: bool) {
-        let sort = usize::from(add);
-        let run = match self.last.get(key) {
+    fn push(&mut self, index: usize, key: &'a [u8], end: Option<&'a [u8]>, add: bool) {
+        let (key, sort) = ((key, end), usize::from(add));
+        let run = match self.last.get(&key) {
             None => sort,
             Some(last) => last + usize::from(last % 2 != sort),
         };
@@ -256,8 +256,10 @@ fn order(ops: &[ElementOp]) -> Vec<(SetName, Runs<'_>)> {
         });
         let runs = &mut sets[at].1;
         match op {
-            ElementOp::Add { element, .. } => runs.push(i, &element.key, true),
-            ElementOp::Delete { key, .. } => runs.push(i, key, false),
+            ElementOp::Add { element, .. } => {
+                runs.push(i, &element.key, element.end.as_deref(), true);
+            }
+            ElementOp::Delete { key, end, .. } => runs.push(i, key, end.as_deref(), false),
         }
     }
     sets
@@ -273,15 +275,19 @@ fn check(op: &ElementOp) -> Result<(), &'static str> {
     if table.len() >= NAME_BYTES || set.len() >= NAME_BYTES {
         return Err("a name has more than 255 bytes");
     }
-    let (key, element) = match op {
-        ElementOp::Add { element, .. } => (&element.key, Some(element)),
-        ElementOp::Delete { key, .. } => (key, None),
+    let (key, end, element) = match op {
+        ElementOp::Add { element, .. } => (&element.key, &element.end, Some(element)),
+        ElementOp::Delete { key, end, .. } => (key, end, None),
     };
+    if end.as_ref().is_some_and(|end| end.len() != key.len()) {
+        return Err("the ends of a range differ in length");
+    }
     if key.len() > VALUE_BYTES {
         return Err("the key has more than 64 bytes");
     }
     let Some(Element {
         key: _,
+        end: _,
         data,
         comment,
     }) = element
@@ -331,7 +337,7 @@ fn write_message(
                 let from = list.len() - start;
                 list.nest(NFTA_LIST_ELEM, |e| match &ops[i] {
                     ElementOp::Add { element, .. } => write_element(e, element, kind),
-                    ElementOp::Delete { key, .. } => write_key(e, key),
+                    ElementOp::Delete { key, end, .. } => write_key(e, key, end.as_deref()),
                 });
                 changes.push((i, from..list.len() - start));
                 if list.len() - nest > NEST_BYTES {
@@ -344,8 +350,13 @@ fn write_message(
 }
 
 fn write_element(writer: &mut Writer, element: &Element, kind: DataKind) {
-    let Element { key, data, comment } = element;
-    write_key(writer, key);
+    let Element {
+        key,
+        end,
+        data,
+        comment,
+    } = element;
+    write_key(writer, key, end.as_deref());
     match (data, kind) {
         (None, _) => {}
         (Some(data), DataKind::Value) => {
@@ -417,15 +428,21 @@ fn blame(ops: &[ElementOp], sent: &Sent, ack: &crate::kernel::tlv::Ack) -> Trans
 
 fn describe(op: &ElementOp) -> String {
     let SetName { family, table, set } = name_of(op);
-    let (verb, key, comment) = match op {
-        ElementOp::Add { element, .. } => ("adding to", &element.key, element.comment.as_deref()),
-        ElementOp::Delete { key, .. } => ("removing from", key, None),
+    let (verb, key, end, comment) = match op {
+        ElementOp::Add { element, .. } => {
+            let comment = element.comment.as_deref();
+            ("adding to", &element.key, &element.end, comment)
+        }
+        ElementOp::Delete { key, end, .. } => ("removing from", key, end, None),
     };
-    let hex: String = key
-        .iter()
-        .take(VALUE_BYTES)
-        .map(|b| format!("{b:02x}"))
-        .collect();
+    let shown = |key: &[u8]| -> String {
+        let bytes = key.iter().take(VALUE_BYTES);
+        bytes.map(|b| format!("{b:02x}")).collect()
+    };
+    let mut hex = shown(key);
+    if let Some(end) = end {
+        hex = format!("{hex} to {}", shown(end));
+    }
     let comment = comment.map(|c| format!(" ({c})")).unwrap_or_default();
     format!(
         "{verb} set {} {table} {set} element {hex}{comment}",
@@ -440,7 +457,7 @@ mod tests {
     fn runs(ops: &[(&str, bool)]) -> Vec<Vec<usize>> {
         let mut runs = Runs::default();
         for (i, (key, add)) in ops.iter().enumerate() {
-            runs.push(i, key.as_bytes(), *add);
+            runs.push(i, key.as_bytes(), None, *add);
         }
         runs.runs
     }

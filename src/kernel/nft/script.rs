@@ -126,9 +126,9 @@ mod tests {
 
     #[test]
     fn a_program_that_hangs_is_stopped_at_the_time_limit() {
-        let error = sh("sleep 1000", Duration::from_millis(50)).unwrap_err();
+        let error = sh("exec sleep 1000", Duration::from_millis(50)).unwrap_err();
         assert_eq!(error.errno(), Some(libc::ETIMEDOUT));
-        let error = sh("exec 2>&-; sleep 1000", Duration::from_millis(50)).unwrap_err();
+        let error = sh("exec 2>&-; exec sleep 1000", Duration::from_millis(50)).unwrap_err();
         assert_eq!(error.errno(), Some(libc::ETIMEDOUT));
     }
 

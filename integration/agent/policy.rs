@@ -1,0 +1,307 @@
+//! What may pass, as far as it can be seen in the sets: services with ranges, peers and tags, LXD's
+//! access lists, and what `lxmesh trace` says of them.
+
+use super::cold_start::busy_world;
+use super::support::fake_lxd::Status;
+use super::support::in_netns;
+use super::support::world::{Nic, World};
+use lxmesh::kernel::Kernel;
+use serde_json::{Value, json};
+
+#[test]
+fn ranges_peers_and_tags_take_effect_are_kept_and_withdrawn() {
+    in_netns(|ns| {
+        let mut world = busy_world(ns);
+        let mut nic = world.nics[0].clone();
+        let plain = nic.clone();
+        nic.in_services = [
+            "tcp/443",
+            "tcp/8000-8100",
+            "tcp/5432@10.1.0.0/16",
+            "udp/53@2001:db8:1::/48",
+            "tcp/22@tag:bastion",
+        ]
+        .map(String::from)
+        .into();
+        nic.out_services = ["udp/53", "udp/1000-2000@10.0.0.0/8", "tcp/1-65535"]
+            .map(String::from)
+            .into();
+        let change = |world: &mut World, nic: &Nic| {
+            world.set(nic, Status::Running);
+            world.expect(nic);
+            world.lxd.emit("instance-updated", "default", &nic.instance);
+            world.in_step();
+        };
+        change(&mut world, &nic);
+        // What somebody takes away or puts in is put right.
+        let port = &nic.port;
+        world.ns.sh(&format!(
+            "nft delete element bridge lxmesh in4 '{{ {port} . tcp . 8000-8100 . 0.0.0.0/0 }}'
+             nft delete element bridge lxmesh in_more '{{ {port} }}'
+             nft add element bridge lxmesh in4 '{{ {port} . tcp . 1-79 . 0.0.0.0/0 : accept }}'
+             nft add element bridge lxmesh in_tags '{{ {port} . tcp . 23-25 . 1 }}'"
+        ));
+        world.in_step();
+        // A range that overlaps with what was there.
+        nic.in_services[1] = "tcp/8050-8200".into();
+        change(&mut world, &nic);
+        change(&mut world, &plain);
+    });
+}
+
+/// Has LXD name access lists on the instance of a NIC, and tell of it.
+fn name_acls(world: &World<'_>, nic: &Nic, names: &str) {
+    world.set(nic, Status::Running);
+    let mut instance = world.lxd.get("default", &nic.instance);
+    instance
+        .config
+        .insert("user.lxmesh.acls".into(), names.into());
+    world.lxd.put(instance);
+    world.lxd.emit("instance-updated", "default", &nic.instance);
+}
+
+fn with_services(nic: &Nic, more: &[&str]) -> Nic {
+    let mut nic = nic.clone();
+    nic.in_services
+        .extend(more.iter().map(|word| word.to_string()));
+    nic
+}
+
+#[test]
+fn access_lists_take_effect_follow_edits_and_close_what_is_not_understood() {
+    in_netns(|ns| {
+        let mut world = busy_world(ns);
+        let nic = world.nics[0].clone();
+        let acl = |rules: Value| json!([{"name": "web", "description": "", "egress": null, "ingress": rules}]);
+        let rule = |ports: &str| json!({"action": "allow", "source": "10.1.0.0/16", "protocol": "tcp", "destination_port": ports, "state": "enabled"});
+        world
+            .lxd
+            .put_acls("default", acl(json!([rule("9000-9010")])));
+        name_acls(&world, &nic, "web");
+        world.expect(&with_services(&nic, &["tcp/9000-9010@10.1.0.0/16"]));
+        world.in_step();
+        // An edit, of which LXD tells by the list's name only.
+        world
+            .lxd
+            .put_acls("default", acl(json!([rule("9000-9005"), rule("7")])));
+        world.lxd.emit("network-acl-updated", "default", "web");
+        world.expect(&with_services(
+            &nic,
+            &["tcp/9000-9005@10.1.0.0/16", "tcp/7@10.1.0.0/16"],
+        ));
+        world.in_step();
+        // A list that is not there might have forbidden anything.
+        name_acls(&world, &nic, "web, nosuchlist");
+        let mut closed = nic.clone();
+        closed.in_services.clear();
+        closed.out_services.clear();
+        world.expect(&closed);
+        world.in_step();
+        let says = |world: &World<'_>, text: &str| {
+            let status = world.status().expect("the agent answers");
+            let problems = status["problems"].as_array().expect("a list").clone();
+            let found = problems.iter().any(|problem| {
+                problem
+                    .as_str()
+                    .is_some_and(|problem| problem.contains(text))
+            });
+            assert!(found, "no {text:?} in {problems:?}");
+        };
+        says(
+            &world,
+            "user.lxmesh.acls: \"nosuchlist\" is not a network ACL",
+        );
+        // A rule that drops and cannot be expressed closes its side, one that allows only itself.
+        let drops = json!({"action": "drop", "source": "@external", "state": "enabled"});
+        world
+            .lxd
+            .put_acls("default", acl(json!([rule("7"), drops])));
+        name_acls(&world, &nic, "web");
+        let mut inward_closed = nic.clone();
+        inward_closed.in_services.clear();
+        world.expect(&inward_closed);
+        world.in_step();
+        says(&world, "ACL \"web\", rule 2 of ingress names \"@external\"");
+        let allows = json!({"action": "allow", "source": "@external", "state": "enabled"});
+        world
+            .lxd
+            .put_acls("default", acl(json!([rule("7"), allows])));
+        world.lxd.emit("network-acl-updated", "default", "web");
+        world.expect(&with_services(&nic, &["tcp/7@10.1.0.0/16"]));
+        world.in_step();
+        name_acls(&world, &nic, "");
+        world.expect(&nic);
+        world.in_step();
+    });
+}
+
+#[test]
+fn a_trace_names_the_rule_that_decides() {
+    in_netns(|ns| {
+        let world = busy_world(ns);
+        let trace = |arguments: &[&str]| {
+            let output = world.output(&[&["trace"], arguments].concat());
+            let text = String::from_utf8_lossy(&output.stdout).into_owned()
+                + &String::from_utf8_lossy(&output.stderr);
+            (output.status.code(), text)
+        };
+        // Out tcp/443 and sctp/2905, in tcp/80 and udp/53: see World::nic.
+        let (code, text) = trace(&["c1", "192.0.9.9", "tcp/443"]);
+        assert_eq!(code, Some(0), "{text}");
+        assert!(
+            text.contains("out of c1 device eth0: allowed: user.lxmesh.out_services: tcp/443"),
+            "{text}"
+        );
+        let (code, text) = trace(&["c1", "c2", "tcp/443"]);
+        assert_eq!(code, Some(2), "{text}");
+        assert!(
+            text.contains("into c2 device eth0: denied: no rule of user.lxmesh.in_services"),
+            "{text}"
+        );
+        let (code, text) = trace(&["c1/eth0", "c2", "tcp/80"]);
+        assert_eq!(code, Some(2), "{text}");
+        assert!(
+            text.contains("out of c1 device eth0: denied") && !text.contains("into c2"),
+            "{text}"
+        );
+        let (code, text) = trace(&["c1", "c2", "icmp/echo-request"]);
+        assert_eq!(code, Some(0), "{text}");
+        let json = world.output(&["trace", "--json", "2001:db8:1::1", "c2", "udp/53"]);
+        let json: Value = serde_json::from_slice(&json.stdout).unwrap();
+        assert_eq!(json[0]["allowed"], true);
+        assert_eq!(
+            json[0]["steps"][0]["why"],
+            "user.lxmesh.in_services: udp/53"
+        );
+        for (arguments, says) in [
+            (["c1", "c2", "tcp/80-90"], "more than one flow"),
+            (
+                ["c1", "nobody", "tcp/80"],
+                "no running instance of this host",
+            ),
+            (["192.0.9.9", "192.0.9.8", "tcp/80"], "nothing here decides"),
+            (["c1", "c2", "gre/1"], "is not a service"),
+        ] {
+            let (code, text) = trace(&arguments);
+            assert_eq!(code, Some(1), "{text}");
+            assert!(text.contains(says), "{text}");
+        }
+    });
+}
+
+#[test]
+fn a_withdrawn_service_ends_its_tracked_connections_and_no_others() {
+    in_netns(|ns| {
+        let mut world = busy_world(ns);
+        let nic = world.nics[0].clone();
+        let (own, other) = (
+            nic.ipv4.clone().unwrap(),
+            world.nics[1].ipv4.clone().unwrap(),
+        );
+        // Entries as conntrack would make them: in the zone of the network, and elsewhere.
+        let vni = 100;
+        let make = |zone: u32, target: &str, port: u16| {
+            ns.sh(&format!(
+                "conntrack -I -s 192.0.9.9 -d {target} -p tcp --sport 4000 --dport {port} --state ESTABLISHED --timeout 3000 -w {zone} -u ASSURED"
+            ));
+        };
+        make(vni, &own, 80);
+        make(vni, &own, 81);
+        make(vni, &other, 80);
+        make(vni + 7, &own, 80);
+        let count = |world: &World<'_>| world.ns.sh("cat /proc/net/nf_conntrack").lines().count();
+        assert_eq!(count(&world), 4);
+        let mut less = nic.clone();
+        less.in_services = vec!["udp/53".into()];
+        world.set(&less, Status::Running);
+        world.expect(&less);
+        world.lxd.emit("instance-updated", "default", &nic.instance);
+        world.in_step();
+        world.until("its connection has ended", |world| {
+            (count(world) == 3).then_some(())
+        });
+        let left = world.ns.sh("cat /proc/net/nf_conntrack");
+        assert!(
+            !left
+                .lines()
+                .any(|line| line.contains(&format!("dst={own} "))
+                    && line.contains("dport=80 ")
+                    && line.contains(&format!("zone={vni} "))),
+            "{left}"
+        );
+    });
+}
+
+#[test]
+fn limits_of_a_nic_and_of_a_network_take_effect_and_wrong_ones_are_said() {
+    in_netns(|ns| {
+        let mut world = busy_world(ns);
+        let mut nic = world.nics[0].clone();
+        let change = |world: &mut World<'_>, nic: &Nic| {
+            world.set(nic, Status::Running);
+            world.expect(nic);
+            world.lxd.emit("instance-updated", "default", &nic.instance);
+            world.in_step();
+        };
+        // Not every iproute2 tells it.
+        let groups = |nic: &Nic| {
+            let mut kernel = Kernel::open().unwrap();
+            let link = kernel.rtnl.link(&nic.port.parse().unwrap()).unwrap();
+            link.unwrap().port.unwrap().mcast_max_groups
+        };
+        nic.limits = [
+            ("connections", 256),
+            ("control_packets", 10),
+            ("multicast_groups", 3),
+        ]
+        .into();
+        change(&mut world, &nic);
+        world.until("its limit of groups holds", |_| {
+            (groups(&nic) == Some(3)).then_some(())
+        });
+        nic.limits = [("connections", 16384), ("new_connections", 10000)].into();
+        change(&mut world, &nic);
+        world.until("the usual limit of groups holds", |_| {
+            (groups(&nic) == Some(64)).then_some(())
+        });
+        nic.limits.clear();
+        change(&mut world, &nic);
+        // A limit that there is not: the network's, and a word about it.
+        world.set(&nic, Status::Running);
+        let mut instance = world.lxd.get("default", &nic.instance);
+        let key = "user.lxmesh.limits.connections";
+        instance.config.insert(key.into(), "5000".into());
+        world.lxd.put(instance);
+        world.lxd.emit("instance-updated", "default", &nic.instance);
+        let wanted =
+            "user.lxmesh.limits.connections=\"5000\" is not a limit; write one of 64, 256, 1024";
+        world.until("the wrong limit is said", |world| {
+            let status = world.status()?;
+            let problems = status["problems"].as_array()?.clone();
+            problems
+                .iter()
+                .any(|text| text.as_str().is_some_and(|text| text.contains(wanted)))
+                .then_some(())
+        });
+        world.set(&nic, Status::Running);
+        world.lxd.emit("instance-updated", "default", &nic.instance);
+        // A network's limits are those of its NICs that have none of their own.
+        let text = world.host_file().replace(
+            "vni = 100\n",
+            "vni = 100\nmax_connections = 64\nmax_multicast_groups = 5\n",
+        );
+        world.write_host_file(&text);
+        for mut nic in world.nics.clone() {
+            if nic.network == "vpc" {
+                nic.limits.insert("connections", 64);
+                world.expect(&nic);
+            }
+        }
+        world.signal("HUP");
+        world.in_step();
+        // Ports come after filters in a pass.
+        world.until("the network's limit of groups holds", |_| {
+            (groups(&nic) == Some(5)).then_some(())
+        });
+    });
+}

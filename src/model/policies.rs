@@ -1,0 +1,167 @@
+//! A NIC's policy from everything that says something of it: the network's services in the host
+//! file, its own service lists, LXD's access lists. Whatever is wrong costs as little as it safely
+//! can, and is said.
+
+use super::acl;
+use crate::addr::IpAddr;
+use crate::host::Limits;
+use crate::lxd::{Acls, LxdNic};
+use crate::policy::{self, Compiled, Direction, Rule, Surroundings, parse_services};
+use std::sync::Arc;
+
+/// What says something of one NIC's policy.
+pub struct Words<'a> {
+    pub around: Surroundings<'a>,
+    pub raw: &'a LxdNic,
+    /// The access lists that there are.
+    pub there: &'a Acls,
+    /// Its addresses.
+    pub own: &'a [IpAddr],
+}
+
+impl Words<'_> {
+    /// Inward and outward.
+    pub fn policies(&self, mut complain: impl FnMut(String)) -> [Arc<Compiled>; 2] {
+        let missing: Vec<&str> = self
+            .raw
+            .acl_names()
+            .filter(|name| !self.there.contains_key(*name))
+            .collect();
+        for name in &missing {
+            let shown: String = name.chars().take(64).collect();
+            complain(format!(
+                "user.lxmesh.acls: {shown:?} is not a network ACL of the instance's project, so nothing is allowed to or from this NIC; create it (lxc network acl create) or remove the name"
+            ));
+        }
+        [Direction::In, Direction::Out].map(|direction| {
+            let mut rules = self.services(direction, &mut complain);
+            let closed = !self.acls(direction, &mut rules, &mut complain) || !missing.is_empty();
+            if closed {
+                // What is not understood might forbid any of it.
+                return Arc::default();
+            }
+            let (compiled, problem) = policy::compile(direction, rules);
+            if let Some(problem) = problem {
+                complain(format!("user.lxmesh.{}: {problem}", key(direction)));
+            }
+            Arc::new(compiled)
+        })
+    }
+
+    /// Its own limits, and the network's where it has none or a wrong one.
+    pub fn limits(&self, mut complain: impl FnMut(String)) -> Limits {
+        let mut limits = self.around.network.limits.clone();
+        let Limits {
+            connections,
+            new_connections,
+            control_packets,
+            multicast_groups,
+        } = &mut limits;
+        for (name, text) in &self.raw.limits {
+            let (limit, known): (&mut u32, &[u32]) = match *name {
+                "connections" => (&mut *connections, &Limits::CONNECTIONS),
+                "new_connections" => (&mut *new_connections, &Limits::NEW_CONNECTIONS),
+                "control_packets" => (&mut *control_packets, &Limits::CONTROL_PACKETS),
+                _ => (&mut *multicast_groups, &[]),
+            };
+            let read = text.trim().parse().ok().filter(|number| match known {
+                [] => (1..=Limits::MULTICAST_GROUPS).contains(number),
+                known => known.contains(number),
+            });
+            if let Some(number) = read {
+                *limit = number;
+                continue;
+            }
+            let known: Vec<String> = known.iter().map(u32::to_string).collect();
+            let wanted = match known.len() {
+                0 => format!("a number from 1 to {}", Limits::MULTICAST_GROUPS),
+                _ => format!("one of {}", known.join(", ")),
+            };
+            let shown: String = text.chars().take(64).collect();
+            complain(format!(
+                "user.lxmesh.limits.{name}={shown:?} is not a limit; write {wanted}. The network's, {limit}, applies"
+            ));
+        }
+        limits
+    }
+
+    fn services(&self, direction: Direction, complain: &mut impl FnMut(String)) -> Vec<Rule> {
+        let Words { around, raw, .. } = self;
+        let key = key(direction);
+        let (of_network, list) = match direction {
+            Direction::In => (&around.network.in_services, &raw.in_services),
+            Direction::Out => (&around.network.out_services, &raw.out_services),
+        };
+        let mut rules: Vec<Rule> = Vec::new();
+        for service in of_network {
+            let origin = format!("{key} of network {}: {service}", around.network.name).into();
+            // The host file's check has seen to it that none is refused.
+            let made = around.rules(service, direction, &origin);
+            rules.extend(made.into_iter().flatten());
+        }
+        let (own, errors) = parse_services(list);
+        for error in errors {
+            complain(format!("user.lxmesh.{key}: {error}"));
+        }
+        for service in own {
+            let origin = format!("user.lxmesh.{key}: {service}").into();
+            match around.rules(&service, direction, &origin) {
+                Ok(made) => rules.extend(made),
+                Err(why) => complain(format!("user.lxmesh.{key}: \"{service}\" {why}")),
+            }
+        }
+        rules
+    }
+
+    /// Adds the rules of the access lists. False if one that may drop could not be expressed.
+    fn acls(
+        &self,
+        direction: Direction,
+        rules: &mut Vec<Rule>,
+        complain: &mut impl FnMut(String),
+    ) -> bool {
+        let mut whole = true;
+        for acl in self.raw.acl_names().filter_map(|name| self.there.get(name)) {
+            let (side, list) = match direction {
+                Direction::In => ("ingress", &acl.ingress),
+                Direction::Out => ("egress", &acl.egress),
+            };
+            for (index, rule) in list.iter().flatten().enumerate() {
+                let origin = format!(
+                    "ACL {} {side} rule {} ({})",
+                    acl.name,
+                    index + 1,
+                    rule.action
+                );
+                let place = format!(
+                    "user.lxmesh.acls: ACL {:?}, rule {} of {side}",
+                    acl.name,
+                    index + 1
+                );
+                if rule.state == "logged" {
+                    complain(format!(
+                        "{place} is in force, but nothing is logged: LXMesh keeps no log of packets; set its state to enabled"
+                    ));
+                }
+                match acl::rules(rule, direction, self.own, &origin.into()) {
+                    Ok(made) => rules.extend(made),
+                    Err(why) if acl::may_drop(rule) => {
+                        whole = false;
+                        complain(format!(
+                            "{place} {why}; as it may forbid something, {side} is closed"
+                        ));
+                    }
+                    Err(why) => complain(format!("{place} {why}; the rule allows nothing")),
+                }
+            }
+        }
+        whole
+    }
+}
+
+fn key(direction: Direction) -> &'static str {
+    match direction {
+        Direction::In => "in_services",
+        Direction::Out => "out_services",
+    }
+}

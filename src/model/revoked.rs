@@ -1,0 +1,255 @@
+//! Which tracked connections end when services or addresses are taken away. The filters check every
+//! packet of a connection's first direction by themselves; this is about answers, and about what
+//! is left in the table.
+
+use super::nic::Nic;
+use crate::addr::IpAddr;
+use crate::host::{HostFile, Network};
+use crate::kernel::conntrack::Entry;
+use crate::policy::{Compiled, Flow, Protocol};
+use std::collections::HashMap;
+
+/// What was taken away, of which NICs.
+pub struct Revoked<'a> {
+    /// By old address.
+    changes: HashMap<IpAddr, Vec<Change<'a>>>,
+}
+
+#[derive(Clone, Copy)]
+struct Change<'a> {
+    before: &'a Nic,
+    now: Option<&'a Nic>,
+    zone: u16,
+    /// No other network has the address, so that what was routed is this NIC's too.
+    alone: bool,
+}
+
+impl<'a> Revoked<'a> {
+    /// `None` if nothing was. Both lists are sorted by identity.
+    pub fn between(host: &'a HostFile, before: &'a [Nic], now: &'a [Nic]) -> Option<Self> {
+        let mut changes: HashMap<IpAddr, Vec<Change<'a>>> = HashMap::new();
+        for nic in before {
+            let place = now.binary_search_by(|other| other.id.cmp(&nic.id));
+            let now = place
+                .ok()
+                .map(|place| &now[place])
+                .filter(|now| now.network == nic.network);
+            if now.is_some_and(|now| {
+                now.inward == nic.inward
+                    && now.outward == nic.outward
+                    && now.addresses().eq(nic.addresses())
+            }) {
+                continue;
+            }
+            let Some(network) = host
+                .networks
+                .iter()
+                .find(|network| network.name == nic.network)
+            else {
+                continue;
+            };
+            for address in nic.addresses() {
+                let admits = |network: &&Network| network.admits(address);
+                let change = Change {
+                    before: nic,
+                    now,
+                    zone: network.conntrack_zone,
+                    alone: host.networks.iter().filter(admits).count() == 1,
+                };
+                changes.entry(address).or_default().push(change);
+            }
+        }
+        (!changes.is_empty()).then_some(Revoked { changes })
+    }
+
+    /// Whether a connection is one that was allowed and is no longer.
+    pub fn ends(&self, entry: &Entry) -> bool {
+        let Some((protocol, _)) = Protocol::ALL
+            .iter()
+            .find(|(known, _)| known.number() == entry.protocol)
+        else {
+            return false;
+        };
+        let flow = |peer, tags| Flow {
+            protocol: *protocol,
+            port: entry.port,
+            peer,
+            tags,
+        };
+        // Whether tags allowed it is not kept anywhere: they count as borne, unless they changed.
+        let outward = self.of(entry.source, entry).any(|change| {
+            let flow = flow(entry.destination, 0);
+            change.lost(entry.source, |nic| nic.outward.judge(&flow).allows())
+        });
+        outward
+            || self.of(entry.destination, entry).any(|change| {
+                let same_tags = change
+                    .now
+                    .is_some_and(|now| tags_of(&now.inward).eq(tags_of(&change.before.inward)));
+                change.lost(entry.destination, |nic| {
+                    let borne = if same_tags || std::ptr::eq(nic, change.before) {
+                        u16::MAX
+                    } else {
+                        0
+                    };
+                    nic.inward.judge(&flow(entry.source, borne)).allows()
+                })
+            })
+    }
+
+    fn of(&self, address: IpAddr, entry: &Entry) -> impl Iterator<Item = &Change<'a>> {
+        let zone = entry.zone;
+        let changes = self.changes.get(&address).into_iter().flatten();
+        changes.filter(move |change| change.zone == zone || zone == 0 && change.alone)
+    }
+}
+
+impl Change<'_> {
+    fn lost(&self, address: IpAddr, allows: impl Fn(&Nic) -> bool) -> bool {
+        match self
+            .now
+            .filter(|now| now.addresses().any(|own| own == address))
+        {
+            None => true,
+            Some(now) => allows(self.before) && !allows(now),
+        }
+    }
+}
+
+/// What a policy says of tags, without where it is from.
+fn tags_of(policy: &Compiled) -> impl Iterator<Item = (Protocol, u16, u16, u8)> + '_ {
+    policy
+        .tags
+        .iter()
+        .map(|tag| (tag.protocol, tag.ports.first, tag.ports.last, tag.bit))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host;
+    use crate::lxd::InstanceId;
+    use crate::model::NicId;
+    use crate::policy::{Direction, Surroundings, compile, parse_services};
+    use std::sync::Arc;
+
+    const HOST: &str = r#"
+        version = 1
+        [fabric]
+        name = "t"
+        asn = 64500
+        reflectors = ["203.0.113.1"]
+        supervisors = ["203.0.113.11"]
+        unprotected_tags = true
+        [tags]
+        blue = 0
+        red = 1
+        [[network]]
+        name = "vpc"
+        vni = 100
+        gateway = ["192.0.2.1/24", "2001:db8::1/64"]
+        [[network]]
+        name = "other"
+        vni = 200
+        vrf = "red"
+        gateway = ["192.0.2.1/24"]
+    "#;
+
+    fn host_file() -> HostFile {
+        host::parse("host.toml", HOST).unwrap_or_else(|problems| panic!("{problems}"))
+    }
+
+    fn nic(host: &HostFile, last: u8, inward: &str, outward: &str) -> Nic {
+        let around = Surroundings {
+            host,
+            network: &host.networks[0],
+        };
+        let policy = |direction, list: &str| {
+            let services = parse_services(list).0;
+            let rules = services
+                .iter()
+                .flat_map(|service| around.rules(service, direction, &"x".into()).unwrap());
+            Arc::new(compile(direction, rules.collect()).0)
+        };
+        Nic {
+            id: NicId {
+                instance: InstanceId {
+                    project: "default".into(),
+                    name: format!("c{last}"),
+                },
+                device: "eth0".into(),
+            },
+            network: "vpc".into(),
+            port: format!("veth{last}").parse().unwrap(),
+            mac: format!("00:16:3e:00:00:{last:02x}").parse().unwrap(),
+            ipv4: Some([192, 0, 2, last].into()),
+            ipv6: Some(format!("2001:db8::{last}").parse().unwrap()),
+            inward: policy(Direction::In, inward),
+            outward: policy(Direction::Out, outward),
+            tags: 0,
+            limits: Default::default(),
+        }
+    }
+
+    fn entry(zone: u16, protocol: u8, source: &str, destination: &str, port: u16) -> Entry {
+        Entry::sample(
+            zone,
+            protocol,
+            source.parse().unwrap(),
+            destination.parse().unwrap(),
+            port,
+        )
+    }
+
+    #[test]
+    fn what_lost_its_service_ends_and_nothing_else() {
+        let host = host_file();
+        let before = [
+            nic(&host, 10, "tcp/80 tcp/443 tcp/22@tag:red", "udp/53"),
+            nic(&host, 20, "tcp/80", "tcp/1-65535"),
+        ];
+        let now = [
+            nic(&host, 10, "tcp/443 tcp/22@tag:blue", "udp/53"),
+            before[1].clone(),
+        ];
+        let revoked = Revoked::between(&host, &before, &now).unwrap();
+        let ends = |entry: &Entry| revoked.ends(entry);
+        assert!(ends(&entry(100, 6, "192.0.2.20", "192.0.2.10", 80)));
+        assert!(ends(&entry(100, 6, "2001:db8::20", "2001:db8::10", 80)));
+        assert!(
+            ends(&entry(100, 6, "192.0.2.20", "192.0.2.10", 22)),
+            "it was allowed by a tag that no longer is"
+        );
+        // Another port, another NIC, another zone, echo, and what never was a service.
+        assert!(!ends(&entry(100, 6, "192.0.2.20", "192.0.2.10", 443)));
+        assert!(!ends(&entry(100, 6, "192.0.2.10", "192.0.2.20", 80)));
+        assert!(!ends(&entry(200, 6, "192.0.2.20", "192.0.2.10", 80)));
+        assert!(
+            !ends(&entry(0, 6, "192.0.2.20", "192.0.2.10", 80)),
+            "two networks have this address"
+        );
+        assert!(ends(&entry(0, 6, "2001:db8::20", "2001:db8::10", 80)));
+        assert!(!ends(&entry(100, 1, "192.0.2.20", "192.0.2.10", 8 << 8)));
+        assert!(!ends(&entry(100, 17, "192.0.2.1", "192.0.2.10", 68)));
+    }
+
+    #[test]
+    fn an_address_that_is_taken_away_ends_all_that_it_had() {
+        let host = host_file();
+        let before = [nic(&host, 10, "tcp/80", ""), nic(&host, 20, "tcp/80", "")];
+        let moved = Nic {
+            ipv4: Some([192, 0, 2, 11].into()),
+            ..before[0].clone()
+        };
+        let now = [moved, before[1].clone()];
+        let revoked = Revoked::between(&host, &before, &now).unwrap();
+        assert!(revoked.ends(&entry(100, 6, "192.0.2.20", "192.0.2.10", 80)));
+        assert!(revoked.ends(&entry(100, 1, "192.0.2.10", "192.0.2.20", 8 << 8)));
+        assert!(!revoked.ends(&entry(100, 6, "2001:db8::20", "2001:db8::10", 80)));
+        // Gone altogether.
+        let revoked = Revoked::between(&host, &before, &before[1..]).unwrap();
+        assert!(revoked.ends(&entry(100, 6, "2001:db8::20", "2001:db8::10", 80)));
+        assert!(!revoked.ends(&entry(100, 6, "2001:db8::30", "2001:db8::20", 80)));
+        assert!(Revoked::between(&host, &before, &before).is_none());
+    }
+}
