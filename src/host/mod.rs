@@ -1,7 +1,7 @@
 //! The host file `/etc/lxmesh/host.toml`: read, checked, defaults filled in.
 //!
 //! `keys.rs` declares the keys, `words.rs` their types, `value.rs` how a value is read; `check.rs`,
-//! `networks.rs` and `vrfs.rs` hold the rules between keys, `mtu.rs` a sum that one of them needs;
+//! `security.rs`, `networks.rs` and `vrfs.rs` hold the rules between keys, `mtu.rs` a sum that one of them needs;
 //! `problem.rs` says what is wrong and where, `schema.rs` is the result.
 //! Nothing here looks at the machine it runs on.
 
@@ -11,12 +11,13 @@ mod mtu;
 mod networks;
 mod problem;
 pub mod schema;
+mod security;
 mod value;
 mod vrfs;
 mod words;
 
 pub use keys::json_schema;
-pub use mtu::MtuSum;
+pub use mtu::{Esp, MtuSum};
 pub use networks::derived_gateway_mac;
 pub use problem::{LoadError, Problem, Problems};
 pub use schema::*;
