@@ -160,8 +160,7 @@ impl SwanctlValues {
         let remote = Remote {
             about: "Supervisors, any of them: a packet for one starts the negotiation.".into(),
             name: "lxmesh-fleet".into(),
-            // A bare address would be taken as the one far end of all; as a prefix it is not.
-            addrs: joined(nets.iter().map(IpNet::to_string)),
+            addrs: far_ends(&nets),
             is_reflector: false,
         };
         connections.push(connection(remote, children, file, ipsec, here, facts));
@@ -175,6 +174,16 @@ impl SwanctlValues {
                 Trust::Certificates { .. } => vec![],
             },
         }
+    }
+}
+
+/// Where peers may be. A bare address would be taken as the one far end of all; as a prefix it is
+/// not. charon takes IPv6 prefixes for IPv4 when it installs traps (5.9.8), so there anybody may
+/// ask; whom the packet filter lets ask, and who has a certificate, are the same as ever.
+fn far_ends(nets: &[IpNet]) -> String {
+    match nets.iter().any(|net| net.addr().is_ipv6()) {
+        true => "%any6".into(),
+        false => joined(nets.iter().map(IpNet::to_string)),
     }
 }
 
