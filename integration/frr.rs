@@ -169,6 +169,33 @@ fn what_the_agent_installs_is_on_the_other_host_until_the_instance_stops() {
     }
 }
 
+/// Zebra may hear that the port is gone before it hears that its MAC is, and then takes no notice of
+/// the latter.
+#[test]
+fn an_instance_whose_device_went_while_zebra_was_busy_is_withdrawn() {
+    let fabric = Fabric::new();
+    let Fabric { a, b, .. } = &fabric;
+    let [c10, c20] = [10, 20].map(Guest::new);
+    a.launch(&c10);
+    b.launch(&c20);
+    fabric.in_step(&[&c10], &[&c20]);
+    let lose = |guest: &Guest| {
+        a.signal_frr("STOP", "zebra");
+        a.sh(&format!("ip link delete veth{}", guest.number));
+        a.stop(guest);
+        a.signal_frr("CONT", "zebra");
+    };
+    lose(&c10);
+    fabric.in_step(&[], &[&c20]);
+    // The same, with another instance behind the same bridge.
+    let [c11, c12] = [11, 12].map(Guest::new);
+    a.launch(&c11);
+    a.launch(&c12);
+    fabric.in_step(&[&c11, &c12], &[&c20]);
+    lose(&c11);
+    fabric.in_step(&[&c12], &[&c20]);
+}
+
 #[test]
 fn full_passes_leave_what_zebra_installed_alone() {
     let fabric = Fabric::new();

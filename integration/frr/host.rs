@@ -181,6 +181,10 @@ impl Host {
         ));
     }
 
+    pub fn signal_frr(&self, signal: &str, daemon: &str) {
+        self.sh(&format!("kill -{signal} $(cat /run/frr/{daemon}.pid)"));
+    }
+
     /// The supervisor's bridges and tunnels, as networkd would make them of the generated files.
     pub fn make_devices(&self) {
         for (name, vni) in NETWORKS {

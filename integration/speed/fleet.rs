@@ -270,6 +270,8 @@ impl Listeners {
             .map(|path| fs::read_to_string(path).expect("the file is there"));
         let lines: Vec<String> = texts
             .flat_map(|text| text.lines().map(str::to_string).collect::<Vec<_>>())
+            // The kernel tidies up what it knew of groups that it spoke to itself.
+            .filter(|line| !line.starts_with("[NEIGH]Deleted ff02::"))
             .collect();
         for line in lines.iter().take(5) {
             eprintln!("heard: {line}");

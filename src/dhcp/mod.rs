@@ -96,7 +96,8 @@ pub async fn run(
 }
 
 /// Ends at that time; never without one.
-async fn at(time: Option<Instant>) {
+/// Ends at that time; never without one.
+pub(crate) async fn at(time: Option<Instant>) {
     match time {
         Some(time) => tokio::time::sleep_until(time).await,
         None => std::future::pending().await,

@@ -19,6 +19,8 @@ pub use batch::TransactionError;
 
 const SUBSYS: u16 = 10 << 8;
 const GETTABLE: u16 = SUBSYS | 1;
+const NEWCHAIN: u16 = SUBSYS | 3;
+const GETCHAIN: u16 = SUBSYS | 4;
 const NEWSET: u16 = SUBSYS | 9;
 const GETSET: u16 = SUBSYS | 10;
 const NEWSETELEM: u16 = SUBSYS | 12;
@@ -32,6 +34,9 @@ const GETOBJ: u16 = SUBSYS | 19;
 const NFGENMSG: usize = 4;
 const NFTA_LIST_ELEM: u16 = 1;
 const NFTA_TABLE_NAME: u16 = 1;
+const NFTA_CHAIN_TABLE: u16 = 1;
+const NFTA_CHAIN_NAME: u16 = 3;
+const NFTA_CHAIN_POLICY: u16 = 5;
 const NFTA_SET_TABLE: u16 = 1;
 const NFTA_SET_NAME: u16 = 2;
 const NFTA_SET_FLAGS: u16 = 3;
@@ -304,6 +309,28 @@ impl Nft {
             return Err(KernelError::ours(attempt, libc::ENOENT, "no such table"));
         }
         Ok(found)
+    }
+
+    /// The chains of a table whose policy is to drop; none if there is no such table.
+    pub fn dropping_chains(
+        &mut self,
+        family: Family,
+        table: &str,
+    ) -> Result<Vec<String>, KernelError> {
+        let attempt = format_args!("reading the chains of table {} {table}", family.name());
+        check_names(attempt, &[table])?;
+        self.socket.dump(
+            attempt,
+            GETCHAIN,
+            |m| header(m, family.number()),
+            |m| {
+                let attrs = m.attrs(NFGENMSG);
+                let ours = m.kind == NEWCHAIN && attrs.find(NFTA_CHAIN_TABLE)?.text()? == table;
+                let policy = attrs.find(NFTA_CHAIN_POLICY)?.be32()?;
+                let name = attrs.find(NFTA_CHAIN_NAME)?.text()?;
+                (ours && policy == libc::NF_DROP as u32).then_some(name)
+            },
+        )
     }
 
     fn has_table(&mut self, family: Family, table: &str) -> Result<bool, KernelError> {

@@ -153,8 +153,28 @@ fn both(bridge: &[u8; 32], inet: &[u8; 32]) -> Vec<u8> {
 }
 
 /// Replaces both tables with the given elements, in one transaction, and stamps them.
+///
+/// The kernel makes the old rules void at one stroke with the new ones valid, and takes the old
+/// chains off their hooks after that, one by one (`nf_tables_commit()`). In between they are empty,
+/// and would drop everything if that is their policy: so it is made a rule before.
 pub fn replace(kernel: &mut Kernel, elements: &Table<NftElement>) -> Result<(), KindError> {
+    let softened = soften(kernel)?;
+    if !softened.is_empty() {
+        kernel.nft.run(&softened)?;
+    }
     load(kernel, &text(), elements)
+}
+
+/// Text that turns the policy to drop of each loaded chain into its last rule.
+fn soften(kernel: &mut Kernel) -> Result<String, KindError> {
+    let mut script = String::new();
+    for family in [Family::Bridge, Family::Inet] {
+        for chain in kernel.nft.dropping_chains(family, TABLE)? {
+            let of = format!("{} {TABLE} {chain}", family.name());
+            script += &format!("add rule {of} drop\nadd chain {of} {{ policy accept; }}\n");
+        }
+    }
+    Ok(script)
 }
 
 /// Makes both tables where there are none. Without a deletion the kernel waits for nobody.

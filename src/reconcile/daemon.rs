@@ -1,7 +1,7 @@
 //! The daemon: learns of changes, decides when to look at what, and reports. One thread; LXD is
 //! talked to in a task of its own, so that a slow LXD never delays a repair.
 
-use super::lxd_task::{Ask, Update, at, jittered};
+use super::lxd_task::{Ask, Update, jittered};
 use super::pass::{Extent, Wanted, look_at_links, plan};
 use super::repairs::Repairs;
 use super::start::StartError;
@@ -9,6 +9,7 @@ use super::world::{Listed, LookAt, World};
 use crate::addr::{IfName, Mac};
 use crate::control::server::Request;
 use crate::dhcp;
+use crate::dhcp::at;
 use crate::host::{self, HostFile};
 use crate::kernel::Kernel;
 use crate::kernel::monitor::{Knock, Monitor};

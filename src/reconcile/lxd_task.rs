@@ -2,6 +2,7 @@
 //! kernel is kept in order with what was last known. Events and the daemon ask for instances or a
 //! listing; what was read goes to the daemon.
 
+use crate::dhcp::at;
 use crate::lxd::events::{Events, Knock};
 use crate::lxd::{Client, Instance, InstanceId, LxdError, client};
 use std::collections::BTreeSet;
@@ -9,7 +10,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 /// What has been learned of LXD.
 #[derive(Debug)]
@@ -118,14 +119,6 @@ async fn serve(
                 return Ok(());
             }
         }
-    }
-}
-
-/// Ends at that time; never without one.
-pub async fn at(time: Option<Instant>) {
-    match time {
-        Some(time) => sleep_until(time).await,
-        None => std::future::pending().await,
     }
 }
 

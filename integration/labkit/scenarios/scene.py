@@ -223,7 +223,18 @@ class Scene:
                 left += [f"{host.name}: orphan {port} in set ports" for port in looks[host.name].orphans()]
             return left
 
-        self.until(f"nothing left of {nic.instance} {nic.mac}", probe, patience)
+        try:
+            self.until(f"nothing left of {nic.instance} {nic.mac}", probe, patience)
+        except Failure as failure:
+            raise Failure(f"{failure}\n{self._known_to_frr(nic)}") from None
+
+    def _known_to_frr(self, nic):
+        """What zebra and bgpd say of a MAC, for the evidence."""
+        vni = self.sups[0].sh("vtysh -c 'show evpn mac vni all' | sed -n 's/^VNI \\([0-9]*\\).*/\\1/p'").split()
+        asked = "; ".join(f"vtysh -c 'show evpn mac vni {one} mac {nic.mac}'" for one in vni)
+        asked += f"; vtysh -c 'show bgp l2vpn evpn' | grep -A2 {nic.mac}"
+        texts = self.on_all(lambda host: host.sh(asked, check=False), self.lab.hosts)
+        return "\n".join(f"    {name}: {text}" for name, text in texts.items())
 
     # -- containers ----------------------------------------------------------------------------
 
