@@ -344,7 +344,7 @@ done
 "#;
 
 #[test]
-fn nft_loads_every_packet_filter_and_another_over_it_without_emptying_the_agents_set() {
+fn nft_loads_every_packet_filter_and_another_over_it_without_emptying_what_was_added_at_run_time() {
     let root = tempfile::tempdir().unwrap();
     let all = all_named("firewall.nft");
     for (number, (_, output)) in all.iter().enumerate() {

@@ -1,6 +1,6 @@
 //! The host's own packet filter: table `inet lxmesh_host`, which lets only the fabric reach BGP,
-//! the tunnels and IKE, and with IPsec nothing in cleartext; and the unit that loads it. The sets
-//! `vteps4` and `vteps6` are the agent's (`kinds::vtep_set`). It never touches other ports.
+//! the tunnels and IKE, and with IPsec nothing in cleartext; and the unit that loads it. What is
+//! added to the sets `vteps4` and `vteps6` at run time stays. It never touches other ports.
 
 use super::facts::LocalFacts;
 use super::roles::Here;
