@@ -15,6 +15,8 @@
     reason = "tests wait, and write files nobody else reads"
 )]
 
+#[path = "frr/apply.rs"]
+mod apply;
 #[path = "frr/host.rs"]
 mod host;
 mod support;

@@ -1,5 +1,10 @@
 //! `lxmesh-gen` as one types it: what it prints where, and its exit status.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "nobody reads a test's files half written"
+)]
+
 use lxmesh::generate::write::MANIFEST;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -210,11 +215,21 @@ fn render_prints_without_a_root_and_writes_with_one() {
     fs::write(root.path().join("etc/frr/frr.conf"), "! mine\n").unwrap();
     let output = lxmesh_gen(&write);
     assert_eq!(output.status.code(), Some(1));
-    assert_eq!(
-        text(&output.stderr),
-        "will not overwrite /etc/frr/frr.conf: it was not written by lxmesh-gen\n  \
-         remedy: move the changes to the host file; --force replaces the files and keeps copies\n"
+    let complaint = text(&output.stderr);
+    assert!(
+        complaint.starts_with(
+            "will not overwrite /etc/frr/frr.conf: it was not written by lxmesh-gen\n\
+             --- /etc/frr/frr.conf\n+++ /etc/frr/frr.conf\n@@ -1 +1,"
+        ),
+        "{complaint}"
     );
+    assert!(
+        complaint.contains("\n-! mine\n+! Managed by lxmesh-gen"),
+        "{complaint}"
+    );
+    assert!(complaint.ends_with(
+        "  remedy: move the changes to the host file, then `lxmesh-gen adopt FILE` for each; a copy is kept\n"
+    ), "{complaint}");
     let output = lxmesh_gen(&[&write[..], &["--force"]].concat());
     assert_eq!(output.status.code(), Some(0));
 }

@@ -1,6 +1,11 @@
 //! What the generator writes for the hosts of the example fleets, to the byte.
 //! `UPDATE_GOLDEN=1` rewrites the expected files; read the difference before committing it.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "nobody reads a test's files half written"
+)]
+
 use lxmesh::generate::{self, LocalFacts, MARKER, OutputFile, RenderError, RoleError, Target};
 use lxmesh::host::{self, HostFile};
 use std::collections::{BTreeMap, BTreeSet};

@@ -3,6 +3,11 @@
 //! user-mode kernel, which is a program like any other. Needs the packages that `integration/test`
 //! installs; without them these tests fail.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "nobody reads a test's files half written"
+)]
+
 use lxmesh::generate::{self, LocalFacts};
 use lxmesh::host;
 use std::collections::BTreeMap;

@@ -1,6 +1,11 @@
 //! Generated files, read by the programs that they are for: FRR and systemd-networkd. Needs root
 //! and both programs; without them these tests fail, and never pass by skipping.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "nobody reads a test's files half written"
+)]
+
 use lxmesh::generate::{self, LocalFacts, OutputFile, Target};
 use lxmesh::host;
 use serde_json::Value;

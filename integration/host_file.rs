@@ -1,6 +1,11 @@
 //! The host file: what is accepted, what is refused, and in which words.
 //! `UPDATE_GOLDEN=1` rewrites the messages; read the difference before committing it.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "nobody reads a test's files half written"
+)]
+
 use lxmesh::addr::IpNet;
 use lxmesh::host::{self, HostFile, Ipsec, LoadError, Role, Trust};
 use proptest::prelude::*;

@@ -13,6 +13,9 @@
 //! | model | addr host lxd policy kernel |
 //! | kinds | addr host policy model kernel |
 //! | generate | addr host kernel |
+//! | apply | addr host kernel generate |
+//! | draft | addr host |
+//! | graph | addr host |
 //! | dhcp | |
 //! | control | |
 //! | reconcile | addr host lxd kernel policy model kinds dhcp control |
@@ -23,9 +26,12 @@
 #![cfg_attr(test, allow(clippy::disallowed_methods))]
 
 pub mod addr;
+pub mod apply;
 pub mod control;
 pub mod dhcp;
+pub mod draft;
 pub mod generate;
+pub mod graph;
 pub mod host;
 pub mod kernel;
 pub mod kinds;

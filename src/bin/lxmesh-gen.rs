@@ -4,16 +4,21 @@
 //! Exit status: 0 done; 1 the host file, this host's place in it, or a file in the way forbids it,
 //! and standard error says why; 2 wrong arguments.
 
-use clap::{Parser, Subcommand};
+#[path = "lxmesh-gen/change.rs"]
+mod change;
+#[path = "lxmesh-gen/start.rs"]
+mod start;
+
+use clap::{CommandFactory, Parser, Subcommand};
 use lxmesh::addr::IpAddr;
-use lxmesh::generate::{self, LocalFacts, Target, readers, write};
+use lxmesh::generate::{self, LocalFacts, Target, extra, readers, write};
 use lxmesh::host::{self, HostFile, MtuSum};
 use std::error::Error;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// Renders the configuration of systemd-networkd, FRR and the kernel from the host file.
+/// Other programs' configuration from one host file: written, taken over, and undone if need be.
 #[derive(Parser)]
 #[command(
     version,
@@ -57,6 +62,29 @@ enum Command {
         #[arg(default_value = host::DEFAULT_PATH)]
         file: PathBuf,
     },
+    /// Print how this host's files would change.
+    Diff(change::Place),
+    /// Print what would change, at which cost, and what would be run.
+    Plan(change::Place),
+    /// Write this host's files, let programs take them over, and undo it all if the fabric suffers.
+    Apply(change::ApplyArguments),
+    /// Keep what `apply --confirm` has done.
+    Confirm(change::RootArgument),
+    /// Undo an apply that is not finished or not confirmed.
+    Rollback(change::RollbackArguments),
+    /// Take over a file that is not ours or was edited; a copy is kept.
+    Adopt(change::AdoptArguments),
+    /// Write a host file from what is found on this host.
+    Init(start::InitArguments),
+    /// Write a host file from the agent.yaml of the Python LXMesh and what is found on this host.
+    Import(start::ImportArguments),
+    /// Draw the fabric.
+    Graph(start::GraphArguments),
+    /// Print completions for a shell.
+    Completions { shell: clap_complete::Shell },
+    /// Watch over an apply: run by `apply`.
+    #[command(hide = true)]
+    Guard { id: String },
 }
 
 /// The host that it is about.
@@ -102,6 +130,17 @@ fn main() -> ExitCode {
         } => render(&host_file, root.as_deref(), &of, force),
         Command::Schema => schema(),
         Command::Mtu { file } => mtu(&file),
+        Command::Diff(place) => change::diff(&place),
+        Command::Plan(place) => change::plan(&place),
+        Command::Apply(arguments) => change::apply(&arguments),
+        Command::Confirm(root) => change::confirm(&root),
+        Command::Rollback(arguments) => change::rollback(&arguments),
+        Command::Adopt(arguments) => change::adopt(&arguments),
+        Command::Init(arguments) => start::init(&arguments),
+        Command::Import(arguments) => start::import(&arguments),
+        Command::Graph(arguments) => start::graph(&arguments),
+        Command::Completions { shell } => completions(shell),
+        Command::Guard { id } => change::guard(&id),
     };
     match result.and_then(|text| print(&text)) {
         Ok(()) => ExitCode::SUCCESS,
@@ -182,9 +221,14 @@ fn summary(file: &HostFile) -> String {
 fn render(path: &Path, root: Option<&Path>, of: &Whose, force: bool) -> Answer {
     let file = host::load(path)?;
     let facts = of.facts(&file)?;
-    let outputs = generate::render(&file, &facts)?;
+    let mut outputs = generate::render(&file, &facts)?;
     for note in facts.target.too_old() {
         eprintln!("note: {note}");
+    }
+    // What stands on this host is no other host's.
+    let own = (of.host.is_none()).then_some(Path::new("/"));
+    if let Some(lines) = root.or(own).map(extra::read_frr).transpose()?.flatten() {
+        extra::append_frr(&mut outputs, &lines);
     }
     for note in generate::notes(&file) {
         eprintln!("note: {note}");
@@ -229,6 +273,12 @@ fn mtu(path: &Path) -> Answer {
         text += &format!("network {}: {}\n", network.name, network.mtu);
     }
     Ok(text)
+}
+
+fn completions(shell: clap_complete::Shell) -> Answer {
+    let mut text = Vec::new();
+    clap_complete::generate(shell, &mut Arguments::command(), "lxmesh-gen", &mut text);
+    Ok(String::from_utf8(text)?)
 }
 
 fn schema() -> Answer {

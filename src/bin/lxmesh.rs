@@ -1,7 +1,7 @@
 //! `lxmesh`: the agent and the operator's commands. Arguments in, exit status out; all work is
 //! the library's.
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use lxmesh::control::{screen, server};
 use lxmesh::reconcile::report::Report;
 use lxmesh::reconcile::{preview, purge, start};
@@ -51,6 +51,8 @@ enum Command {
         #[arg(long)]
         yes: bool,
     },
+    /// Print completions for a shell.
+    Completions { shell: clap_complete::Shell },
 }
 
 /// Exit status for anything that could not be done.
@@ -104,6 +106,12 @@ fn main() -> ExitCode {
             }
         }
         Command::Purge { yes } => run_purge(&runtime, &host_file, yes),
+        Command::Completions { shell } => {
+            let mut text = Vec::new();
+            clap_complete::generate(shell, &mut Arguments::command(), "lxmesh", &mut text);
+            say(&String::from_utf8_lossy(&text));
+            ExitCode::SUCCESS
+        }
     }
 }
 

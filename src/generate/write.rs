@@ -2,12 +2,13 @@
 //! that its manifest lists; a file that is foreign or was edited by hand is refused, all such
 //! files together, before anything is written. What the programs do with them is not its business.
 
+use super::diff::{self, DiffText};
 use super::{MARKER, OutputFile};
 use crate::kernel::files::write_atomic;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::unix::fs::{MetadataExt, chown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::{fmt, fs, io};
 
@@ -55,11 +56,13 @@ pub enum WriteError {
         path: PathBuf,
         source: io::Error,
     },
-    #[error("cannot understand {}: {source}\n  remedy: remove it; then files that are there already need --force", .path.display())]
+    #[error("cannot understand {}: {source}\n  remedy: remove it; then files that are there already need `lxmesh-gen adopt`", .path.display())]
     Manifest {
         path: PathBuf,
         source: serde_json::Error,
     },
+    #[error("{} is none of the files that the host file stands for on this host\n  remedy: `lxmesh-gen render` lists them", .0.display())]
+    NotRendered(PathBuf),
 }
 
 /// A file that is in the way.
@@ -68,14 +71,16 @@ pub struct Refusal {
     pub path: PathBuf,
     /// What it is, as the end of a sentence.
     pub reason: &'static str,
+    /// From the file that is there to the one that would be; empty if that is no regular file.
+    pub diff: String,
 }
 
 fn refusals(all: &[Refusal]) -> String {
     let mut text = String::new();
-    for Refusal { path, reason } in all {
-        text += &format!("will not overwrite {}: it {reason}\n", path.display());
+    for Refusal { path, reason, diff } in all {
+        text += &format!("will not overwrite {}: it {reason}\n{diff}", path.display());
     }
-    text + "  remedy: move the changes to the host file; --force replaces the files and keeps copies"
+    text + "  remedy: move the changes to the host file, then `lxmesh-gen adopt FILE` for each; a copy is kept"
 }
 
 /// Paths from the host's root, and the SHA-256 of what may be in each: one, or two while writing.
@@ -100,6 +105,91 @@ fn hash(bytes: &[u8]) -> String {
         .collect()
 }
 
+/// One file that is, or should be, ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Surveyed {
+    /// From the root of the host.
+    pub path: PathBuf,
+    /// What is there; `None` if nothing is.
+    pub before: Option<Vec<u8>>,
+    /// What should be there; `None` if it is no longer rendered.
+    pub after: Option<OutputFile>,
+    /// What writing would make of it.
+    pub fate: Fate,
+}
+
+impl Surveyed {
+    /// True if writing would change the file.
+    pub fn changes(&self) -> bool {
+        !matches!(self.fate, Fate::Unchanged | Fate::Left)
+    }
+}
+
+/// What writing would do to each file, sorted by path; changes nothing. All files that are in the
+/// way are one error, unless `force`.
+pub fn survey(
+    root: &Path,
+    outputs: &[OutputFile],
+    force: bool,
+) -> Result<Vec<Surveyed>, WriteError> {
+    survey_by(root, outputs, force, &read_manifest(root)?)
+}
+
+fn survey_by(
+    root: &Path,
+    outputs: &[OutputFile],
+    force: bool,
+    manifest: &Manifest,
+) -> Result<Vec<Surveyed>, WriteError> {
+    let pristine = Pristine::read(root)?;
+    let mut surveyed = Vec::new();
+    let mut refused = Vec::new();
+    for output in outputs {
+        let (found, before) = look(root, output, manifest, &pristine)?;
+        let fate = match found {
+            Found::Same => Fate::Unchanged,
+            Found::Nothing => Fate::Created,
+            Found::Ours => Fate::Replaced,
+            Found::Theirs(_) if force => Fate::Forced {
+                kept: free_name(root, &output.path),
+            },
+            Found::Theirs(reason) => {
+                refused.push(Refusal {
+                    path: output.path.clone(),
+                    reason,
+                    diff: before.map_or_else(String::new, |bytes| {
+                        diff::unified(DiffText {
+                            path: &output.path,
+                            before: Some(&bytes),
+                            after: Some(output.contents.as_bytes()),
+                        })
+                    }),
+                });
+                continue;
+            }
+        };
+        surveyed.push(Surveyed {
+            path: output.path.clone(),
+            before,
+            after: Some(output.clone()),
+            fate,
+        });
+    }
+    if !refused.is_empty() {
+        return Err(WriteError::Refused(refused));
+    }
+    let rendered: BTreeSet<&PathBuf> = outputs.iter().map(|output| &output.path).collect();
+    for stale in manifest
+        .files
+        .keys()
+        .filter(|path| !rendered.contains(path))
+    {
+        surveyed.extend(look_at_stale(root, stale, manifest)?);
+    }
+    surveyed.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(surveyed)
+}
+
 /// Writes the files under `root`, removes ours that are no longer among them, and says what
 /// became of each, sorted by path. Doing it twice changes nothing.
 pub fn write(
@@ -108,31 +198,25 @@ pub fn write(
     force: bool,
 ) -> Result<Vec<(PathBuf, Fate)>, WriteError> {
     let manifest = read_manifest(root)?;
-    let pristine = Pristine::read(root)?;
-    let mut planned = Vec::new();
-    let mut refused = Vec::new();
-    for output in outputs {
-        match look(root, output, &manifest, &pristine)? {
-            Found::Same => planned.push((output, Fate::Unchanged)),
-            Found::Nothing => planned.push((output, Fate::Created)),
-            Found::Ours => planned.push((output, Fate::Replaced)),
-            Found::Theirs(_) if force => {
-                let kept = free_name(root, &output.path);
-                planned.push((output, Fate::Forced { kept }));
-            }
-            Found::Theirs(reason) => refused.push(Refusal {
-                path: output.path.clone(),
-                reason,
-            }),
-        }
-    }
-    if !refused.is_empty() {
-        return Err(WriteError::Refused(refused));
-    }
+    let surveyed = survey_by(root, outputs, force, &manifest)?;
+    write_surveyed(root, &surveyed, &mut || ())?;
+    Ok(surveyed
+        .into_iter()
+        .map(|one| (one.path, one.fate))
+        .collect())
+}
+
+/// Makes what a survey says. `before_each` is called before each change of a file.
+pub fn write_surveyed(
+    root: &Path,
+    surveyed: &[Surveyed],
+    before_each: &mut dyn FnMut(),
+) -> Result<(), WriteError> {
+    let manifest = read_manifest(root)?;
+    let outputs = || surveyed.iter().filter_map(|one| one.after.as_ref());
     let done = Manifest {
         version: 1,
-        files: outputs
-            .iter()
+        files: outputs()
             .map(|output| {
                 (
                     output.path.clone(),
@@ -153,28 +237,47 @@ pub fn write(
             .or_default()
             .extend(hashes.iter().cloned());
     }
+    before_each();
     write_manifest(root, &during)?;
-    let mut fates = Vec::new();
-    for (output, fate) in planned {
-        let path = under(root, &output.path);
-        if let Fate::Forced { kept } = &fate {
-            fs::rename(&path, under(root, kept)).map_err(failed("keep a copy of", &path))?;
+    for one in surveyed.iter().filter(|one| one.changes()) {
+        before_each();
+        let path = under(root, &one.path);
+        match (&one.fate, &one.after) {
+            (Fate::Forced { kept }, _) => {
+                fs::rename(&path, under(root, kept)).map_err(failed("keep a copy of", &path))?;
+            }
+            (_, None) => fs::remove_file(&path).map_err(failed("remove", &path))?,
+            _ => {}
         }
-        if fate != Fate::Unchanged {
+        if let Some(output) = &one.after {
             put(&path, output)?;
         }
-        fates.push((output.path.clone(), fate));
     }
-    for stale in manifest
-        .files
-        .keys()
-        .filter(|path| !done.files.contains_key(*path))
-    {
-        fates.extend(remove_stale(root, stale, &manifest)?.map(|fate| (stale.clone(), fate)));
+    before_each();
+    write_manifest(root, &done)
+}
+
+/// Makes a file that is in the way ours, so that it is replaced from now on: its content becomes
+/// known, and a copy is kept beside it. Returns the copy's path, from the root of the host.
+pub fn adopt(root: &Path, outputs: &[OutputFile], path: &Path) -> Result<PathBuf, WriteError> {
+    if !outputs.iter().any(|output| output.path == path) {
+        return Err(WriteError::NotRendered(path.into()));
     }
-    write_manifest(root, &done)?;
-    fates.sort_by(|(a, _), (b, _)| a.cmp(b));
-    Ok(fates)
+    let at = under(root, path);
+    let bytes = fs::read(&at).map_err(failed("read", &at))?;
+    let kept = free_name(root, path);
+    let copy = under(root, &kept);
+    let mode = fs::metadata(&at)
+        .map_err(failed("look at", &at))?
+        .permissions()
+        .mode();
+    write_atomic(&copy, &bytes, mode & 0o7777).map_err(failed("write", &copy))?;
+    let mut manifest = read_manifest(root)?;
+    manifest.version = 1;
+    let known = manifest.files.entry(path.into()).or_default();
+    known.insert(hash(&bytes));
+    write_manifest(root, &manifest)?;
+    Ok(kept)
 }
 
 /// What is at an output's path.
@@ -190,15 +293,15 @@ fn look(
     output: &OutputFile,
     manifest: &Manifest,
     pristine: &Pristine,
-) -> Result<Found, WriteError> {
+) -> Result<(Found, Option<Vec<u8>>), WriteError> {
     let path = under(root, &output.path);
     let kind = match fs::symlink_metadata(&path) {
         Ok(metadata) => metadata.file_type(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((Found::Nothing, None)),
         Err(error) => return Err(failed("look at", &path)(error)),
     };
     if !kind.is_file() {
-        return Ok(Found::Theirs("is not a regular file"));
+        return Ok((Found::Theirs("is not a regular file"), None));
     }
     let bytes = fs::read(&path).map_err(failed("read", &path))?;
     let first_line = bytes
@@ -206,7 +309,7 @@ fn look(
         .next()
         .unwrap_or_default();
     let marked = String::from_utf8_lossy(first_line).contains(MARKER);
-    Ok(if bytes == output.contents.as_bytes() {
+    let found = if bytes == output.contents.as_bytes() {
         Found::Same
     } else if manifest.knows(&output.path, &bytes) || pristine.contains(&output.path, &bytes) {
         Found::Ours
@@ -214,7 +317,8 @@ fn look(
         Found::Theirs("was edited by hand")
     } else {
         Found::Theirs("was not written by lxmesh-gen")
-    })
+    };
+    Ok((found, Some(bytes)))
 }
 
 /// Configuration files as their Debian packages brought them, which nobody has edited.
@@ -248,22 +352,27 @@ impl Pristine {
 }
 
 /// `None` if the file is gone already.
-fn remove_stale(
+fn look_at_stale(
     root: &Path,
     stale: &Path,
     manifest: &Manifest,
-) -> Result<Option<Fate>, WriteError> {
+) -> Result<Option<Surveyed>, WriteError> {
     let path = under(root, stale);
     let bytes = match fs::read(&path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(failed("read", &path)(error)),
     };
-    if !manifest.knows(stale, &bytes) {
-        return Ok(Some(Fate::Left));
-    }
-    fs::remove_file(&path).map_err(failed("remove", &path))?;
-    Ok(Some(Fate::Removed))
+    let fate = match manifest.knows(stale, &bytes) {
+        true => Fate::Removed,
+        false => Fate::Left,
+    };
+    Ok(Some(Surveyed {
+        path: stale.into(),
+        before: Some(bytes),
+        after: None,
+        fate,
+    }))
 }
 
 fn put(path: &Path, output: &OutputFile) -> Result<(), WriteError> {
@@ -314,7 +423,7 @@ fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> WriteE
 }
 
 /// The path on this machine of a path from the host's root.
-fn under(root: &Path, path: &Path) -> PathBuf {
+pub fn under(root: &Path, path: &Path) -> PathBuf {
     root.join(path.strip_prefix("/").unwrap_or(path))
 }
 

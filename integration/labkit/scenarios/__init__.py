@@ -8,7 +8,7 @@ found them.
 import importlib
 
 THEMES = (
-    "addresses", "policy", "lifecycle", "move", "routes", "datapath", "restarts", "repair", "frr", "lxd_faults", "foreign",
+    "addresses", "policy", "lifecycle", "move", "routes", "datapath", "restarts", "repair", "frr", "lxd_faults", "foreign", "apply",
 )
 # importing a theme registers its tests
 for _theme in THEMES:
