@@ -1,5 +1,10 @@
 //! `lxmesh-gen` as one types it: what it prints where, and its exit status.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "nobody reads a test's files half written"
+)]
+
 use lxmesh::generate::write::MANIFEST;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -25,17 +30,106 @@ fn check_says_what_a_correct_file_means_for_a_host() {
     let path = lab();
     let output = lxmesh_gen(&["check", path.to_str().unwrap(), "--host", "198.51.100.12"]);
     assert_eq!(output.status.code(), Some(0));
-    assert_eq!(
-        text(&output.stdout),
-        format!(
+    assert!(
+        text(&output.stdout).starts_with(&format!(
             "{}: correct\n\
              fabric lab: AS 64500, underlay MTU 1500, 2 reflectors\n\
              network vpc: VNI 100, svi-vpc and vxlan-vpc, MTU 1450, gateway 192.0.2.1/24 2001:db8::1/64 (a2:56:e1:da:07:70)\n\
              network blue: VNI 200, svi-blue and vxlan-blue, MTU 1450, gateway 203.0.113.1/24 2001:db8:b::1/64 (02:1d:67:0b:4e:0d)\n\
              this host: 198.51.100.12 (supervisor)\n",
             path.display()
-        )
+        )),
+        "{}",
+        text(&output.stdout)
     );
+    // What the programs here say of their files.
+    for line in [
+        "/etc/frr/frr.conf: vtysh takes it\n",
+        "/etc/lxmesh/firewall.nft: nft takes it\n",
+    ] {
+        assert!(
+            text(&output.stdout).contains(line),
+            "{}",
+            text(&output.stdout)
+        );
+    }
+}
+
+#[test]
+fn mtu_shows_the_sum_line_by_line() {
+    let path = lab().with_file_name("../ipsec-psk/host.toml");
+    let output = lxmesh_gen(&["mtu", path.to_str().unwrap()]);
+    assert_eq!(
+        text(&output.stdout),
+        "  9000  underlay: the largest IP packet between hosts
+   -20  IPv4 header
+    -8  UDP header of ESP (RFC 3948)
+    -8  ESP header
+    -8  ESP initialisation vector
+   -16  ESP integrity check value
+     0  ESP padding to a multiple of 4
+    -2  ESP pad length and next header
+    -8  UDP header
+    -8  VXLAN header
+   -14  Ethernet header inside
+  8908  overlay: the largest IP packet between instances
+network vpc: 8908
+"
+    );
+}
+
+#[test]
+fn a_target_is_named_and_an_unknown_one_refused() {
+    let path = lab();
+    let path = path.to_str().unwrap();
+    let with = |target: &str| {
+        lxmesh_gen(&[
+            "render",
+            "--host-file",
+            path,
+            "--host",
+            "198.51.100.12",
+            "--target",
+            target,
+        ])
+    };
+    let old = with("debian-12");
+    assert!(!text(&old.stdout).contains("ManageForeignNextHops"));
+    assert!(text(&old.stderr).contains("note: FRR 8.4.4 of target debian-12 is older than 9.0.1"));
+    assert!(text(&with("debian-13").stdout).contains("ManageForeignNextHops=no"));
+    let unknown = with("debian-9");
+    assert_eq!(unknown.status.code(), Some(2));
+    assert!(text(&unknown.stderr).contains("remedy: write detect, debian-13"));
+}
+
+#[test]
+fn a_bgp_password_is_read_from_its_file_or_refused_with_a_remedy() {
+    let directory = tempfile::tempdir().unwrap();
+    let password = directory.path().join("password");
+    let file = directory.path().join("host.toml");
+    let host_file = fs::read_to_string(lab()).unwrap();
+    let bgp = format!("\n[bgp]\npassword_file = \"{}\"\n", password.display());
+    fs::write(&file, host_file + &bgp).unwrap();
+    let render = || {
+        lxmesh_gen(&[
+            "render",
+            "--host-file",
+            file.to_str().unwrap(),
+            "--host",
+            "198.51.100.12",
+        ])
+    };
+    let missing = render();
+    assert_eq!(missing.status.code(), Some(1));
+    assert!(
+        text(&missing.stderr).contains("bgp.password_file: "),
+        "{}",
+        text(&missing.stderr)
+    );
+    fs::write(&password, "tell-nobody\n").unwrap();
+    assert!(text(&render().stdout).contains(" neighbor reflectors password tell-nobody\n"));
+    fs::write(&password, "two words\n").unwrap();
+    assert!(text(&render().stderr).contains("remedy: write the password"));
 }
 
 #[test]
@@ -112,7 +206,10 @@ fn render_prints_without_a_root_and_writes_with_one() {
     let output = lxmesh_gen(&write);
     assert_eq!(
         text(&output.stdout),
-        "/etc/frr/daemons: created\n/etc/frr/frr.conf: created\n"
+        "/etc/frr/daemons: created\n/etc/frr/frr.conf: created\n\
+         /etc/lxmesh/firewall.nft: created\n\
+         /etc/systemd/system/lxmesh-firewall.service: created\n\
+         /etc/systemd/system/multi-user.target.d/lxmesh-firewall.conf: created\n"
     );
     assert!(root.path().join(MANIFEST.trim_start_matches('/')).exists());
     fs::write(root.path().join("etc/frr/frr.conf"), "! mine\n").unwrap();

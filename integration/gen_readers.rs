@@ -1,7 +1,12 @@
 //! Generated files, read by the programs that they are for: FRR and systemd-networkd. Needs root
 //! and both programs; without them these tests fail, and never pass by skipping.
 
-use lxmesh::generate::{self, LocalFacts, OutputFile};
+#![expect(
+    clippy::disallowed_methods,
+    reason = "nobody reads a test's files half written"
+)]
+
+use lxmesh::generate::{self, LocalFacts, OutputFile, Target};
 use lxmesh::host;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -18,7 +23,17 @@ const HOSTS: &[(&str, &[&str])] = &[
         "reflector-supervisor",
         &["198.51.100.1", "203.0.113.1", "203.0.113.2"],
     ),
+    ("ipv6-overlay", &["198.51.100.11"]),
+    (
+        "ipsec-certificates",
+        &["198.51.100.11", "203.0.113.1", "198.51.100.1"],
+    ),
+    ("ipsec-psk", &["198.51.100.11", "198.51.100.101"]),
+    ("ipsec-mesh", &["198.51.100.12"]),
 ];
+
+/// Two hundred networks: for the readers that do not take minutes over them here.
+const LARGE: (&str, &[&str]) = ("large", &["198.51.100.11"]);
 
 fn render(fleet: &str, address: &str) -> Vec<OutputFile> {
     let path = format!(
@@ -26,7 +41,29 @@ fn render(fleet: &str, address: &str) -> Vec<OutputFile> {
         env!("CARGO_MANIFEST_DIR")
     );
     let file = host::load(Path::new(&path)).unwrap_or_else(|error| panic!("{error}"));
-    generate::render(&file, &LocalFacts::of(address.parse().unwrap())).unwrap()
+    let facts = LocalFacts {
+        bgp_password: Some("not-a-secret".into()),
+        target: "debian-13,frr=10.6".parse::<Target>().unwrap(),
+        ..LocalFacts::of(address.parse().unwrap())
+    };
+    generate::render(&file, &facts).unwrap()
+}
+
+/// Every rendered file with such a name, of every host of every fleet.
+fn all_named(name: &str) -> Vec<(String, OutputFile)> {
+    let mut found = Vec::new();
+    for (fleet, addresses) in HOSTS.iter().chain([&LARGE]) {
+        for address in *addresses {
+            let outputs = render(fleet, address).into_iter();
+            found.extend(
+                outputs
+                    .filter(|output| output.path.ends_with(name))
+                    .map(|output| (format!("{fleet} {address}"), output)),
+            );
+        }
+    }
+    assert!(!found.is_empty(), "no {name} anywhere");
+    found
 }
 
 fn unpack(outputs: &[OutputFile], root: &Path) {
@@ -96,20 +133,13 @@ fn vtysh_check(text: &str) -> Result<(), String> {
 
 #[test]
 fn frr_accepts_every_configuration_and_would_refuse_a_wrong_one() {
-    for (fleet, addresses) in HOSTS {
-        for address in *addresses {
-            let outputs = render(fleet, address);
-            let conf = outputs
-                .iter()
-                .find(|output| output.path.ends_with("frr.conf"))
-                .unwrap();
-            assert_eq!(vtysh_check(&conf.contents), Ok(()), "{fleet} {address}");
-            let wrong = conf
-                .contents
-                .replace("advertise-all-vni", "advertise-all-vnis");
-            let wrong = wrong.replace("route-reflector-client", "reflector-client");
-            assert!(vtysh_check(&wrong).is_err(), "{fleet} {address}");
-        }
+    for (host, conf) in all_named("frr.conf") {
+        assert_eq!(vtysh_check(&conf.contents), Ok(()), "{host}");
+        let wrong = conf
+            .contents
+            .replace("advertise-all-vni", "advertise-all-vnis");
+        let wrong = wrong.replace("route-reflector-client", "reflector-client");
+        assert!(vtysh_check(&wrong).is_err(), "{host}");
     }
 }
 
@@ -305,6 +335,253 @@ fn networkd_knows_every_key_of_every_fleet() {
         let routes = count("\nScope=link\n");
         let (_, _, log) = networkd(&outputs, addresses[0], count("\nKind=vxlan\nMTU"), routes);
         assert_eq!(complaints(&log), [""; 0], "{fleet}");
+    }
+}
+
+/// Loads each of `$FILES`, in the order of their names, and prints the ruleset after each.
+const FIREWALL: &str = r#"
+ip link set lo up
+for file in "$FILES"/*; do
+    nft -f "$file"
+    nft -j list table inet lxmesh_host
+    nft add element inet lxmesh_host vteps4 '{ 198.51.100.77 }'
+done
+"#;
+
+#[test]
+fn nft_loads_every_packet_filter_and_another_over_it_without_emptying_what_was_added_at_run_time() {
+    let root = tempfile::tempdir().unwrap();
+    let all = all_named("firewall.nft");
+    for (number, (_, output)) in all.iter().enumerate() {
+        fs::write(root.path().join(format!("{number:03}")), &output.contents).unwrap();
+    }
+    let printed = in_namespace(FIREWALL, &[("FILES", root.path().to_str().unwrap())]);
+    let listings: Vec<Value> = printed
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(listings.len(), all.len());
+    for ((host, output), listing) in all.iter().zip(&listings).skip(1) {
+        let objects = listing["nftables"].as_array().unwrap();
+        let set = |name: &str| {
+            let mut sets = objects.iter().filter_map(|object| object.get("set"));
+            sets.find(|set| set["name"] == name).unwrap()["elem"].clone()
+        };
+        assert_eq!(
+            set("vteps4"),
+            serde_json::json!(["198.51.100.77"]),
+            "{host}"
+        );
+        // What was there before is replaced and not added to.
+        let rules = objects.iter().filter(|object| object.get("rule").is_some());
+        let declared = output
+            .contents
+            .lines()
+            .filter(|line| line.starts_with("\t\t") && !line.trim_start().starts_with('#'));
+        assert_eq!(rules.count(), declared.count(), "{host}");
+        // Nobody is locked out: only these are dropped.
+        for object in objects.iter().filter_map(|object| object.get("chain")) {
+            assert!(
+                object.get("policy").is_none_or(|policy| policy == "accept"),
+                "{host}"
+            );
+        }
+    }
+}
+
+/// Sends what `$SEND` says from 198.51.100.11 and 192.0.2.7 to a host with the packet filter, and
+/// prints how many came through to a socket, by port.
+const STRANGERS: &str = r#"
+mount -t tmpfs tmpfs /run
+ip link add far type veth peer name near
+ip netns add outside
+ip link set far netns outside
+ip address add 198.51.100.12/24 dev near
+ip address add 192.0.2.1/24 dev near
+ip link set near up
+ip link set lo up
+ip -n outside address add 198.51.100.11/24 dev far
+ip -n outside address add 192.0.2.7/24 dev far
+ip -n outside link set far up
+nft -f "$FILE"
+python3 "$SCRIPT"
+nft -j list counters table inet lxmesh_host
+"#;
+
+const TALK: &str = r#"
+import socket, subprocess, sys, time
+RESULTS = []
+def listen(kind, port):
+    s = socket.socket(socket.AF_INET, kind); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    s.bind(("0.0.0.0", port)); s.settimeout(1)
+    if kind == socket.SOCK_STREAM: s.listen(8)
+    return s
+udp = {port: listen(socket.SOCK_DGRAM, port) for port in (4789, 500, 5353)}
+tcp = {port: listen(socket.SOCK_STREAM, port) for port in (179, 22)}
+CLIENT = """
+import socket, sys
+source, kind, port = sys.argv[1], sys.argv[2], int(sys.argv[3])
+to = "198.51.100.12" if source.startswith("198") else "192.0.2.1"
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM if kind == "udp" else socket.SOCK_STREAM)
+s.bind((source, 0)); s.settimeout(1)
+try:
+    s.connect((to, port)); s.send(b"x")
+except OSError:
+    pass
+"""
+for source in ("198.51.100.11", "192.0.2.7"):
+    for kind, sockets in (("udp", udp), ("tcp", tcp)):
+        for port, s in sockets.items():
+            client = subprocess.Popen(["ip", "netns", "exec", "outside", sys.executable, "-c", CLIENT, source, kind, str(port)])
+            client.wait()
+            try:
+                s.recvfrom(10) if kind == "udp" else s.accept()
+                print(source, kind, port)
+            except TimeoutError:
+                pass
+"#;
+
+fn who_gets_through(filter: &OutputFile) -> Vec<String> {
+    let root = tempfile::tempdir().unwrap();
+    let (file, script) = (root.path().join("nft"), root.path().join("py"));
+    fs::write(&file, &filter.contents).unwrap();
+    fs::write(&script, TALK).unwrap();
+    let printed = in_namespace(
+        STRANGERS,
+        &[
+            ("FILE", file.to_str().unwrap()),
+            ("SCRIPT", script.to_str().unwrap()),
+        ],
+    );
+    let talk = printed.lines().filter(|line| !line.starts_with('{'));
+    talk.map(str::to_string).collect()
+}
+
+#[test]
+fn only_the_fabric_reaches_tunnels_and_bgp_and_nothing_else_is_touched() {
+    let filter = |fleet: &str, address: &str| {
+        let outputs = render(fleet, address).into_iter();
+        let mut found = outputs.filter(|output| output.path.ends_with("firewall.nft"));
+        found.next().unwrap()
+    };
+    let others = |source: &str| {
+        ["udp 5353", "tcp 22"]
+            .map(|what| format!("{source} {what}"))
+            .to_vec()
+    };
+    let stranger = [vec!["192.0.2.7 udp 500".to_string()], others("192.0.2.7")].concat();
+    // A supervisor of a full mesh: all others call it.
+    let fleet = ["udp 4789", "udp 500", "udp 5353", "tcp 179", "tcp 22"];
+    let fleet = fleet.map(|what| format!("198.51.100.11 {what}")).to_vec();
+    assert_eq!(
+        who_gets_through(&filter("mesh", "198.51.100.12")),
+        [fleet, stranger].concat()
+    );
+    // With IPsec nothing of the fabric comes in cleartext, and only the fabric may negotiate.
+    let negotiates = [
+        vec!["198.51.100.11 udp 500".to_string()],
+        others("198.51.100.11"),
+    ]
+    .concat();
+    assert_eq!(
+        who_gets_through(&filter("ipsec-psk", "198.51.100.11")),
+        [negotiates, others("192.0.2.7")].concat()
+    );
+}
+
+/// A daemon of its own, with its own socket and directories, that loads `$FILES`.
+const CHARON: &str = r#"
+mount -t tmpfs tmpfs /run
+ip link set lo up
+mkdir /run/swanctl /run/etc
+cp -r "$FILES"/etc/swanctl/* /run/swanctl/
+mkdir -p /run/swanctl/x509 /run/swanctl/x509ca /run/swanctl/private
+mount --bind /run/swanctl /etc/swanctl
+echo 'include conf.d/*.conf' > /etc/swanctl/swanctl.conf
+mkdir -p /etc/lxmesh 2>/dev/null || true
+mount -t tmpfs tmpfs /etc/lxmesh
+echo 'secret = 0x000102030405060708090a0b0c0d0e0f' > /etc/lxmesh/ipsec.secret
+pki --gen --type ecdsa --outform pem > /run/key
+pki --self --ca --in /run/key --type ecdsa --dn CN=authority --outform pem > /etc/lxmesh/reflectors.pem
+cp /etc/lxmesh/reflectors.pem /etc/swanctl/x509ca/supervisors.pem
+cat > /run/strongswan.conf <<END
+charon-systemd {
+  load_modular = yes
+  plugins {
+    include /etc/strongswan.d/charon/*.conf
+    vici { socket = unix:///run/charon.vici }
+  }
+}
+include $FILES/etc/strongswan.d/*.conf
+END
+STRONGSWAN_CONF=/run/strongswan.conf charon-systemd > /run/log 2>&1 &
+tries=0
+until test -S /run/charon.vici; do
+    tries=$((tries + 1))
+    test $tries -lt 100 || { cat /run/log >&2; exit 1; }
+    sleep 0.1
+done
+swanctl --load-all --uri unix:///run/charon.vici >&2
+swanctl --list-conns --uri unix:///run/charon.vici
+echo %%
+ip xfrm policy
+"#;
+
+#[test]
+fn strongswan_loads_every_configuration_and_traps_what_is_to_be_encrypted() {
+    program(&["/usr/sbin/charon-systemd"]);
+    for fleet in [
+        "ipsec-certificates",
+        "ipsec-psk",
+        "ipsec-mesh",
+        "ipv6-underlay",
+    ] {
+        let (_, addresses) = HOSTS.iter().find(|(name, _)| *name == fleet).unwrap();
+        for address in *addresses {
+            let root = tempfile::tempdir().unwrap();
+            let outputs = render(fleet, address);
+            unpack(&outputs, root.path());
+            let printed = in_namespace(CHARON, &[("FILES", root.path().to_str().unwrap())]);
+            let (connections, policies) = printed.split_once("%%\n").unwrap();
+            let conf = outputs
+                .iter()
+                .find(|output| output.path.ends_with("conf.d/lxmesh.conf"))
+                .unwrap();
+            let declared = conf
+                .contents
+                .lines()
+                .filter_map(|line| line.strip_suffix(" {")?.strip_prefix("  "))
+                .filter(|name| name.starts_with("lxmesh-"));
+            for name in declared {
+                assert!(
+                    connections.contains(&format!("{name}: IKEv2")),
+                    "{name}\n{connections}"
+                );
+            }
+            // One policy outwards for each child and each far prefix.
+            let children = conf.contents.matches("remote_ts = ").count();
+            let outwards = policies.matches("dir out ").count();
+            assert!(outwards >= children, "{fleet} {address}: {policies}");
+        }
+    }
+}
+
+#[test]
+fn the_kernel_has_every_setting_that_sysctl_d_names() {
+    for name in ["60-lxmesh.conf", "60-lxmesh-ipsec.conf"] {
+        for (host, output) in all_named(name) {
+            for line in output.contents.lines() {
+                let Some((key, _)) = line.trim_start_matches('-').split_once('=') else {
+                    continue;
+                };
+                if line.starts_with('#') {
+                    continue;
+                }
+                // Settings with a dash may be missing: their module may not be loaded.
+                let path = Path::new("/proc/sys").join(key.replace('.', "/"));
+                assert!(line.starts_with('-') || path.exists(), "{host}: {line}");
+            }
+        }
     }
 }
 

@@ -1,5 +1,10 @@
 //! Writing rendered files: only what is ours, all or nothing, twice harmless.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "nobody reads a test's files half written"
+)]
+
 use lxmesh::generate::write::{Fate, MANIFEST, WriteError, write};
 use lxmesh::generate::{MARKER, OutputFile};
 use std::fs;

@@ -1,8 +1,13 @@
 //! The host file: what is accepted, what is refused, and in which words.
 //! `UPDATE_GOLDEN=1` rewrites the messages; read the difference before committing it.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "nobody reads a test's files half written"
+)]
+
 use lxmesh::addr::IpNet;
-use lxmesh::host::{self, HostFile, LoadError, Role};
+use lxmesh::host::{self, HostFile, Ipsec, LoadError, Role, Trust};
 use proptest::prelude::*;
 use std::path::{Path, PathBuf};
 
@@ -52,7 +57,18 @@ fn the_minimal_file_is_accepted_and_all_defaults_are_safe() {
     let file = parse(MINIMAL);
     assert_eq!(file.fabric.underlay_mtu, 1500);
     assert_eq!(file.fabric.vxlan_port, 4789);
-    assert!(file.fabric.gbp && file.ipsec.enabled && file.dhcp.enabled && file.dhcp.run);
+    assert!(file.fabric.gbp && file.dhcp.enabled && file.dhcp.run && file.firewall.enabled);
+    assert!(matches!(
+        file.ipsec,
+        Some(Ipsec {
+            trust: Trust::Certificates { .. },
+            udp_encapsulation: false
+        })
+    ));
+    assert_eq!(
+        (file.bgp.keepalive_s, file.bgp.hold_s, file.bgp.connect_s),
+        (3, 9, 5)
+    );
     assert_eq!(
         (file.agent.reload_interval_s, file.dhcp.lease_s),
         (60, 3600)
@@ -62,7 +78,7 @@ fn the_minimal_file_is_accepted_and_all_defaults_are_safe() {
     };
     assert_eq!(network.bridge.as_str(), "svi-vpc");
     assert_eq!(network.tunnel.as_str(), "vxlan-vpc");
-    assert_eq!(network.mtu, 1408);
+    assert_eq!(network.mtu, 1416);
     assert_eq!(network.conntrack_zone, 100);
     assert_eq!(
         (network.vxlan_port, network.gbp, network.multicast),

@@ -52,7 +52,7 @@ impl Picture {
                 false => Card::new([net.to_string(), "supervisors: any host in it".into()]),
             })
             .collect();
-        let encrypted = match file.ipsec.enabled {
+        let encrypted = match file.ipsec.is_some() {
             true => " in IPsec",
             false => "",
         };

@@ -140,7 +140,7 @@ pub fn largest_packet(file: &HostFile) -> u32 {
         true => 40 + 8 + 8 + 14,
         false => 20 + 8 + 8 + 14,
     };
-    match (largest, file.ipsec.enabled) {
+    match (largest, file.ipsec.is_some()) {
         (None, _) => 0,
         (Some(_), true) => file.fabric.underlay_mtu,
         (Some(mtu), false) => mtu + around,

@@ -11,8 +11,8 @@ mod start;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use lxmesh::addr::IpAddr;
-use lxmesh::generate::{self, LocalFacts, extra, write};
-use lxmesh::host::{self, HostFile};
+use lxmesh::generate::{self, LocalFacts, Target, extra, readers, write};
+use lxmesh::host::{self, HostFile, MtuSum};
 use std::error::Error;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -37,9 +37,8 @@ enum Command {
         /// The host file.
         #[arg(default_value = host::DEFAULT_PATH)]
         file: PathBuf,
-        /// Check for the host with this underlay address instead of this one.
-        #[arg(long, value_name = "ADDRESS")]
-        host: Option<IpAddr>,
+        #[command(flatten)]
+        of: Whose,
     },
     /// Print the files of this host, or write them.
     Render {
@@ -49,15 +48,20 @@ enum Command {
         /// Write the files under this directory (`/` for this host) instead of printing them.
         #[arg(long, value_name = "DIRECTORY")]
         root: Option<PathBuf>,
-        /// Render for the host with this underlay address instead of this one.
-        #[arg(long, value_name = "ADDRESS")]
-        host: Option<IpAddr>,
+        #[command(flatten)]
+        of: Whose,
         /// Replace files that are not ours or were edited; copies are kept beside them.
         #[arg(long, requires = "root")]
         force: bool,
     },
     /// Print the JSON Schema of the host file, for editors.
     Schema,
+    /// Show how the MTU of the overlay comes about.
+    Mtu {
+        /// The host file.
+        #[arg(default_value = host::DEFAULT_PATH)]
+        file: PathBuf,
+    },
     /// Print how this host's files would change.
     Diff(change::Place),
     /// Print what would change, at which cost, and what would be run.
@@ -83,16 +87,49 @@ enum Command {
     Guard { id: String },
 }
 
+/// The host that it is about.
+#[derive(clap::Args)]
+struct Whose {
+    /// The host with this underlay address instead of this one.
+    #[arg(long, value_name = "ADDRESS")]
+    host: Option<IpAddr>,
+    /// That host's name, as `hostname` prints it there.
+    #[arg(long, value_name = "NAME", requires = "host")]
+    name: Option<String>,
+    /// What its programs understand: detect, debian-13, debian-12, ubuntu-24.04 or nixos-25.05,
+    /// and versions that differ from that: debian-13,frr=10.6. Default: detect, or debian-13 with
+    /// --host.
+    #[arg(long, value_name = "TARGET")]
+    target: Option<Target>,
+}
+
+impl Whose {
+    fn facts(&self, file: &HostFile) -> Result<LocalFacts, Box<dyn Error>> {
+        let mut facts = match self.host {
+            Some(address) => LocalFacts::of(address),
+            None => LocalFacts::read()?,
+        };
+        if let Some(name) = &self.name {
+            facts.name = name.clone();
+        }
+        if let Some(target) = &self.target {
+            facts.target = target.clone();
+        }
+        Ok(facts.with_secrets(file)?)
+    }
+}
+
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
-        Command::Check { file, host } => check(&file, host),
+        Command::Check { file, of } => check(&file, &of),
         Command::Render {
             host_file,
             root,
-            host,
+            of,
             force,
-        } => render(&host_file, root.as_deref(), host, force),
+        } => render(&host_file, root.as_deref(), &of, force),
         Command::Schema => schema(),
+        Command::Mtu { file } => mtu(&file),
         Command::Diff(place) => change::diff(&place),
         Command::Plan(place) => change::plan(&place),
         Command::Apply(arguments) => change::apply(&arguments),
@@ -125,26 +162,25 @@ fn main() -> ExitCode {
 
 type Answer = Result<String, Box<dyn Error>>;
 
-fn facts(host: Option<IpAddr>) -> Result<LocalFacts, Box<dyn Error>> {
-    Ok(match host {
-        Some(address) => LocalFacts::of(address),
-        None => LocalFacts::read()?,
-    })
-}
-
-fn check(path: &Path, host: Option<IpAddr>) -> Answer {
+fn check(path: &Path, of: &Whose) -> Answer {
     let file = host::load(path)?;
-    let place = match generate::detect(&file, &facts(host)?) {
-        Ok(here) => here.to_string(),
+    let facts = of.facts(&file)?;
+    let mut text = format!("{}: correct\n{}", path.display(), summary(&file));
+    match generate::detect(&file, &facts) {
+        Ok(here) => text += &format!("this host: {here}\n"),
         // The file may well be checked where it is written and not where it is used.
-        Err(error) if host.is_none() => format!("without a place in this fabric\nnote: {error}"),
+        Err(error) if of.host.is_none() => {
+            text += &format!("this host: without a place in this fabric\nnote: {error}\n");
+            return Ok(text);
+        }
         Err(error) => return Err(error.into()),
-    };
-    Ok(format!(
-        "{}: correct\n{}this host: {place}\n",
-        path.display(),
-        summary(&file)
-    ))
+    }
+    let outputs = generate::render(&file, &facts)?;
+    for note in facts.target.too_old() {
+        text += &format!("note: {note}\n");
+    }
+    text += &readers::check(&outputs)?;
+    Ok(text)
 }
 
 fn summary(file: &HostFile) -> String {
@@ -182,11 +218,15 @@ fn summary(file: &HostFile) -> String {
     text
 }
 
-fn render(path: &Path, root: Option<&Path>, host: Option<IpAddr>, force: bool) -> Answer {
+fn render(path: &Path, root: Option<&Path>, of: &Whose, force: bool) -> Answer {
     let file = host::load(path)?;
-    let mut outputs = generate::render(&file, &facts(host)?)?;
+    let facts = of.facts(&file)?;
+    let mut outputs = generate::render(&file, &facts)?;
+    for note in facts.target.too_old() {
+        eprintln!("note: {note}");
+    }
     // What stands on this host is no other host's.
-    let own = (host.is_none()).then_some(Path::new("/"));
+    let own = (of.host.is_none()).then_some(Path::new("/"));
     if let Some(lines) = root.or(own).map(extra::read_frr).transpose()?.flatten() {
         extra::append_frr(&mut outputs, &lines);
     }
@@ -210,6 +250,27 @@ fn render(path: &Path, root: Option<&Path>, host: Option<IpAddr>, force: bool) -
                 text += &format!("{}: {fate}\n", path.display());
             }
         }
+    }
+    Ok(text)
+}
+
+/// The sum for a full packet, and what each network makes of it.
+fn mtu(path: &Path) -> Answer {
+    let file = host::load(path)?;
+    let sum = MtuSum::of(&file);
+    let mut text = format!(
+        "{:>6}  underlay: the largest IP packet between hosts\n",
+        sum.underlay
+    );
+    for (what, bytes) in &sum.less {
+        text += &format!("{:>6}  {what}\n", -i64::from(*bytes));
+    }
+    text += &format!(
+        "{:>6}  overlay: the largest IP packet between instances\n",
+        sum.overlay()
+    );
+    for network in &file.networks {
+        text += &format!("network {}: {}\n", network.name, network.mtu);
     }
     Ok(text)
 }

@@ -1,8 +1,13 @@
-//! What rendering needs to know of the host it is for. Read from /proc: no privileges, no
-//! programs. Decides nothing.
+//! What rendering needs to know of the host it is for: its addresses and name from /proc, the
+//! versions of its programs, and the password that the host file says is in a file. Decides
+//! nothing.
 
+use super::strongswan::name_of_address;
+use super::target::Target;
+use crate::host::HostFile;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
 use std::{fs, io};
 
 /// Facts of one host.
@@ -10,6 +15,20 @@ use std::{fs, io};
 pub struct LocalFacts {
     /// Its own addresses; without loopback, link-local, temporary (RFC 8981) and deprecated ones.
     pub addresses: BTreeSet<IpAddr>,
+    /// Its name, as `hostname` prints it.
+    pub name: String,
+    /// What its programs understand.
+    pub target: Target,
+    /// What stands in the file of `[bgp] password_file`.
+    pub bgp_password: Option<String>,
+}
+
+/// A file that the host file names holds no password.
+#[derive(Debug, thiserror::Error)]
+#[error("bgp.password_file: {}: {why}\n  remedy: write the password, 1 to 80 printable characters without blanks, into its first line; and run as root", .path.display())]
+pub struct PasswordError {
+    path: PathBuf,
+    why: String,
 }
 
 /// The host's addresses could not be read.
@@ -22,6 +41,7 @@ pub struct FactsError {
     source: io::Error,
 }
 
+const HOST_NAME: &str = "/proc/sys/kernel/hostname";
 const FIB_TRIE: &str = "/proc/net/fib_trie";
 const IF_INET6: &str = "/proc/net/if_inet6";
 
@@ -43,14 +63,41 @@ impl LocalFacts {
             .chain(six.into_iter().map(IpAddr::from));
         Ok(LocalFacts {
             addresses: all.collect(),
+            name: read(HOST_NAME)?.trim().to_string(),
+            target: Target::detect(),
+            bgp_password: None,
         })
     }
 
-    /// Those of the host with this address.
+    /// Those of the host with this address, on the reference platform. Its name is not known: one
+    /// is made of the address.
     pub fn of(address: IpAddr) -> Self {
         LocalFacts {
             addresses: BTreeSet::from([address]),
+            name: name_of_address(address),
+            target: Target::default(),
+            bgp_password: None,
         }
+    }
+
+    /// With the secrets that the host file says are in files of this host.
+    pub fn with_secrets(mut self, file: &HostFile) -> Result<Self, PasswordError> {
+        let Some(path) = &file.bgp.password_file else {
+            return Ok(self);
+        };
+        let wrong = |why: String| PasswordError {
+            path: path.clone(),
+            why,
+        };
+        let text = fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
+        let password = text.lines().next().unwrap_or_default().trim();
+        // TCP_MD5SIG_MAXKEYLEN is 80; FRR reads one word.
+        let usable = password.chars().all(|c| c.is_ascii_graphic());
+        if !usable || !(1..=80).contains(&password.len()) {
+            return Err(wrong("its first line is no password".into()));
+        }
+        self.bgp_password = Some(password.to_string());
+        Ok(self)
     }
 }
 

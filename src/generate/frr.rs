@@ -1,13 +1,15 @@
 //! FRR: iBGP with the EVPN address family only. Supervisors peer with the reflectors, or with one
 //! another where there are none; reflectors listen for supervisors and peer with one another.
-//! Written for FRR 9.0.1 and later. Route distinguishers and targets are FRR's own: all hosts have
-//! one AS number, so AS:VNI matches everywhere (its low 16 bits, where it has more).
+//! Written for FRR 9.0.1 and later. Route distinguishers are explicit, so that they stay when
+//! networks come and go or FRR restarts. Route targets are those that FRR would derive, the low 16
+//! bits of the AS number and the VNI, so that hosts with and without them understand one another.
 
+use super::facts::LocalFacts;
 use super::roles::Here;
 use super::template::Templates;
 use super::{OutputFile, RenderError};
 use crate::addr::{IpAddr, IpNet};
-use crate::host::{Fabric, HostFile};
+use crate::host::{Bgp, Fabric, HostFile, Network};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use std::net::Ipv4Addr;
@@ -19,9 +21,13 @@ const LISTEN_LIMIT: u32 = 5000;
 pub fn render(
     file: &HostFile,
     here: &Here,
+    facts: &LocalFacts,
     templates: &Templates,
 ) -> Result<Vec<OutputFile>, RenderError> {
-    let values = BgpValues::new(&file.fabric, here);
+    if let (Some(path), None) = (&file.bgp.password_file, &facts.bgp_password) {
+        return Err(RenderError::NoPassword(path.clone()));
+    }
+    let values = BgpValues::new(file, here, facts);
     let daemons = DaemonValues {
         max_fds: 2 * LISTEN_LIMIT,
     };
@@ -57,8 +63,33 @@ struct BgpValues {
     /// One element on a reflector.
     reflector: Vec<ReflectorValues>,
     groups: Vec<PeerGroup>,
+    keepalive_s: u32,
+    hold_s: u32,
+    connect_s: u32,
+    /// One element where sessions have one.
+    password: Vec<String>,
     /// Lines of the address family that make a tunnel end point.
     vtep: Vec<&'static str>,
+    vnis: Vec<VniValues>,
+}
+
+#[derive(Serialize)]
+struct VniValues {
+    vni: u32,
+    rd: String,
+    route_target: String,
+}
+
+impl VniValues {
+    /// A distinguisher's number has 16 bits (RFC 4364 section 4.2, type 1), as a zone has, and the
+    /// zone is one network's alone.
+    fn new(network: &Network, fabric: &Fabric, router_id: Ipv4Addr) -> Self {
+        VniValues {
+            vni: network.vni.get(),
+            rd: format!("{router_id}:{}", network.conntrack_zone),
+            route_target: format!("{}:{}", fabric.asn & 0xffff, network.vni),
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -77,7 +108,15 @@ struct PeerGroup {
 }
 
 impl BgpValues {
-    fn new(fabric: &Fabric, here: &Here) -> Self {
+    fn new(file: &HostFile, here: &Here, facts: &LocalFacts) -> Self {
+        let fabric = &file.fabric;
+        let Bgp {
+            password_file: _,
+            keepalive_s,
+            hold_s,
+            connect_s,
+        } = &file.bgp;
+        let id = router_id(here.underlay);
         let others = |addresses: &mut dyn Iterator<Item = IpAddr>| -> Vec<String> {
             let mut others: Vec<IpAddr> = addresses
                 .filter(|address| *address != here.underlay)
@@ -114,7 +153,7 @@ impl BgpValues {
         }
         BgpValues {
             asn: fabric.asn,
-            router_id: router_id(here.underlay).to_string(),
+            router_id: id.to_string(),
             underlay: here.underlay.to_string(),
             reflector: here
                 .reflector
@@ -124,6 +163,21 @@ impl BgpValues {
                 .into_iter()
                 .collect(),
             groups,
+            keepalive_s: *keepalive_s,
+            hold_s: *hold_s,
+            connect_s: *connect_s,
+            password: match &file.bgp.password_file {
+                Some(_) => facts.bgp_password.iter().cloned().collect(),
+                None => vec![],
+            },
+            vnis: match here.supervisor {
+                true => file
+                    .networks
+                    .iter()
+                    .map(|network| VniValues::new(network, fabric, id))
+                    .collect(),
+                false => vec![],
+            },
             vtep: if here.supervisor {
                 vec!["advertise-all-vni"]
             } else {

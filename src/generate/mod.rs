@@ -1,24 +1,30 @@
 //! From the host file and a few facts about this host to the files of the programs around us.
 //!
-//! Everything here but `facts.rs`, `extra.rs` and `write.rs` is a plain function of its arguments. Decisions
-//! are made in Rust; the templates print values. dnsmasq has no file here: all that it reads is
-//! the agent's, at run time. IPsec and the host's firewall are not rendered yet.
+//! Everything here but `facts.rs`, `extra.rs`, `readers.rs`, `Target::detect` and `write.rs`
+//! is a plain function of its arguments. Decisions are made in Rust; the templates print values. dnsmasq has no file here:
+//! all that it reads is the agent's, at run time. udev has none either: networkd has a key for all
+//! that bridges, tunnels and VRFs need at creation, and the agent keeps the ports' attributes.
 
 pub mod diff;
 pub mod extra;
 mod facts;
+mod firewall;
 mod frr;
 mod networkd;
 pub mod plan;
+pub mod readers;
 mod roles;
+mod strongswan;
 mod sysctl;
+mod target;
 mod template;
 pub mod write;
 
-pub use facts::{FactsError, LocalFacts};
+pub use facts::{FactsError, LocalFacts, PasswordError};
 pub use roles::{Here, RoleError};
+pub use target::{Target, TargetError, Version};
 
-use crate::host::HostFile;
+use crate::host::{HostFile, Ipsec, Trust};
 use std::path::PathBuf;
 
 /// In the first line of every file that is ours.
@@ -40,19 +46,43 @@ pub struct OutputFile {
 pub enum RenderError {
     #[error(transparent)]
     Role(#[from] RoleError),
+    #[error("{}", cannot(.target, .reasons))]
+    Target {
+        target: String,
+        reasons: Vec<String>,
+    },
+    #[error("bgp.password_file: {} was not read\n  remedy: render on a host that has it", .0.display())]
+    NoPassword(PathBuf),
     /// A mistake in a template: never the user's.
     #[error("cannot render {path}")]
     Template { path: String, source: tera::Error },
 }
 
+fn cannot(target: &str, reasons: &[String]) -> String {
+    let mut text = String::new();
+    for reason in reasons {
+        text += &format!("{reason}\n");
+    }
+    text + &format!(
+        "  remedy: change those keys, install newer programs, or name another target than {target}"
+    )
+}
+
 /// All files of this host, sorted by path. The same arguments give the same bytes.
 pub fn render(file: &HostFile, facts: &LocalFacts) -> Result<Vec<OutputFile>, RenderError> {
     let here = roles::detect(file, facts)?;
+    let reasons = facts.target.cannot(file, &here);
+    if !reasons.is_empty() {
+        let target = facts.target.name.clone();
+        return Err(RenderError::Target { target, reasons });
+    }
     let templates = template::Templates::new()?;
-    let mut outputs = frr::render(file, &here, &templates)?;
+    let mut outputs = frr::render(file, &here, facts, &templates)?;
+    outputs.extend(strongswan::render(file, &here, facts, &templates)?);
+    outputs.extend(firewall::render(file, &here, facts, &templates)?);
     if here.supervisor {
-        outputs.extend(networkd::render(file, &here, &templates)?);
-        outputs.extend(sysctl::render(&templates)?);
+        outputs.extend(networkd::render(file, &here, facts, &templates)?);
+        outputs.extend(sysctl::render(file, &templates)?);
     }
     outputs.sort();
     Ok(outputs)
@@ -61,14 +91,14 @@ pub fn render(file: &HostFile, facts: &LocalFacts) -> Result<Vec<OutputFile>, Re
 /// What the user should know although nothing is wrong.
 pub fn notes(file: &HostFile) -> Vec<String> {
     let mut notes = Vec::new();
-    if file.fabric.is_ipv6() {
-        notes.push(
-            "tunnels over IPv6 need FRR 10.6 or newer; older ones know IPv4 tunnel end points only"
-                .into(),
-        );
-    }
-    if file.ipsec.enabled {
-        notes.push("ipsec.enabled only makes room for ESP in the MTU: this version renders no IPsec, so tunnels and BGP are NOT encrypted".into());
+    if matches!(
+        &file.ipsec,
+        Some(Ipsec {
+            trust: Trust::Psk { .. },
+            ..
+        })
+    ) {
+        notes.push("ipsec.psk_file: whoever has the key can pose as any host; certificates tell hosts apart".into());
     }
     notes
 }

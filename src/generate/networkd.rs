@@ -2,8 +2,9 @@
 //! alone. Works with systemd 252 and later. Forwarding is `sysctl.rs`'s: the keys for it here
 //! changed with systemd 256. Port attributes beyond the tunnel's first ones are the agent's.
 
+use super::facts::LocalFacts;
 use super::roles::Here;
-use super::template::{self, Templates};
+use super::template::Templates;
 use super::{OutputFile, RenderError};
 use crate::addr::IpNet;
 use crate::host::{HostFile, Network, Vrf};
@@ -17,11 +18,17 @@ const MODE: u32 = 0o644;
 pub fn render(
     file: &HostFile,
     here: &Here,
+    facts: &LocalFacts,
     templates: &Templates,
 ) -> Result<Vec<OutputFile>, RenderError> {
     let mut outputs = vec![templates.output(
         "networkd/networkd.conf",
-        &template::NOTHING,
+        &DaemonValues {
+            next_hops: match facts.target.networkd_knows_next_hops() {
+                true => vec!["ManageForeignNextHops=no"],
+                false => vec![],
+            },
+        },
         '#',
         "/etc/systemd/networkd.conf.d/10-lxmesh.conf".into(),
         MODE,
@@ -53,6 +60,12 @@ pub fn render(
         unit("networkd/vrf.network", &values, name.as_str())?;
     }
     Ok(outputs)
+}
+
+#[derive(Serialize)]
+struct DaemonValues {
+    /// One element where networkd knows the key; before that it leaves them alone.
+    next_hops: Vec<&'static str>,
 }
 
 #[derive(Serialize)]

@@ -5,6 +5,18 @@ use serde::Serialize;
 use tera::{Context, Tera};
 
 const SOURCES: &[(&str, &str)] = &[
+    (
+        "firewall/firewall.nft",
+        include_str!("../../templates/firewall/firewall.nft"),
+    ),
+    (
+        "firewall/lxmesh-firewall.service",
+        include_str!("../../templates/firewall/lxmesh-firewall.service"),
+    ),
+    (
+        "firewall/multi-user.conf",
+        include_str!("../../templates/firewall/multi-user.conf"),
+    ),
     ("frr/daemons", include_str!("../../templates/frr/daemons")),
     ("frr/frr.conf", include_str!("../../templates/frr/frr.conf")),
     (
@@ -34,6 +46,18 @@ const SOURCES: &[(&str, &str)] = &[
     (
         "networkd/vrf.network",
         include_str!("../../templates/networkd/vrf.network"),
+    ),
+    (
+        "strongswan/charon.conf",
+        include_str!("../../templates/strongswan/charon.conf"),
+    ),
+    (
+        "strongswan/lxmesh.conf",
+        include_str!("../../templates/strongswan/lxmesh.conf"),
+    ),
+    (
+        "sysctl/ipsec.conf",
+        include_str!("../../templates/sysctl/ipsec.conf"),
     ),
     (
         "sysctl/lxmesh.conf",

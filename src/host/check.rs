@@ -2,10 +2,12 @@
 //! Each rule works on what is there, so that one mistake does not hide another.
 
 use super::keys::{self, FabricTable, File, List, TagBits};
+use super::mtu::Esp;
 use super::networks;
 use super::policies;
 use super::problem::{Findings, quoted};
-use super::schema::{Agent, Dhcp, Fabric, HostFile, HostOverrides, Ipsec, Lxd, Role};
+use super::schema::{Agent, Dhcp, Fabric, Firewall, HostFile, HostOverrides, Lxd, Role};
+use super::security;
 use super::words::{HostAddress, Identity, PrefixOrAddress, RoleName};
 use crate::addr::{IpAddr, IpNet};
 use std::collections::BTreeMap;
@@ -18,7 +20,9 @@ pub fn check(file: &File, findings: &mut Findings<'_>) -> Option<HostFile> {
         version,
         fabric,
         host,
+        bgp,
         ipsec,
+        firewall,
         lxd,
         agent,
         dhcp,
@@ -40,20 +44,22 @@ pub fn check(file: &File, findings: &mut Findings<'_>) -> Option<HostFile> {
     }
     let empty = FabricTable::default();
     let fabric_table = fabric.as_ref().map_or(&empty, Spanned::get_ref);
-    let ipsec = check_ipsec(ipsec, findings);
+    let bgp = security::check_bgp(bgp, findings);
+    let ipsec = security::check_ipsec(ipsec, host, findings);
     let supervisors = check_fabric(fabric_table, findings);
+    let firewall = check_firewall(firewall, &supervisors, findings);
     let networks = networks::check(
         list(network),
         list(vrf),
         &networks::Surroundings {
             fabric: fabric_table,
             supervisors: &supervisors,
-            ipsec: ipsec.enabled,
+            esp: ipsec.esp,
         },
         findings,
     );
     let tags = check_tags(tags, findings);
-    let protected = ipsec.enabled || or(&fabric_table.unprotected_tags, |on| *on, false);
+    let protected = ipsec.esp != Esp::None || or(&fabric_table.unprotected_tags, |on| *on, false);
     policies::check_services(list(network), fabric_table, &tags, protected, findings);
     let host = check_host(host, fabric_table, findings);
     let fabric = resolve_fabric(fabric_table);
@@ -61,7 +67,9 @@ pub fn check(file: &File, findings: &mut Findings<'_>) -> Option<HostFile> {
     Some(HostFile {
         fabric: fabric?,
         host,
-        ipsec,
+        bgp,
+        ipsec: ipsec.checked,
+        firewall,
         lxd: Lxd {
             socket: lxd
                 .as_ref()
@@ -113,6 +121,7 @@ fn check_fabric(fabric: &FabricTable, findings: &mut Findings<'_>) -> Vec<IpNet>
         vxlan_port: _,
         gbp: _,
         unprotected_tags: _,
+        instances: _,
     } = fabric;
     if let Some(asn) = asn {
         let reason = match asn.get_ref().0 {
@@ -257,28 +266,33 @@ fn check_families(
     }
 }
 
-fn check_ipsec(table: &Option<Spanned<keys::IpsecTable>>, findings: &mut Findings<'_>) -> Ipsec {
-    let Some(table) = table else {
-        return Ipsec::default();
-    };
-    let keys::IpsecTable { enabled, identity } = table.get_ref();
-    let on = enabled.as_ref().is_some_and(|enabled| *enabled.get_ref());
-    if let (true, Some(enabled)) = (on, enabled)
-        && findings.lacks("ipsec.identity", identity)
-    {
-        findings.add(
-            enabled.span(),
-            "ipsec.enabled: true, but there is no ipsec.identity that peers must have",
-            "add identity = \"*.example.org\" to [ipsec], with what your certificates say",
-        );
+/// Only addresses that the underlay's family can have.
+fn check_firewall(
+    table: &Option<Spanned<keys::FirewallTable>>,
+    supervisors: &[IpNet],
+    findings: &mut Findings<'_>,
+) -> Firewall {
+    let empty = keys::FirewallTable::default();
+    let keys::FirewallTable { enabled, also } = table.as_ref().map_or(&empty, Spanned::get_ref);
+    if let Some(wanted) = supervisors.first().map(|net| net.addr().is_ipv6()) {
+        for net in list(also) {
+            let found = net.get_ref().0;
+            if found.addr().is_ipv6() != wanted {
+                findings.add(
+                    net.span(),
+                    format!(
+                        "firewall.also: \"{}\" is not of the underlay's address family",
+                        shown(found)
+                    ),
+                    "remove it: nothing of the fabric listens there",
+                );
+            }
+        }
     }
-    let identity = identity.as_ref().map(|identity| {
-        let Identity(text) = identity.get_ref();
-        text.clone()
-    });
-    Ipsec {
-        enabled: on,
-        identity,
+    check_repeated("firewall.also", list(also), |net| shown(net.0), findings);
+    Firewall {
+        enabled: or(enabled, |on| *on, true),
+        also: list(also).iter().map(|net| net.get_ref().0).collect(),
     }
 }
 
@@ -322,7 +336,11 @@ fn check_host(
     let Some(host) = host else {
         return HostOverrides::default();
     };
-    let keys::HostTable { underlay, roles } = host.get_ref();
+    let keys::HostTable {
+        underlay,
+        roles,
+        identity,
+    } = host.get_ref();
     let is_reflector = |address: IpAddr| {
         list(&fabric.reflectors)
             .iter()
@@ -380,6 +398,10 @@ fn check_host(
             roles.sort();
             roles
         }),
+        identity: identity.as_ref().map(|identity| {
+            let Identity(text) = identity.get_ref();
+            text.clone()
+        }),
     }
 }
 
@@ -394,6 +416,7 @@ fn resolve_fabric(fabric: &FabricTable) -> Option<Fabric> {
         vxlan_port,
         gbp,
         unprotected_tags,
+        instances,
     } = fabric;
     Some(Fabric {
         name: name.as_ref()?.get_ref().0.clone(),
@@ -412,10 +435,12 @@ fn resolve_fabric(fabric: &FabricTable) -> Option<Fabric> {
         vxlan_port: or(vxlan_port, |port| port.get(), DEFAULT_VXLAN_PORT),
         gbp: or(gbp, |gbp| *gbp, true),
         unprotected_tags: or(unprotected_tags, |on| *on, false),
+        instances: or(instances, |count| count.get(), DEFAULT_INSTANCES),
     })
 }
 
 pub const DEFAULT_UNDERLAY_MTU: u32 = 1500;
+const DEFAULT_INSTANCES: u32 = 10_000;
 /// RFC 7348.
 pub const DEFAULT_VXLAN_PORT: u16 = 4789;
 

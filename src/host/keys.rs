@@ -6,8 +6,8 @@ use super::problem::Findings;
 use super::service::Service;
 use super::value::{Int, Key, Map, Reader, Value, object_schema, section};
 use super::words::{
-    AbsolutePath, FabricName, Gateway, HostAddress, HostRoutes, Identity, NetworkName,
-    PrefixOrAddress, RoleName, SocketPath, TagName,
+    AbsolutePath, CertFile, ConfPath, FabricName, Gateway, HostAddress, HostRoutes, Identity,
+    NetworkName, PrefixOrAddress, RevocationName, RoleName, SocketPath, TagName,
 };
 use crate::addr::{IfName, Mac, Vni};
 use serde_json::{Value as Json, json};
@@ -25,7 +25,9 @@ section! {
         required version: Int<1, { i32::MAX as i64 }>,
         required fabric: FabricTable,
         optional host: HostTable,
+        optional bgp: BgpTable,
         optional ipsec: IpsecTable,
+        optional firewall: FirewallTable,
         optional lxd: LxdTable,
         optional agent: AgentTable,
         optional dhcp: DhcpTable,
@@ -62,6 +64,9 @@ section! {
         /// Use tags although the underlay is not encrypted: whoever reaches a tunnel's UDP port
         /// can then forge them. Default: false, tags need `[ipsec]`.
         optional unprotected_tags: bool,
+        /// How many NICs the fabric may come to have. The kernel's neighbour and connection
+        /// tables are sized for that. Default: 10000.
+        optional instances: Int<1, 1_000_000>,
     }
 }
 
@@ -73,17 +78,61 @@ section! {
         optional underlay: HostAddress,
         /// "supervisor", "reflector", or both. Default: by this host's addresses.
         optional roles: List<RoleName>,
+        /// What this host calls itself towards its IPsec peers; its certificate must say so too.
+        /// Default: the host's name, put in the place of the `*` of `[ipsec] identity`.
+        optional identity: Identity,
     }
 }
 
 section! {
-    /// Encryption of the underlay.
+    /// BGP between the hosts.
+    BgpTable "[bgp]" {
+        /// A file on every host whose first line is the password of all BGP sessions (TCP MD5,
+        /// RFC 2385). Default: none.
+        optional password_file: ConfPath,
+        /// Seconds between two keepalives. Default: 3.
+        optional keepalive_s: Int<1, 21845>,
+        /// Seconds of silence after which a peer counts as gone, at least three times
+        /// `keepalive_s`. Default: 9, or three times `keepalive_s` if that is more.
+        optional hold_s: Int<3, 65535>,
+        /// Seconds between two attempts to connect. Default: 5.
+        optional connect_s: Int<1, 65535>,
+    }
+}
+
+section! {
+    /// Encryption of the underlay, by strongSwan: ESP in transport mode for tunnels and BGP. Hosts
+    /// prove who they are by certificates (`identity`), or by a key that all share (`psk_file`).
     IpsecTable "[ipsec]" {
-        /// Encrypt tunnels and BGP between hosts. Takes up to 45 bytes of the MTU. Default: false.
+        /// Encrypt tunnels and BGP between hosts. Takes 34 to 37 bytes of the MTU. Default: false.
         optional enabled: bool,
-        /// Identity that the peers' certificates must match, such as "*.example.org". Needed when
-        /// `enabled` is true.
+        /// Identity that the peers' certificates must match, such as "*.example.org".
         optional identity: Identity,
+        /// Certificates of the authorities that sign the hosts' certificates: files of
+        /// /etc/swanctl/x509ca, or absolute paths. Default: whatever is in that directory.
+        optional ca: List<CertFile>,
+        /// The same for the reflectors, so that no supervisor can pose as one. Default: `ca`.
+        optional reflector_ca: List<CertFile>,
+        /// "relaxed" refuses a certificate that a list in /etc/swanctl/x509crl revokes; "strict"
+        /// also one for whose authority there is no list that has not expired. Default: "relaxed".
+        optional revocation: RevocationName,
+        /// Instead of certificates: a file on every host, readable for root only, with one line
+        /// `secret = 0x…` and 32 or more hexadecimal digits, the same everywhere.
+        optional psk_file: ConfPath,
+        /// Put ESP into UDP (RFC 3948), for underlays that drop ESP. Takes 8 more bytes. The same
+        /// on every host. Default: false.
+        optional udp_encapsulation: bool,
+    }
+}
+
+section! {
+    /// The host's own packet filter: only the fabric reaches BGP, the tunnels, and with `[ipsec]`
+    /// IKE and ESP. It touches nothing else.
+    FirewallTable "[firewall]" {
+        /// Write its rules. Default: true.
+        optional enabled: bool,
+        /// Further prefixes or addresses that may reach BGP and IKE here. Default: none.
+        optional also: List<PrefixOrAddress>,
     }
 }
 
@@ -195,7 +244,9 @@ pub fn sections() -> Vec<(&'static str, Vec<&'static str>)> {
         File::names(),
         FabricTable::names(),
         HostTable::names(),
+        BgpTable::names(),
         IpsecTable::names(),
+        FirewallTable::names(),
         LxdTable::names(),
         AgentTable::names(),
         DhcpTable::names(),

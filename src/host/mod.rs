@@ -1,7 +1,8 @@
 //! The host file `/etc/lxmesh/host.toml`: read, checked, defaults filled in.
 //!
 //! `keys.rs` declares the keys, `words.rs` their types, `value.rs` how a value is read; `check.rs`,
-//! `networks.rs`, `policies.rs` and `vrfs.rs` hold the rules between keys, `mtu.rs` a sum that one of them needs;
+//! `security.rs`, `networks.rs`, `policies.rs` and `vrfs.rs` hold the rules between keys, `mtu.rs` a sum that one of
+//! them needs;
 //! `problem.rs` says what is wrong and where, `schema.rs` is the result.
 //! Nothing here looks at the machine it runs on.
 
@@ -12,13 +13,14 @@ mod networks;
 mod policies;
 mod problem;
 pub mod schema;
+mod security;
 mod service;
 mod value;
 mod vrfs;
 mod words;
 
 pub use keys::json_schema;
-pub use mtu::MtuSum;
+pub use mtu::{Esp, MtuSum};
 pub use networks::derived_gateway_mac;
 pub use problem::{LoadError, Problem, Problems};
 pub use schema::*;

@@ -3,7 +3,7 @@
 
 use super::check::{self, DEFAULT_UNDERLAY_MTU, DEFAULT_VXLAN_PORT, list, or};
 use super::keys::{FabricTable, NetworkTable, VrfTable};
-use super::mtu::MtuSum;
+use super::mtu::{Esp, MtuSum};
 use super::policies;
 use super::problem::{Findings, quoted};
 use super::schema::{Limits, Network, Vrf};
@@ -20,7 +20,7 @@ use toml::Spanned;
 pub struct Surroundings<'a> {
     pub fabric: &'a FabricTable,
     pub supervisors: &'a [IpNet],
-    pub ipsec: bool,
+    pub esp: Esp,
 }
 
 /// Notes what is wrong. `None` only if something is, here or before.
@@ -390,7 +390,7 @@ fn check_mtu(
         .supervisors
         .first()
         .is_some_and(|net| net.addr().is_ipv6());
-    let sum = MtuSum::new(underlay, ipv6, around.ipsec);
+    let sum = MtuSum::new(underlay, ipv6, around.esp);
     let (least, who) = least_mtu(table);
     let most = sum.overlay();
     if most < least {

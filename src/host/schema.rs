@@ -12,7 +12,10 @@ use std::path::PathBuf;
 pub struct HostFile {
     pub fabric: Fabric,
     pub host: HostOverrides,
-    pub ipsec: Ipsec,
+    pub bgp: Bgp,
+    /// `None`: the underlay is not encrypted.
+    pub ipsec: Option<Ipsec>,
+    pub firewall: Firewall,
     pub lxd: Lxd,
     pub agent: Agent,
     pub dhcp: Dhcp,
@@ -43,6 +46,8 @@ pub struct Fabric {
     pub gbp: bool,
     /// Tags are used without IPsec too. Default false.
     pub unprotected_tags: bool,
+    /// How many NICs the fabric may come to have. Default 10000.
+    pub instances: u32,
 }
 
 /// `[host]`: overrides of what is otherwise detected on this host.
@@ -51,6 +56,8 @@ pub struct HostOverrides {
     /// The VTEP address of this host.
     pub underlay: Option<IpAddr>,
     pub roles: Option<Vec<Role>>,
+    /// What this host calls itself towards IPsec peers.
+    pub identity: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -59,12 +66,64 @@ pub enum Role {
     Reflector,
 }
 
-/// `[ipsec]`: encryption of the underlay.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+/// `[bgp]`: sessions between the hosts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bgp {
+    /// Its first line is the password of all sessions.
+    pub password_file: Option<PathBuf>,
+    /// Seconds. Default 3.
+    pub keepalive_s: u32,
+    /// Seconds, at least three times `keepalive_s`. Default 9.
+    pub hold_s: u32,
+    /// Seconds. Default 5.
+    pub connect_s: u32,
+}
+
+/// `[ipsec]`: encryption of the underlay, when it is enabled.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ipsec {
+    pub trust: Trust,
+    /// ESP always in UDP (RFC 3948). Default false.
+    pub udp_encapsulation: bool,
+}
+
+/// How hosts prove who they are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Trust {
+    Certificates {
+        /// Identity that peers' certificates must match, e.g. `*.example.org`.
+        identity: String,
+        /// Files of swanctl's x509ca, or absolute paths; empty: all of that directory.
+        ca: Vec<String>,
+        /// The same for reflectors. Default: `ca`.
+        reflector_ca: Vec<String>,
+        revocation: Revocation,
+    },
+    /// A file in swanctl's syntax with the one secret of all hosts.
+    Psk { file: PathBuf },
+}
+
+/// What to do about a certificate of whose revocation nothing is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Revocation {
+    /// Accept it.
+    Relaxed,
+    /// Refuse it.
+    Strict,
+}
+
+/// `[firewall]`: who may talk to the programs of the fabric on this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Firewall {
+    /// Write the rules. Default true.
     pub enabled: bool,
-    /// Identity that peers' certificates must match, e.g. `*.example.org`.
-    pub identity: Option<String>,
+    /// Beyond the fabric, for BGP and IKE.
+    pub also: Vec<IpNet>,
+}
+
+impl Firewall {
+    /// Its table, of family inet.
+    pub const TABLE: &'static str = "lxmesh_host";
 }
 
 /// `[lxd]`: where the local LXD or Incus is.
@@ -228,6 +287,15 @@ impl Network {
 }
 
 impl Fabric {
+    /// Where other hosts of the fabric are: supervisors and reflectors, without overlaps, sorted.
+    pub fn hosts(&self) -> Vec<IpNet> {
+        let reflectors = self.reflectors.iter().copied().map(IpNet::from);
+        let mut all =
+            IpNet::aggregate(&self.supervisors.iter().copied().chain(reflectors).collect());
+        all.sort();
+        all
+    }
+
     /// True if the underlay, and so the tunnels, are IPv6.
     pub fn is_ipv6(&self) -> bool {
         self.supervisors.iter().any(|net| net.addr().is_ipv6())

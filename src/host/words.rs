@@ -1,7 +1,7 @@
 //! The types of the host file's values: how each is written, what each refuses and why, and its
 //! part of the JSON Schema.
 
-use super::schema::{Role, RouteTable};
+use super::schema::{Revocation, Role, RouteTable};
 use super::value::{Int, Reader, Value, Word, not};
 use crate::addr::{
     AddrError, IfName, IpAddr, IpNet, Mac, Vni, is_assignable, is_network_or_broadcast,
@@ -295,6 +295,61 @@ impl Word for AbsolutePath {
             ));
         }
         Ok(AbsolutePath(text.into()))
+    }
+}
+
+/// Neither quotes nor what ends a value in the files of swanctl and FRR.
+fn is_plain(text: &str) -> bool {
+    !text
+        .chars()
+        .any(|c| c.is_control() || c.is_whitespace() || "\"'{}\\#,;".contains(c))
+}
+
+/// A path that other programs' files can name as it is.
+pub struct ConfPath(pub PathBuf);
+
+impl Word for ConfPath {
+    const WANTED: &'static str = "an absolute path without blanks, quotes, braces, commas and '#'";
+    const EXAMPLE: &'static str = "/etc/lxmesh/secret";
+    const PATTERN: &'static str = "^/[^\\u0000-\\u0020\"'{}\\\\#,;]*$";
+    fn parse(text: &str) -> Result<Self, (String, String)> {
+        match AbsolutePath::parse(text) {
+            Ok(AbsolutePath(path)) if is_plain(text) => Ok(ConfPath(path)),
+            _ => Err(not::<Self>()),
+        }
+    }
+}
+
+/// A certificate: a file of swanctl's directory, or an absolute path.
+pub struct CertFile(pub String);
+
+impl Word for CertFile {
+    const WANTED: &'static str = "the name of a file in /etc/swanctl/x509ca, or an absolute path";
+    const EXAMPLE: &'static str = "fleet.pem";
+    const PATTERN: &'static str =
+        "^(/|[^/])[^\\u0000-\\u0020\"'{}\\\\#,;/]*(/[^\\u0000-\\u0020\"'{}\\\\#,;]*)?$";
+    fn parse(text: &str) -> Result<Self, (String, String)> {
+        let has_place = text.starts_with('/') || !text.contains('/');
+        match text.len() {
+            1..=4095 if has_place && is_plain(text) => Ok(CertFile(text.into())),
+            _ => Err(not::<Self>()),
+        }
+    }
+}
+
+/// "relaxed" or "strict".
+pub struct RevocationName(pub Revocation);
+
+impl Word for RevocationName {
+    const WANTED: &'static str = "\"relaxed\" or \"strict\"";
+    const EXAMPLE: &'static str = "relaxed";
+    const PATTERN: &'static str = "^(relaxed|strict)$";
+    fn parse(text: &str) -> Result<Self, (String, String)> {
+        match text {
+            "relaxed" => Ok(RevocationName(Revocation::Relaxed)),
+            "strict" => Ok(RevocationName(Revocation::Strict)),
+            _ => Err(not::<Self>()),
+        }
     }
 }
 

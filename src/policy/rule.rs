@@ -59,7 +59,7 @@ impl Surroundings<'_> {
                 self.network.name
             ));
         }
-        if !self.host.ipsec.enabled && !self.host.fabric.unprotected_tags {
+        if self.host.ipsec.is_none() && !self.host.fabric.unprotected_tags {
             return Err(
                 "cannot be used: without [ipsec] whoever reaches a tunnel's UDP port can forge tags; enable it, or accept that with unprotected_tags = true in [fabric]"
                     .into(),

@@ -1,9 +1,8 @@
 //! What changes this host, and what only says what would: diff, plan, apply, confirm, rollback,
 //! adopt. The work is the library's.
 
-use super::{Answer, facts};
+use super::{Answer, Whose};
 use clap::Args;
-use lxmesh::addr::IpAddr;
 use lxmesh::apply::{self, Outcome, Request};
 use lxmesh::generate::diff::{self, DiffText};
 use lxmesh::generate::plan::Plan;
@@ -22,9 +21,8 @@ pub struct Place {
     /// The host's root directory. Below another than `/` only files are looked at and written.
     #[arg(long, value_name = "DIRECTORY", default_value = "/")]
     root: PathBuf,
-    /// For the host with this underlay address instead of this one.
-    #[arg(long, value_name = "ADDRESS")]
-    host: Option<IpAddr>,
+    #[command(flatten)]
+    of: Whose,
 }
 
 #[derive(Args)]
@@ -76,7 +74,7 @@ struct Rendered {
 
 fn render(place: &Place) -> Result<Rendered, Box<dyn Error>> {
     let file = host::load(&place.host_file)?;
-    let facts = facts(place.host)?;
+    let facts = place.of.facts(&file)?;
     let here = generate::detect(&file, &facts)?;
     let mut outputs = generate::render(&file, &facts)?;
     if let Some(lines) = extra::read_frr(&place.root)? {
