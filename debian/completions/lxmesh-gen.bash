@@ -49,6 +49,9 @@ _lxmesh__gen() {
             lxmesh__gen,init)
                 cmd="lxmesh__gen__subcmd__init"
                 ;;
+            lxmesh__gen,mtu)
+                cmd="lxmesh__gen__subcmd__mtu"
+                ;;
             lxmesh__gen,plan)
                 cmd="lxmesh__gen__subcmd__plan"
                 ;;
@@ -94,6 +97,9 @@ _lxmesh__gen() {
             lxmesh__gen__subcmd__help,init)
                 cmd="lxmesh__gen__subcmd__help__subcmd__init"
                 ;;
+            lxmesh__gen__subcmd__help,mtu)
+                cmd="lxmesh__gen__subcmd__help__subcmd__mtu"
+                ;;
             lxmesh__gen__subcmd__help,plan)
                 cmd="lxmesh__gen__subcmd__help__subcmd__plan"
                 ;;
@@ -113,7 +119,7 @@ _lxmesh__gen() {
 
     case "${cmd}" in
         lxmesh__gen)
-            opts="-h -V --help --version check render schema diff plan apply confirm rollback adopt init import graph completions guard help"
+            opts="-h -V --help --version check render schema mtu diff plan apply confirm rollback adopt init import graph completions guard help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -127,7 +133,7 @@ _lxmesh__gen() {
             return 0
             ;;
         lxmesh__subcmd__gen__subcmd__adopt)
-            opts="-h --host-file --root --host --help"
+            opts="-h --host-file --root --host --name --target --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -142,6 +148,14 @@ _lxmesh__gen() {
                     return 0
                     ;;
                 --host)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --name)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --target)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -153,7 +167,7 @@ _lxmesh__gen() {
             return 0
             ;;
         lxmesh__subcmd__gen__subcmd__apply)
-            opts="-h --host-file --root --host --confirm --no-health --health-limit --help"
+            opts="-h --host-file --root --host --name --target --confirm --no-health --health-limit --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -168,6 +182,14 @@ _lxmesh__gen() {
                     return 0
                     ;;
                 --host)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --name)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --target)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -187,13 +209,21 @@ _lxmesh__gen() {
             return 0
             ;;
         lxmesh__subcmd__gen__subcmd__check)
-            opts="-h --host --help"
+            opts="-h --host --name --target --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
                 --host)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --name)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --target)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -237,7 +267,7 @@ _lxmesh__gen() {
             return 0
             ;;
         lxmesh__subcmd__gen__subcmd__diff)
-            opts="-h --host-file --root --host --help"
+            opts="-h --host-file --root --host --name --target --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -252,6 +282,14 @@ _lxmesh__gen() {
                     return 0
                     ;;
                 --host)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --name)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --target)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -295,7 +333,7 @@ _lxmesh__gen() {
             return 0
             ;;
         lxmesh__subcmd__gen__subcmd__help)
-            opts="check render schema diff plan apply confirm rollback adopt init import graph completions guard help"
+            opts="check render schema mtu diff plan apply confirm rollback adopt init import graph completions guard help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -462,6 +500,20 @@ _lxmesh__gen() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        lxmesh__subcmd__gen__subcmd__help__subcmd__mtu)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         lxmesh__subcmd__gen__subcmd__help__subcmd__plan)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
@@ -550,8 +602,22 @@ _lxmesh__gen() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        lxmesh__subcmd__gen__subcmd__mtu)
+            opts="-h --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         lxmesh__subcmd__gen__subcmd__plan)
-            opts="-h --host-file --root --host --help"
+            opts="-h --host-file --root --host --name --target --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -566,6 +632,14 @@ _lxmesh__gen() {
                     return 0
                     ;;
                 --host)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --name)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --target)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -577,7 +651,7 @@ _lxmesh__gen() {
             return 0
             ;;
         lxmesh__subcmd__gen__subcmd__render)
-            opts="-h --host-file --root --host --force --help"
+            opts="-h --host-file --root --host --name --target --force --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -592,6 +666,14 @@ _lxmesh__gen() {
                     return 0
                     ;;
                 --host)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --name)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --target)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
