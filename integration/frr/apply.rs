@@ -48,7 +48,7 @@ impl Fabric {
         a.sh(OWN_DIRECTORIES);
         // Files are there as they are rendered; from now on they are ours.
         a.sh(&format!(
-            "{GEN} render --host-file /run/test/host.toml --root /"
+            "{GEN} render --target debian-13 --host-file /run/test/host.toml --root /"
         ));
         let fabric = Fabric {
             a,
@@ -66,7 +66,7 @@ impl Fabric {
     fn apply(&self, sed: &str, words: &str) -> String {
         self.a.sh(&format!(
             "sed '{sed}' /run/test/host.toml > /run/changed.toml
-             {GEN} apply --host-file /run/changed.toml {words} 2>&1 && echo status 0 || echo status $?"
+             {GEN} apply --target debian-13 --host-file /run/changed.toml {words} 2>&1 && echo status 0 || echo status $?"
         ))
     }
 
@@ -161,7 +161,7 @@ fn a_process_killed_at_any_step_is_undone_by_its_guard() {
     for step in 1.. {
         let said = fabric.a.sh(&format!(
             "sed '{WRONG_ASN}' /run/test/host.toml > /run/changed.toml
-             LXMESH_TEST_CRASH_AT={step} {GEN} apply --host-file /run/changed.toml --no-health > /run/said 2>&1 &&
+             LXMESH_TEST_CRASH_AT={step} {GEN} apply --target debian-13 --host-file /run/changed.toml --no-health > /run/said 2>&1 &&
                  echo applied || true"
         ));
         if said == "applied\n" {
@@ -177,7 +177,7 @@ fn a_process_killed_at_any_step_is_undone_by_its_guard() {
         if fabric.conf().contains("router bgp 64999") {
             // It was kept already when it died; the guard has finished it.
             fabric.a.sh(&format!(
-                "{GEN} apply --host-file /run/test/host.toml --no-health"
+                "{GEN} apply --target debian-13 --host-file /run/test/host.toml --no-health"
             ));
         }
         assert_eq!(fabric.conf(), old, "step {step}");

@@ -37,6 +37,9 @@ const FURNISH: &str = "
 mount -t tmpfs tmpfs /run
 mkdir /run/test /run/frr /run/netns /run/lxmesh
 mount --bind $HOST_DIRECTORY /run/test
+# Nothing of the machine's own is written.
+cp -a /etc /run/etc
+mount --bind /run/etc /etc
 mount --bind /run/test/etc/frr /etc/frr
 chown -R frr:frr /etc/frr /run/frr
 ip link set lo up
