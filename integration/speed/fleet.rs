@@ -272,7 +272,10 @@ impl Listeners {
         let lines: Vec<String> = texts
             .flat_map(|text| text.lines().map(str::to_string).collect::<Vec<_>>())
             // The kernel tidies up what it knew of groups that it spoke to itself.
-            .filter(|line| !line.starts_with("[NEIGH]Deleted ff02::"))
+            .filter(|line| {
+                !line.starts_with("[NEIGH]Deleted ff02::")
+                    && !line.starts_with("[NEIGH]Deleted 224.0.0.")
+            })
             .collect();
         for line in lines.iter().take(5) {
             eprintln!("heard: {line}");
