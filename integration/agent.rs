@@ -20,3 +20,5 @@ mod policy;
 mod repairs;
 #[path = "support/mod.rs"]
 mod support;
+#[path = "agent/user.rs"]
+mod user;

@@ -78,7 +78,16 @@ in
       services.frr.bgpd.enable = true;
       services.frr.configFile = "${rendered}/frr/frr.conf";
 
+      # LXD's and Incus' sockets belong to the two groups.
       users.groups.lxmesh = { };
+      users.users.lxmesh = {
+        isSystemUser = true;
+        group = "lxmesh";
+        extraGroups = [
+          "lxd"
+          "incus-admin"
+        ];
+      };
       systemd.services.lxmesh-agent = lib.mkIf names.isSupervisor {
         description = "LXMesh agent: connects LXD and Incus instances to the EVPN overlay";
         wantedBy = [ "multi-user.target" ];
