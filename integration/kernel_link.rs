@@ -1,6 +1,11 @@
 //! Links, their attributes and their sysctls against the running kernel: every reader reads what
 //! `ip` made, and every change is read back with it.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests wait and write plain files; the bans are the agent's"
+)]
+
 mod support;
 
 use std::net::IpAddr;
