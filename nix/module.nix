@@ -56,6 +56,8 @@ in
     { services.lxmesh.hostFile = import ./host-file.nix { inherit lib; } cfg.settings; }
     (lib.mkIf cfg.enable {
       services.lxmesh.settings.dhcp.program = lib.mkDefault "${pkgs.dnsmasq}/bin/dnsmasq";
+      # NixOS has a packet filter of its own, which is told below what the fabric needs.
+      services.lxmesh.settings.firewall.enabled = lib.mkDefault false;
 
       environment.systemPackages = [ cfg.package ];
       environment.etc = lib.listToAttrs (map file names.files) // {
