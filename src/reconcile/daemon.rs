@@ -179,6 +179,7 @@ impl Agent {
                 self.leave_networks(&host);
                 self.host = host;
                 self.say("host file", None);
+                self.world.forget_drafts();
                 self.world.resolve(&self.host);
                 self.say_problems();
                 self.pending.everything_by(Instant::now());
