@@ -115,7 +115,11 @@ fn a_socket_without_permission_is_said_once() {
         // Programs of the build are not everybody's.
         let copy = world.path("lxmesh");
         // By another process: a child of another test would hold a file of ours open for writing.
-        ns.sh(&format!("cp {} {}", env!("CARGO_BIN_EXE_lxmesh"), copy.display()));
+        ns.sh(&format!(
+            "cp {} {}",
+            env!("CARGO_BIN_EXE_lxmesh"),
+            copy.display()
+        ));
         world.program = copy;
         world.start();
         world.until_logged("may not connect to");
