@@ -37,6 +37,7 @@ impl<'a> Revoked<'a> {
             if now.is_some_and(|now| {
                 now.inward == nic.inward
                     && now.outward == nic.outward
+                    && now.denied.audit == nic.denied.audit
                     && now.addresses().eq(nic.addresses())
             }) {
                 continue;
@@ -79,7 +80,9 @@ impl<'a> Revoked<'a> {
         // Whether tags allowed it is not kept anywhere: they count as borne, unless they changed.
         let outward = self.of(entry.source, entry).any(|change| {
             let flow = flow(entry.destination, 0);
-            change.lost(entry.source, |nic| nic.outward.judge(&flow).allows())
+            change.lost(entry.source, |nic| {
+                nic.denied.audit || nic.outward.judge(&flow).allows()
+            })
         });
         outward
             || self.of(entry.destination, entry).any(|change| {
@@ -92,7 +95,7 @@ impl<'a> Revoked<'a> {
                     } else {
                         0
                     };
-                    nic.inward.judge(&flow(entry.source, borne)).allows()
+                    nic.denied.audit || nic.inward.judge(&flow(entry.source, borne)).allows()
                 })
             })
     }
@@ -188,6 +191,7 @@ mod tests {
             outward: policy(Direction::Out, outward),
             tags: 0,
             limits: Default::default(),
+            denied: Default::default(),
         }
     }
 

@@ -221,10 +221,15 @@ fn step(nic: &Nic, direction: Direction, judgement: Judgement<'_>) -> Step {
             format!("no rule of user.lxmesh.{key}, of the network or of an ACL allows it")
         }
     };
+    let audited = nic.denied.audit && !judgement.allows();
     Step {
         place: format!("{way} {}", nic.id),
-        allowed: judgement.allows(),
-        why,
+        allowed: judgement.allows() || audited,
+        why: if audited {
+            format!("{why}, but it is only audited: it passes and is logged")
+        } else {
+            why
+        },
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod aftermath;
 mod daemon;
+mod denials;
 pub mod lxd_task;
 pub mod pass;
 pub mod preview;

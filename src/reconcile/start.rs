@@ -1,5 +1,6 @@
 //! Starting the agent: everything that can be wrong is found before anything is changed.
 
+use super::denials::Denials;
 use super::daemon::{Agent, FIRST_RETRY, LxdState, Pending, Stats, notify};
 use super::lxd_task;
 use super::privilege;
@@ -97,6 +98,7 @@ pub async fn run(host_path: &Path) -> Result<(), StartError> {
         last_nft_look: None,
         said: BTreeMap::new(),
         ready: false,
+        denials: Denials::open(),
     };
     agent.serve(updates, requests).await?;
     notify(&[sd_notify::NotifyState::Stopping]);
