@@ -249,7 +249,7 @@ def neighbour_discovery(c):
             a.add(c.packet(target_mac, own.link_local, target, f.ICMP6, inner, hops=255))
             a.add(*hidden(c, target_mac, own.link_local, target, inner))
             c.forbid(a, inner)
-    a = c.attack("redirect6", "ICMPv6 redirect, as oneself and as the gateway", "stopped", "nd_denied", "spoofed_source")
+    a = c.attack("redirect6", "ICMPv6 redirect, as oneself and as the gateway", "stopped", "out_denied", "spoofed_source")
     for victim in c.victims:
         for source in (own.link_local, gateway.link_local):
             for target in (victim.link_local, victim.ipv6):

@@ -194,7 +194,9 @@ def services(c):
     a = c.attack("ip6-frag", "IPv6 fragments: a denied port split, tiny, overlapping, hidden options", "stopped", "out_denied")
     for victim, thief in ((near, far), (far, near)):
         denied = f.udp(own.ipv6, victim.ipv6, 5400, CLOSED_PORT, a.mark * 80)
-        fine = f.udp(own.ipv6, victim.ipv6, 5400, OPEN_PORT, a.mark * 80)
+        stolen = f.udp(thief.ipv6, victim.ipv6, 5400, OPEN_PORT, a.mark * 80)
+        # what may arrive, and does where it is not what is replaced
+        fine = f.udp(own.ipv6, victim.ipv6, 5400, OPEN_PORT, a.mark.lower() * 80)
 
         def fragment(offset, more, number, data, following=f.UDP, source=own.ipv6, victim=victim):
             return c.packet(victim.mac, source, victim.ipv6, 44, f.fragment6(following, offset, more, number, data))
@@ -205,12 +207,14 @@ def services(c):
         a.add(fragment(8, 0, 5, denied[8:1200]), fragment(8, 1, 6, denied[8:1200]))
         options = f.extension(60, f.UDP)[1]
         a.add(fragment(0, 1, 7, options, 60), fragment(8, 0, 7, denied[:1200], 60))
-        a.add(fragment(0, 1, 8, fine[:1240], source=thief.ipv6), fragment(1240, 0, 8, fine[1240:], source=thief.ipv6))
+        a.add(fragment(0, 1, 8, stolen[:1240], source=thief.ipv6), fragment(1240, 0, 8, stolen[1240:], source=thief.ipv6))
         a.talks.append([f"fragments to {victim.ipv6}", "c1", "udp", victim.ipv6, OPEN_PORT, 4000, "yes"])
     a = c.attack("ip4-frag", "IPv4 fragments: the same, and a first fragment replaced", "stopped", "out_denied", "spoofed_source")
     for victim, thief in ((near, far), (far, near)):
         denied = f.udp(own.ipv4, victim.ipv4, 5400, CLOSED_PORT, a.mark * 80)
-        fine = f.udp(own.ipv4, victim.ipv4, 5400, OPEN_PORT, a.mark * 80)
+        stolen = f.udp(thief.ipv4, victim.ipv4, 5400, OPEN_PORT, a.mark * 80)
+        # what may arrive, and does where it is not what is replaced
+        fine = f.udp(own.ipv4, victim.ipv4, 5400, OPEN_PORT, a.mark.lower() * 80)
 
         def fragment4(offset, more, number, data, source=own.ipv4, victim=victim):
             packet = f.ipv4(source, victim.ipv4, f.UDP, data, number=number, fragment=offset // 8 | more << 13)
@@ -218,10 +222,10 @@ def services(c):
 
         for cut, number in ((8, 101), (16, 102), (1240, 103)):
             a.add(fragment4(0, 1, number, denied[:cut]), fragment4(cut, 0, number, denied[cut:]))
-        a.add(fragment4(0, 1, 104, fine[:1240]), fragment4(0, 1, 104, denied[:1240]), fragment4(1240, 0, 104, denied[1240:]))
+        a.add(fragment4(0, 1, 104, fine[:1240]), fragment4(0, 1, 104, denied[:1240]), fragment4(1240, 0, 104, fine[1240:]))
         a.add(fragment4(8, 0, 105, denied[8:1200]), fragment4(8, 1, 106, denied[8:1200]))
         a.add(fragment4(0, 1, 107, fine[:24]), fragment4(8, 0, 107, denied[8:1200]))
-        a.add(fragment4(0, 1, 108, fine[:1240], thief.ipv4), fragment4(1240, 0, 108, fine[1240:], thief.ipv4))
+        a.add(fragment4(0, 1, 108, stolen[:1240], thief.ipv4), fragment4(1240, 0, 108, stolen[1240:], thief.ipv4))
         a.talks.append([f"fragments to {victim.ipv4}", "c1", "udp", victim.ipv4, OPEN_PORT, 4000, "yes"])
     a = c.attack("ip4-options", "source routes, record route, router alert", "succeeded", "ip_options_denied")
     for victim in (near, far, c.gateway):

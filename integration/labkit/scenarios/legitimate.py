@@ -14,12 +14,12 @@ ip link add lab-ext0 mtu 1280 type veth peer name eth0 mtu 1280 netns {STRANGER[
 ip addr add 100.67.0.1/24 dev lab-ext0
 ip addr add 2001:db8:ee::1/64 dev lab-ext0 nodad
 ip link set lab-ext0 up
-in() {{ ip -n {STRANGER[1:]} "$@"; }}
-in addr add {STRANGER4}/24 dev eth0
-in addr add {STRANGER6}/64 dev eth0 nodad
-in link set eth0 up
-in route add default via 100.67.0.1
-in -6 route add default via 2001:db8:ee::1
+there() {{ ip -n {STRANGER[1:]} "$@"; }}
+there addr add {STRANGER4}/24 dev eth0
+there addr add {STRANGER6}/64 dev eth0 nodad
+there link set eth0 up
+there route add default via 100.67.0.1
+there -6 route add default via 2001:db8:ee::1
 """
 REMOVE_STRANGER = f"ip netns del {STRANGER[1:]}; ip link del lab-ext0 2> /dev/null; true"
 

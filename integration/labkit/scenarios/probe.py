@@ -207,6 +207,8 @@ class Flow:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         with inside(place):
             self.socket = socket.socket(family, socket.SOCK_DGRAM)
+        if family == socket.AF_INET6:
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         self.name = f"flow from {place} to {address}"
         self.socket.bind(("", port))
         self.socket.connect((address, far_port))
