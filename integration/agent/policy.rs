@@ -351,7 +351,10 @@ fn audit_and_logging_are_switched_by_keys_and_are_off_where_they_are_not_underst
         });
         // Audit never opens a NIC whose access lists are not there.
         let mut instance = world.lxd.get("default", &nic.instance);
-        for (key, text) in [("user.lxmesh.audit", "true"), ("user.lxmesh.acls", "nowhere")] {
+        for (key, text) in [
+            ("user.lxmesh.audit", "true"),
+            ("user.lxmesh.acls", "nowhere"),
+        ] {
             let device = instance.devices.get_mut(&nic.device).unwrap();
             device.remove(key);
             instance.config.insert(key.into(), text.into());

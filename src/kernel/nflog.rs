@@ -100,7 +100,8 @@ impl PacketLog {
         // SAFETY: the `AsyncFd` owns the open descriptor, which is never taken out or replaced, and
         // `OwnedFd` always gives the same number.
         let watched = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) };
-        let fd = watched.map_err(|e| failed(Errno::from_io_error(&e.into()).unwrap_or(Errno::IO)))?;
+        let fd =
+            watched.map_err(|e| failed(Errno::from_io_error(&e.into()).unwrap_or(Errno::IO)))?;
         Ok(PacketLog { fd, buffer })
     }
 
@@ -116,7 +117,9 @@ impl PacketLog {
         let mut found = Vec::new();
         for _ in 0..MAX_MESSAGES {
             let mut guard = match self.fd.poll_read_ready(context) {
-                Poll::Ready(guard) => guard.map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?,
+                Poll::Ready(guard) => {
+                    guard.map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?
+                }
                 Poll::Pending if found.is_empty() => return Poll::Pending,
                 Poll::Pending => break,
             };
@@ -177,9 +180,7 @@ fn logged(message: &Message<'_>) -> Option<Logged> {
         true => [NFULA_IFINDEX_PHYSINDEV, NFULA_IFINDEX_INDEV],
         false => [NFULA_IFINDEX_PHYSOUTDEV, NFULA_IFINDEX_OUTDEV],
     };
-    let port = kinds
-        .iter()
-        .find_map(|kind| attrs().find(*kind)?.be32())?;
+    let port = kinds.iter().find_map(|kind| attrs().find(*kind)?.be32())?;
     let prefix = attrs().find(NFULA_PREFIX)?.text()?;
     let hardware = attrs().find(NFULA_HWADDR).map(|attr| attr.payload);
     Some(Logged {
@@ -189,9 +190,11 @@ fn logged(message: &Message<'_>) -> Option<Logged> {
             .chars()
             .filter(|c| c.is_ascii_alphanumeric() || *c == '_')
             .collect(),
-        source_mac: hardware
-            .and_then(|bytes| Some(Mac(bytes.get(4..10)?.try_into().ok()?))),
-        packet: packet(ethertype, attrs().find(NFULA_PAYLOAD).map_or(&[], |attr| attr.payload)),
+        source_mac: hardware.and_then(|bytes| Some(Mac(bytes.get(4..10)?.try_into().ok()?))),
+        packet: packet(
+            ethertype,
+            attrs().find(NFULA_PAYLOAD).map_or(&[], |attr| attr.payload),
+        ),
     })
 }
 
@@ -277,10 +280,16 @@ impl fmt::Display for Packet {
                 match ports {
                     None => write!(f, "{name} from {source} to {destination}"),
                     Some((kind, code)) if matches!(protocol, 1 | 58) => {
-                        write!(f, "{name} type {kind} code {code} from {source} to {destination}")
+                        write!(
+                            f,
+                            "{name} type {kind} code {code} from {source} to {destination}"
+                        )
                     }
                     Some((from, to)) => {
-                        write!(f, "{name} from {source} port {from} to {destination} port {to}")
+                        write!(
+                            f,
+                            "{name} from {source} port {from} to {destination} port {to}"
+                        )
                     }
                 }
             }

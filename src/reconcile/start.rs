@@ -1,7 +1,7 @@
 //! Starting the agent: everything that can be wrong is found before anything is changed.
 
-use super::denials::Denials;
 use super::daemon::{Agent, FIRST_RETRY, LxdState, Pending, Stats, notify};
+use super::denials::Denials;
 use super::lxd_task;
 use super::privilege;
 use super::repairs::Repairs;
