@@ -320,6 +320,15 @@ fn audit_and_logging_are_switched_by_keys_and_are_off_where_they_are_not_underst
         let listed = |set: &str| ns.sh(&format!("nft list set bridge lxmesh {set}"));
         (nic.audit, nic.log_drops) = (Some("true"), None);
         change(&mut world, &nic);
+        for (flow, code, why) in [
+            ("tcp/9999", 0, "only audited: it passes and is logged"),
+            ("udp/68", 2, "allows it"),
+        ] {
+            let output = world.output(&["trace", &nic.instance, "192.0.9.9", flow]);
+            let text = String::from_utf8(output.stdout).unwrap();
+            assert_eq!(output.status.code(), Some(code), "{text}");
+            assert!(text.trim_end().ends_with(why), "{text}");
+        }
         (nic.audit, nic.log_drops) = (Some("false"), Some("true"));
         change(&mut world, &nic);
         // Neither true nor false: audit would open what is not meant to be open.

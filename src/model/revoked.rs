@@ -238,6 +238,21 @@ mod tests {
     }
 
     #[test]
+    fn what_only_audit_let_pass_ends_with_it() {
+        let host = host_file();
+        let mut before = [nic(&host, 10, "tcp/80", ""), nic(&host, 20, "", "tcp/80")];
+        before.iter_mut().for_each(|nic| nic.denied.audit = true);
+        let mut now = before.clone();
+        now[0].denied.audit = false;
+        let revoked = Revoked::between(&host, &before, &now).unwrap();
+        assert!(revoked.ends(&entry(100, 6, "192.0.2.20", "192.0.2.10", 22)));
+        assert!(!revoked.ends(&entry(100, 6, "192.0.2.20", "192.0.2.10", 80)));
+        // Switched on, nothing ends.
+        let revoked = Revoked::between(&host, &now, &before).unwrap();
+        assert!(!revoked.ends(&entry(100, 6, "192.0.2.20", "192.0.2.10", 80)));
+    }
+
+    #[test]
     fn an_address_that_is_taken_away_ends_all_that_it_had() {
         let host = host_file();
         let before = [nic(&host, 10, "tcp/80", ""), nic(&host, 20, "tcp/80", "")];
