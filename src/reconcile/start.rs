@@ -31,7 +31,7 @@ pub enum StartError {
     #[error(transparent)]
     Kernel(#[from] KernelError),
     #[error(
-        "this kernel or nft does not take LXMesh's ruleset; nothing was changed.\n  needed: Linux 6.2 or newer with nft_meta_bridge and nf_conntrack_bridge (Debian: any linux-image package, modules loaded with modprobe), nftables 1.0.9 or newer (package nftables).\n  {0}"
+        "this kernel or nft does not take LXMesh's ruleset; nothing was changed.\n  needed: Linux 6.2 or newer with nft_meta_bridge, nf_conntrack_bridge, nft_log and nfnetlink_log (Debian: any linux-image package, modules loaded with modprobe), nftables 1.0.9 or newer (package nftables).\n  {0}"
     )]
     Ruleset(KindError),
     #[error("control socket {path}: {why}")]
