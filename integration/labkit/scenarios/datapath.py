@@ -164,8 +164,8 @@ def all_legitimate(scene):
     for theme in (legitimate.dhcp, legitimate.neighbours, legitimate.errors, legitimate.conversations):
         theme(catalogue)
     with stage.services():
-        stage.host.sh(legitimate.MAKE_STRANGER)
         try:
+            stage.host.sh(legitimate.MAKE_STRANGER)
             plan = stage.plan([one.plan() for one in catalogue.attacks], echoing=[stage.near.name, legitimate.STRANGER])
             results = stage.run(plan)
         finally:
@@ -179,3 +179,43 @@ def all_legitimate(scene):
     for line in table(rows).splitlines():
         scene.note(line)
     check(not failures, lambda: "\n  ".join(["", *failures]))
+
+
+_STRAY = "lab-stray"
+_MAKE_STRAY = f"""\
+set -eu
+systemctl stop lxmesh-agent
+ip netns add {_STRAY}
+ip link add {_STRAY} type veth peer name eth0 netns {_STRAY}
+ip link set {_STRAY} master {state.SVI} up
+ip -n {_STRAY} addr add "$1/24" dev eth0
+ip -n {_STRAY} -6 addr add "$2/64" dev eth0 nodad
+ip -n {_STRAY} link set eth0 up
+shift 2
+while [ $# -gt 0 ]; do ip -n {_STRAY} neigh add "$1" lladdr "$2" dev eth0; shift 2; done
+"""
+_PING = 'for t; do ping -n -q -c 2 -i 0.3 -W 1 "$t" > /dev/null 2>&1 && echo "$t" & done; wait'
+
+
+@scenario("fail-closed")
+def fail_closed(scene):
+    """with no agent there, a port that is in no set passes nothing, nor do ports whose sets were flushed"""
+    stage = _Stage(scene)
+    host, c1 = stage.host, scene.c1
+    ends = (stage.catalogue.near, stage.catalogue.far, stage.gateway)
+    targets = [address for end in ends for address in end.addresses]
+    neighbours = [word for end in ends for address in end.addresses for word in (address, end.mac)]
+    flush = "for set; do nft flush set bridge lxmesh $set; done"
+    try:
+        # A port as an agent leaves it that dies after it made the port join, and before anything else.
+        host.run(["sh", "-c", _MAKE_STRAY, "make", *fleet.addresses_of(77), *neighbours])
+        check(scene.ping_all(c1, targets) == set(targets), "not even c1 reaches everybody without the agent")
+        got = host.run(["ip", "netns", "exec", _STRAY, "sh", "-c", _PING, "ping", *targets]).stdout.split()
+        check(not got, f"from a port that is in no set: {got}")
+        for sets in (("id4", "id6"), ("mac", "lla"), ("ports",)):
+            host.run(["sh", "-c", flush, "flush", *sets])
+            got = scene.ping_all(c1, targets)
+            check(not got, f"with {' and '.join(sets)} flushed: {got}")
+    finally:
+        host.sh(f"ip netns del {_STRAY}; ip link del {_STRAY} 2> /dev/null; systemctl start lxmesh-agent")
+    scene.reaches(c1, *targets)

@@ -49,7 +49,8 @@ def neighbours(c):
     """Routers are found, and nobody's own address is denied to him."""
     own, near, gateway = c.own, c.near, c.gateway
     a = c.attack("ra", "router advertisement, to every local container", "works")
-    solicit = c.nd("33:33:00:00:00:02", own.link_local, "ff02::2", 133, bytes(4) + option(1, own.mac))
+    # without an address, so that the answer is for everybody
+    solicit = c.nd("33:33:00:00:00:02", "::", "ff02::2", 133, bytes(4))
     advert = f.six(gateway.link_local) + f.six("ff02::1") + b"\x86\0"
     for place in ("eve", "near"):
         a.twin(f"RA at {place}", place, advert, solicit)
@@ -66,8 +67,9 @@ def neighbours(c):
     a = c.attack("arp-nd", "ARP and solicitations are answered", "works")
     c.arp_twin(a)
     c.ns_twin(a)
+    group = f.solicited_node(near.ipv6)
     a.twin("NS answered", "eve", f.six(near.ipv6) + option(2, near.mac),
-           c.nd(near.mac, own.ipv6, near.ipv6, 135, bytes(4) + f.six(near.ipv6) + option(1, own.mac)))
+           c.nd(f.group_mac(group), own.ipv6, group, 135, bytes(4) + f.six(near.ipv6) + option(1, own.mac)))
 
 
 def errors(c):
