@@ -341,7 +341,7 @@ mod tests {
     fn no_beginning_of_a_packet_is_too_short() {
         let bytes = [0x45; 60];
         for kind in [0x0800, 0x86dd, 0x0806, 0x8100] {
-            for len in 0..payload.len() {
+            for len in 0..bytes.len() {
                 let _ = packet(kind, &bytes[..len]).to_string();
             }
         }
