@@ -51,23 +51,23 @@ impl PortSettings {
     /// The request that turns `have`, or settings that nobody knows, into `self`.
     pub fn from_other(&self, have: Option<&PortSettings>) -> PortSet {
         PortSet {
-            learning: self.to_set(have, |port| port.learning),
-            unicast_flood: self.to_set(have, |port| port.unicast_flood),
-            mcast_flood: self.to_set(have, |port| port.mcast_flood),
-            bcast_flood: self.to_set(have, |port| port.bcast_flood),
-            proxy_arp: self.to_set(have, |port| port.proxy_arp),
-            proxy_arp_wifi: self.to_set(have, |port| port.proxy_arp_wifi),
-            guard: self.to_set(have, |port| port.guard),
-            mcast_router: self.to_set(have, |port| port.mcast_router),
-            neigh_suppress: self.to_set(have, |port| port.neigh_suppress),
-            isolated: self.to_set(have, |port| port.isolated),
-            hairpin: self.to_set(have, |port| port.hairpin),
-            mcast_max_groups: self.to_set(have, |port| port.mcast_max_groups).flatten(),
+            learning: self.changed(have, |port| port.learning),
+            unicast_flood: self.changed(have, |port| port.unicast_flood),
+            mcast_flood: self.changed(have, |port| port.mcast_flood),
+            bcast_flood: self.changed(have, |port| port.bcast_flood),
+            proxy_arp: self.changed(have, |port| port.proxy_arp),
+            proxy_arp_wifi: self.changed(have, |port| port.proxy_arp_wifi),
+            guard: self.changed(have, |port| port.guard),
+            mcast_router: self.changed(have, |port| port.mcast_router),
+            neigh_suppress: self.changed(have, |port| port.neigh_suppress),
+            isolated: self.changed(have, |port| port.isolated),
+            hairpin: self.changed(have, |port| port.hairpin),
+            mcast_max_groups: self.changed(have, |port| port.mcast_max_groups).flatten(),
         }
     }
 
     /// A setting, unless it is known to be so already.
-    fn to_set<T: PartialEq>(
+    fn changed<T: PartialEq>(
         &self,
         have: Option<&PortSettings>,
         setting: impl Fn(&PortSettings) -> T,
