@@ -94,6 +94,14 @@ pub fn network(name: &str) -> &'static Network {
         .expect("a network of the tests")
 }
 
+/// Cargo names it to tests, not to the benchmark, which shares this file and makes no world.
+fn built_program() -> PathBuf {
+    match option_env!("CARGO_BIN_EXE_lxmesh") {
+        Some(program) => program.into(),
+        None => panic!("tests are built with the program"),
+    }
+}
+
 /// The host file; the lists of `extra` lines go into `[agent]`.
 fn host_file(directory: &Path, interval_s: u32) -> String {
     let at = directory.display();
@@ -219,9 +227,7 @@ impl<'a> World<'a> {
             agent: None,
             starts: 0,
             made: 0,
-            program: option_env!("CARGO_BIN_EXE_lxmesh")
-                .expect("tests are built with the program")
-                .into(),
+            program: built_program(),
             wrapper: Vec::new(),
             environment: BTreeMap::from([("LXMESH_TEST_SETS_ONLY".into(), "1".into())]),
             directory,

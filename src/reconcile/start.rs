@@ -6,6 +6,7 @@ use super::lxd_task;
 use super::privilege;
 use super::repairs::Repairs;
 use super::world::World;
+use crate::control::peer::Allowed;
 use crate::control::server;
 use crate::dhcp;
 use crate::host::{self, HostFile, LoadError};
@@ -45,13 +46,13 @@ pub async fn run(host_path: &Path) -> Result<(), StartError> {
     check_privilege()?;
     let mut kernel = Kernel::open()?;
     let control_path = host.agent.control_socket.clone();
-    let listener =
-        server::listen(&control_path)
-            .await
-            .map_err(|error| StartError::ControlSocket {
-                path: control_path.clone(),
-                why: error.to_string(),
-            })?;
+    let allowed = Allowed::by_own_identity();
+    let listener = server::listen(&control_path, allowed)
+        .await
+        .map_err(|error| StartError::ControlSocket {
+            path: control_path.clone(),
+            why: error.to_string(),
+        })?;
     if let Err(error) = load_or_check_ruleset(&mut kernel, &host) {
         let _ = std::fs::remove_file(&control_path);
         return Err(StartError::Ruleset(error));
@@ -63,7 +64,7 @@ pub async fn run(host_path: &Path) -> Result<(), StartError> {
     monitor.ignore(kernel.rtnl.portid(), kernel.nft.portid())?;
 
     let (requests_in, requests) = mpsc::channel(16);
-    tokio::spawn(server::serve(listener, requests_in));
+    tokio::spawn(server::serve(listener, allowed, requests_in));
     let (asks, asks_out) = mpsc::channel(64);
     let (updates_in, updates) = mpsc::channel(256);
     tokio::spawn(lxd_task::run(host.lxd.socket.clone(), asks_out, updates_in));
@@ -112,7 +113,7 @@ pub async fn run(host_path: &Path) -> Result<(), StartError> {
 
 fn check_privilege() -> Result<(), StartError> {
     if !privilege::has_net_admin() {
-        let text = "CAP_NET_ADMIN is missing; run the agent as root, or by lxmesh-agent.service";
+        let text = "CAP_NET_ADMIN is missing; start the agent by lxmesh-agent.service, or as root";
         return Err(StartError::Privilege(text.into()));
     }
     privilege::drop_capabilities().map_err(StartError::Privilege)
