@@ -39,6 +39,9 @@ pub struct Nic {
     pub mark: u16,
     /// `user.lxmesh.limits.*` of the device.
     pub limits: BTreeMap<&'static str, u32>,
+    /// `user.lxmesh.audit` and `user.lxmesh.log_drops` of the device, as they are written.
+    pub audit: Option<&'static str>,
+    pub log_drops: Option<&'static str>,
 }
 
 pub struct World<'a> {
@@ -293,6 +296,8 @@ impl<'a> World<'a> {
             out_services: vec!["sctp/2905".into(), "tcp/443".into()],
             mark: 0,
             limits: BTreeMap::new(),
+            audit: None,
+            log_drops: None,
         }
     }
 
@@ -359,6 +364,11 @@ impl<'a> World<'a> {
         device.insert("user.lxmesh.tags".into(), tags.join(" "));
         for (name, limit) in &nic.limits {
             device.insert(format!("user.lxmesh.limits.{name}"), limit.to_string());
+        }
+        for (name, text) in [("audit", nic.audit), ("log_drops", nic.log_drops)] {
+            if let Some(text) = text {
+                device.insert(format!("user.lxmesh.{name}"), text.into());
+            }
         }
         let Nic {
             device: name,

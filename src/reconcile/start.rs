@@ -1,6 +1,7 @@
 //! Starting the agent: everything that can be wrong is found before anything is changed.
 
 use super::daemon::{Agent, FIRST_RETRY, LxdState, Pending, Stats, notify};
+use super::denials::Denials;
 use super::lxd_task;
 use super::privilege;
 use super::repairs::Repairs;
@@ -31,7 +32,7 @@ pub enum StartError {
     #[error(transparent)]
     Kernel(#[from] KernelError),
     #[error(
-        "this kernel or nft does not take LXMesh's ruleset; nothing was changed.\n  needed: Linux 6.2 or newer with nft_meta_bridge and nf_conntrack_bridge (Debian: any linux-image package, modules loaded with modprobe), nftables 1.0.9 or newer (package nftables).\n  {0}"
+        "this kernel or nft does not take LXMesh's ruleset; nothing was changed.\n  needed: Linux 6.2 or newer with nft_meta_bridge, nf_conntrack_bridge, nft_log and nfnetlink_log (Debian: any linux-image package, modules loaded with modprobe), nftables 1.0.9 or newer (package nftables).\n  {0}"
     )]
     Ruleset(KindError),
     #[error("control socket {path}: {why}")]
@@ -98,6 +99,7 @@ pub async fn run(host_path: &Path) -> Result<(), StartError> {
         last_nft_look: None,
         said: BTreeMap::new(),
         ready: false,
+        denials: Denials::open(),
     };
     agent.serve(updates, requests).await?;
     notify(&[sd_notify::NotifyState::Stopping]);
