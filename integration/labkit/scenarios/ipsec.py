@@ -1,0 +1,285 @@
+"""The fabric encrypted, with certificates of two authorities: what the wire shows, who is kept out,
+and what re-keying, a restart and a cold start of strongSwan cost. The first of these tests that runs
+turns encryption on, the end of the theme turns it off, both by `lxmesh-gen apply` on every host."""
+
+import contextlib
+import json
+import re
+import time
+
+from labkit import fleet
+from labkit.scenarios.registry import check, scenario
+from labkit.settings import INSIDE
+
+CONF = fleet.HOST_FILE
+_DOMAIN = "lab.example"
+_PKI = "/var/tmp/lab-pki"
+_CAPTURE = "/var/tmp/lab-wire.pcap"
+# How long it may take until packets pass again after strongSwan was restarted on one host. What is
+# measured is printed; emulated machines are slow.
+RESTART_LIMIT_S = 30
+
+# Runs on the machine around the hosts, whose root file systems it reaches. Arguments: supervisors,
+# then `--`, then reflectors. For all but the first of either there is a certificate that nobody
+# should believe: of a stranger, revoked, or of the authority for the other role.
+_AUTHORITIES = f"""\
+set -eu
+[ ! -d {_PKI} ] || exit 0
+umask 077
+mkdir {_PKI}; cd {_PKI}
+key() {{ pki --gen --type ecdsa --size 256 --outform pem > "$1.key"; }}
+authority() {{ key "$1"; pki --self --ca --in "$1.key" --type ecdsa --dn "CN=$1" --outform pem > "$1.pem"; }}
+issue() {{ # FILE HOST AUTHORITY
+    pki --issue --in "$2.key" --type ecdsa --cacert "$3.pem" --cakey "$3.key" --dn "CN=$2" --san "$2.{_DOMAIN}" \\
+        --outform pem > "$1.pem"
+}}
+for name in supervisors reflectors strangers; do authority $name & done
+for name; do [ $name = -- ] || key $name & done
+wait
+by=supervisors
+for name; do
+    if [ $name = -- ]; then by=reflectors; else issue $name $name $by & fi
+done
+issue sup2-bad sup2 strangers & issue sup3-bad sup3 supervisors & issue rr2-bad rr2 supervisors &
+wait
+list() {{ by=$1; shift; pki --signcrl --cacert $by.pem --cakey $by.key "$@" --outform pem > $by.crl; }}
+list supervisors --reason key-compromise --cert sup3-bad.pem & list reflectors &
+wait
+for name; do
+    [ $name != -- ] || continue
+    etc=/srv/lab/$name/root/etc/swanctl
+    mkdir -p $etc/x509 $etc/x509ca $etc/x509crl $etc/private
+    cp supervisors.pem reflectors.pem $etc/x509ca/
+    cp supervisors.crl reflectors.crl $etc/x509crl/
+    cp $name.key $etc/private/host.pem
+    cp $name.pem $etc/x509/host.pem
+done
+"""
+
+
+def _encrypted_text(text):
+    keys = (
+        f'enabled = true\nidentity = "*.{_DOMAIN}"\nca = ["supervisors.pem"]\n'
+        'reflector_ca = ["reflectors.pem"]\nrevocation = "strict"'
+    )
+    changed = text.replace("enabled = false", keys, 1)
+    check(changed != text, "the lab's host file has no `enabled = false`")
+    return changed
+
+
+def _apply_everywhere(scene, texts):
+    """All hosts at once, as hosts with and without encryption do not talk: {name: what was said}."""
+
+    def one(host):
+        host.push(texts[host.name], CONF)
+        return host.run(["sh", "-c", "lxmesh-gen apply --health-limit 120 2>&1"], timeout=300).stdout
+
+    return scene.lab.each(scene.lab.hosts, one)
+
+
+def _all_talk(scene, patience=120):
+    """BGP sessions are up everywhere, and everybody reaches everybody."""
+
+    def probe():
+        asked = scene.lab.each(scene.lab.hosts, lambda host: host.sh("vtysh -c 'show bgp l2vpn evpn summary json'"))
+        states = {name: re.findall(r'"state": ?"(\w+)"', text) for name, text in asked.items()}
+        return [f"{name}: BGP sessions are {found}" for name, found in states.items() if set(found) != {"Established"}]
+
+    scene.until("BGP sessions", probe, patience)
+    scene.reaches(scene.c1, scene.c2.ipv4, scene.c3.ipv6)
+    scene.reaches(scene.c2, scene.c1.ipv4, scene.c3.ipv4)
+
+
+def _renew(scene):
+    """Containers ask DHCP again, and so learn the MTU; returns it."""
+    mtu = int(scene.sups[0].sh("cat /sys/class/net/svi-vpc/mtu"))
+
+    def one(guest):
+        script = (
+            f"killall -USR1 udhcpc; for try in $(seq 100); do [ $(cat /sys/class/net/eth0/mtu) != {mtu} ] || exit 0;"
+            "sleep 0.1; done; echo the MTU is $(cat /sys/class/net/eth0/mtu); exit 1"
+        )
+        guest.place.sh(script)
+
+    scene.lab.each(scene.everyone, one)
+    return mtu
+
+
+def _encrypted(scene):
+    """Encryption is on in the whole fabric until the theme ends; returns the overlay's MTU."""
+    # what is in force is then known to be applied, so that a failure leads back to it
+    known = "lxmesh-gen apply --no-health > /dev/null;" if not scene.ends else ""
+    texts = scene.lab.each(scene.lab.hosts, lambda host: host.run(["sh", "-c", f"{known} cat {CONF}"]).stdout)
+    if "enabled = false" not in texts[scene.lab.hosts[0].name]:
+        return int(scene.sups[0].sh("cat /sys/class/net/svi-vpc/mtu"))
+    names = [host.name for host in scene.lab.supervisors] + ["--"] + [host.name for host in scene.lab.reflectors]
+    scene.lab.outside.run(["sh", "-c", _AUTHORITIES, "authorities", *names])
+    scene.at_end_of_theme(lambda: _cleartext(scene, texts))
+    begun = time.monotonic()
+    pings = scene.pings((scene.c1, scene.c2.ipv4), (scene.c2, scene.c3.ipv6))
+    try:
+        pings.started()
+        _apply_everywhere(scene, {name: _encrypted_text(text) for name, text in texts.items()})
+        _all_talk(scene)
+    finally:
+        results = pings.stop()
+    scene.note(f"turned on in {time.monotonic() - begun:.0f} s: " + "; ".join(map(str, results)))
+    return _renew(scene)
+
+
+# Associations, and policies other than those of charon's own sockets: one line each.
+_XFRM = "{ ip xfrm state; ip xfrm policy; } | awk '/^src/ { line = $0 } /^\\tproto|^\\tdir/ { print line, $0 }'"
+
+
+def _cleartext(scene, texts):
+    """Encryption is off everywhere, and nothing of it is left."""
+    _apply_everywhere(scene, texts)
+    _all_talk(scene)
+    _renew(scene)
+    left = scene.lab.each(scene.lab.hosts, lambda host: host.sh(f"{_XFRM}; systemctl stop strongswan"))
+    check(not any(left.values()), lambda: f"associations and policies are left: {left}")
+
+
+@contextlib.contextmanager
+def _sealed(scene, *pairs):
+    """During the block the underlay carries ESP between the pairs of hosts, and of anything else only
+    IKE, and what makes hosts find one another."""
+    outside = scene.lab.outside
+    with outside.running(["tcpdump", "-U", "-n", "-i", "ul", "-s", "96", "-w", _CAPTURE]) as capture:
+        for line in capture.lines():
+            if "listening on" in line:
+                break
+        yield
+        capture.stop()
+    harmless = "esp or udp port 500 or arp or icmp or icmp6 or ip6 proto 0"
+    asked = [f"not ({harmless})", "udp port 500"]
+    asked += [f"esp and host {one.address} and host {other.address}" for one, other in pairs]
+    script = "for f; do tcpdump -nr \"$0\" \"$f\" 2> /dev/null > \"$0.txt\"; wc -l < \"$0.txt\"; head -n 5 \"$0.txt\"; echo ===; done"
+    said = outside.run(["sh", "-c", script, _CAPTURE, *asked]).stdout.split("===\n")
+    found = [(int(part.split("\n", 1)[0]), part) for part in said if part]
+    check(found[0][0] == 0, lambda: f"on the underlay, besides IKE and ESP: {found[0][1]}")
+    for pair, (count, _) in zip(pairs, found[2:]):
+        check(count > 0, lambda: f"no ESP between {pair}: what the capture says is nothing")
+    scene.note(f"on the wire: {found[1][0]} packets of IKE, of ESP " + ", ".join(
+        f"{one.name}-{other.name} {count}" for (one, other), (count, _) in zip(pairs, found[2:])))
+
+
+@scenario("ipsec-wire")
+def ipsec_wire(scene):
+    """with IPsec on, containers talk, packets of the largest size pass, the wire shows IKE and ESP only"""
+    mtu = _encrypted(scene)
+    check(mtu < 1450, f"the overlay's MTU is {mtu}: IPsec takes nothing of it")
+    first, second, third = scene.sups[:3]
+    with _sealed(scene, (first, second), (second, third), (first, scene.lab.reflectors[0]), (second, scene.lab.reflectors[1])):
+        with scene.no_ping_lost(*scene.ring(), what="encrypted"):
+            scene.on_all(lambda host: host.sh("vtysh -c 'clear bgp l2vpn evpn * soft'"))
+            # longer than two of BGP's keep-alives
+            time.sleep(7)
+            full = scene.ping_all(scene.c1, [scene.c2.ipv4], f"-M do -s {mtu - 28}")
+            check(full, f"packets of {mtu} bytes do not reach {scene.c2.name}")
+            check(not scene.ping_all(scene.c1, [scene.c2.ipv4], f"-M do -s {mtu - 27}"), f"one of {mtu + 1} bytes does")
+
+
+def _certificates(scene, suffix, hosts):
+    """Gives the hosts those certificates, and starts strongSwan there with nothing in its memory."""
+    files = [f"cp {_PKI}/{host.name}{suffix}.pem /srv/lab/{host.name}/root/etc/swanctl/x509/host.pem" for host in hosts]
+    scene.lab.outside.sh("; ".join(files))
+    scene.lab.each(hosts, lambda host: host.run(["systemctl", "restart", "strongswan"]))
+
+
+@scenario("ipsec-rekey")
+def ipsec_rekey(scene):
+    """re-keying and new authentication lose no ping; a restart of strongSwan costs seconds, which are told"""
+    _encrypted(scene)
+    host, other = scene.sups[1], scene.sups[0]
+    with _sealed(scene, (host, other)):
+        before = _spis(host)
+        commands = [f"swanctl --rekey --child {child}" for child in ("vxlan-to", "vxlan-from", "bgp-to")]
+        commands += ["swanctl --rekey --ike lxmesh-fleet", "swanctl --rekey --ike lxmesh-fleet --reauth"]
+        with scene.no_ping_lost(*scene.ring(), what="re-keying"):
+            host.sh(" && ".join(commands) + " > /dev/null")
+
+            def probe():
+                left = before & _spis(host)
+                return [f"{host.name}: associations are still {left} of {before}"] if left else []
+
+            scene.until("every association replaced", probe, patience=30)
+        pings = scene.pings(*scene.ring())
+        try:
+            pings.started()
+            host.run(["systemctl", "restart", "strongswan"])
+            scene.reaches(scene.c1, scene.c2.ipv4, patience=RESTART_LIMIT_S)
+            scene.reaches(scene.c2, scene.c3.ipv6, patience=RESTART_LIMIT_S)
+        finally:
+            results = pings.stop()
+    scene.note("strongSwan restarted: " + "; ".join(map(str, results)))
+    check(max(result.gap_s for result in results) < RESTART_LIMIT_S, f"more than {RESTART_LIMIT_S} s")
+
+
+def _spis(host):
+    return set(re.findall(r"spi (0x[0-9a-f]{8})", host.sh("ip xfrm state"))) - {"0x00000000"}
+
+
+# As after the hosts' start: no association, no policy, and nobody has asked for any. Then the first
+# packets of a container, once it is seen that its tunnel has no association. Arguments: container,
+# target, the other supervisor.
+_COLD = "systemctl stop strongswan; ip xfrm state flush; ip xfrm policy flush; systemctl start strongswan"
+_FIRST = f"""\
+ip xfrm state | grep -c "dst $3"
+{INSIDE}/in-container --net "$1" ping -n -c 5 -i 0.2 -W 30 "$2"
+exit 0
+"""
+
+
+@scenario("ipsec-cold-start")
+def ipsec_cold_start(scene):
+    """strongSwan stopped everywhere, and started as at boot: no first packet of a container is lost"""
+    _encrypted(scene)
+    ends = [(scene.c1, scene.c2), (scene.c2, scene.c3), (scene.c3, scene.c1)]
+    with _sealed(scene, *((one.host, other.host) for one, other in ends)):
+        scene.lab.each(scene.lab.hosts, lambda host: host.sh(_COLD))
+        for one, other in ends:
+            said = one.host.run(["sh", "-c", _FIRST, "first", one.name, other.ipv4, other.host.address]).stdout
+            known, _, pinged = said.partition("\n")
+            replies = re.findall(r"icmp_seq=(\d+) .*time=(\S+)", pinged)
+            scene.note(f"{one.label} to {other.label}, {known} associations before: replies {replies}")
+            check(len(replies) == 5, f"{one.label} to {other.label}: of 5 first packets, answered: {replies}")
+            if one is scene.c1:
+                check(known == "0", f"there were {known} associations already: this shows nothing")
+    _all_talk(scene)
+
+
+def _certificates(scene, suffix, hosts):
+    """Gives the hosts those certificates, and starts strongSwan there with nothing in its memory."""
+    files = [f"cp {_PKI}/{host.name}{suffix}.pem /srv/lab/{host.name}/root/etc/swanctl/x509/host.pem" for host in hosts]
+    scene.lab.outside.sh("; ".join(files))
+    scene.lab.each(hosts, lambda host: host.run(["systemctl", "restart", "strongswan"]))
+
+
+@scenario("ipsec-outsiders")
+def ipsec_outsiders(scene):
+    """kept out: a stranger's host, a revoked one, and a supervisor that poses as a reflector"""
+    _encrypted(scene)
+    first, reflector = scene.sups[0], scene.lab.reflectors[0]
+    outsiders = {scene.sups[1]: "no trusted", scene.sups[2]: "was revoked", scene.lab.reflectors[1]: "no trusted"}
+    looked = f"date +%s; swanctl --list-sas 2> /dev/null; ip xfrm state; vtysh -c 'show bgp summary json'"
+    since = first.sh("date +%s")
+    try:
+        _certificates(scene, "-bad", list(outsiders))
+        found = scene.ping_all(scene.c1, [scene.c2.ipv4, scene.c3.ipv4], "-c 5")
+        check(not found, lambda: f"{found} answer")
+
+        def probe():
+            said = first.sh(f"swanctl --list-sas 2> /dev/null; vtysh -c 'show bgp l2vpn evpn summary json' | grep -c Established")
+            known = set(re.findall(r"remote '.*' @ ([0-9.]+)", said))
+            inside = {host.address for host in outsiders} & known
+            lacks = [f"{first.name} has associations with {inside}"] if inside else []
+            lacks += [] if reflector.address in known else [f"{first.name} has none with {reflector.name}"]
+            return lacks + ([] if said.endswith("1") else [f"{first.name}: BGP sessions established: {said[-4:]}"])
+
+        scene.until("outsiders kept out", probe)
+        said = first.sh(f"journalctl -q -o cat -u strongswan --since @{since} | grep -i 'revoked\\|no trusted\\|no issuer\\|constraint'")
+        scene.note(said)
+    finally:
+        _certificates(scene, "", list(outsiders))
+        _all_talk(scene)
