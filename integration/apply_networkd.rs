@@ -125,3 +125,27 @@ test "$(cat /sys/class/net/vxlan-vpc/ifindex)" = "$index"
 "#,
     );
 }
+
+#[test]
+fn what_a_reader_refuses_is_not_applied_and_packets_that_cannot_be_tried_are_named() {
+    on_a_host(
+        r#"
+mkdir -p /run/own/lxmesh
+mount --bind /run/own/lxmesh /etc/lxmesh
+mkdir /etc/lxmesh/extra
+echo "router bgp 64500 with nonsense" > /etc/lxmesh/extra/frr.conf
+before=$(cat /etc/frr/frr.conf /etc/systemd/network/*)
+said=$(apply) && exit 1
+echo "$said" | grep "^nothing was changed: /etc/frr/frr.conf: vtysh refuses it:"
+echo "$said" | grep "correct the lines in /etc/lxmesh/extra/frr.conf"
+test "$(cat /etc/frr/frr.conf /etc/systemd/network/*)" = "$before"
+settled
+
+rm /etc/lxmesh/extra/frr.conf
+sed -i 's/vni = 300/vni = 301/' /run/host.toml
+mount --bind /bin/false "$(command -v ping)"
+apply | grep "packets of the largest size are not tried: ping -M do -V failed"
+vni red 301
+"#,
+    );
+}

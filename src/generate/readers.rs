@@ -1,9 +1,9 @@
 //! Rendered files, read by the programs that they are for, as far as these can check without
 //! taking anything over: `vtysh -C`, `nft -c`, `dnsmasq --test`, and strongSwan's daemon when it
-//! answers. What is not installed is said, and is no error. Writes only below a directory of its
-//! own, which goes again.
+//! answers. `check` prints what they say, `apply` asks them before it changes anything. What is not
+//! installed is said, and is no error. Writes only below a directory of its own, which goes again.
 
-use super::OutputFile;
+use super::{OutputFile, extra};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -38,13 +38,23 @@ pub fn check(outputs: &[OutputFile]) -> Result<String, ReadersError> {
             Verdict::Fine => text += &format!("{path}: {reader} takes it\n"),
             Verdict::NotAsked(why) => text += &format!("{path}: not checked, {reader} {why}\n"),
             Verdict::Refused(said) => refused.push(format!(
-                "{path}: {reader} refuses it: {said}\n  remedy: this is no fault of the host file unless it names something that {reader} lacks; report it with the file"
+                "{path}: {reader} refuses it: {said}\n  remedy: {}",
+                remedy(output, reader)
             )),
         }
     }
     match refused.is_empty() {
         true => Ok(text),
         false => Err(ReadersError::Refused(refused)),
+    }
+}
+
+fn remedy(output: &OutputFile, reader: &str) -> String {
+    match output.contents.contains(extra::FRR) {
+        true => format!("correct the lines in {}", extra::FRR),
+        false => format!(
+            "this is no fault of the host file unless it names something that {reader} lacks; report it with the file"
+        ),
     }
 }
 

@@ -14,6 +14,9 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 
+/// How the name of every connection begins.
+pub const CONNECTION: &str = "lxmesh-";
+
 /// AEAD ciphers only; X25519 first, P-256 where a policy forbids it. All ESP ciphers have the
 /// overhead that `host::MtuSum` counts with.
 const IKE_PROPOSALS: &str = "aes256gcm16-prfsha384-x25519, aes256gcm16-prfsha384-ecp256, aes128gcm16-prfsha256-x25519, chacha20poly1305-prfsha256-x25519";
@@ -147,7 +150,7 @@ impl SwanctlValues {
             let children = children(talk, here, &[reflector.into()], &ports, start);
             let about =
                 format!("Reflector {reflector}: known, so the first packet need not ask for it.");
-            let name = format!("lxmesh-{}", reflector.to_string().replace(['.', ':'], "-"));
+            let name = format!("{CONNECTION}{}", name_of_address(reflector));
             let remote = Remote {
                 about,
                 name,
@@ -170,7 +173,7 @@ impl SwanctlValues {
         let children = children(talk, here, &nets, &ports, start);
         let remote = Remote {
             about: "Supervisors, any of them: a packet for one starts the negotiation.".into(),
-            name: "lxmesh-fleet".into(),
+            name: format!("{CONNECTION}fleet"),
             addrs: far_ends(&nets),
             is_reflector: false,
         };
