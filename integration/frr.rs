@@ -198,6 +198,41 @@ fn an_instance_whose_device_went_while_zebra_was_busy_is_withdrawn() {
     fabric.in_step(&[&c12], &[&c20]);
 }
 
+/// What the agent relies on to make zebra forget a MAC whose end it missed.
+#[test]
+fn an_entry_of_the_tunnels_own_table_takes_a_local_mac_back_and_does_nothing_otherwise() {
+    let fabric = Fabric::new();
+    let Fabric { a, reflector, .. } = &fabric;
+    let there = Guest::new(20);
+    fabric.b.launch(&there);
+    fabric.in_step(&[], &[&there]);
+    let local = "02:00:00:00:00:30";
+    a.sh(&format!(
+        "ip link add stray type veth peer name stray-end; ip link set stray master svi-vpc; ip link set stray type bridge_slave learning off; ip link set stray up; ip link set stray-end up
+         bridge fdb add {local} dev stray master extern_learn"
+    ));
+    let mut routes = there.routes();
+    let theirs = routes.clone();
+    routes.push(format!("[2]:[0]:[48]:[{local}]"));
+    routes.sort();
+    // It ignores an entry on a port that it does not know yet.
+    until("zebra announces it", &routes, || {
+        a.sh(&format!("bridge fdb replace {local} dev stray master static; bridge fdb replace {local} dev stray master extern_learn"));
+        reflector.routes(2)
+    });
+    for mac in ["02:00:00:00:00:31", local] {
+        a.sh(&format!(
+            "bridge fdb add {mac} dev vxlan-vpc dst 127.0.0.1 port 9 self dynamic
+             bridge fdb del {mac} dev vxlan-vpc dst 127.0.0.1 port 9 self"
+        ));
+    }
+    let mut routes = theirs;
+    routes.sort();
+    until("zebra takes it back", &routes, || reflector.routes(2));
+    assert!(a.sh("bridge fdb show br svi-vpc").contains(local));
+    fabric.in_step(&[], &[&there]);
+}
+
 #[test]
 fn full_passes_leave_what_zebra_installed_alone() {
     let fabric = Fabric::new();

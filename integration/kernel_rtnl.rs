@@ -150,6 +150,34 @@ fn marking_an_fdb_entry_is_heard_by_listeners_and_leaves_it_as_it_was() {
 }
 
 #[test]
+fn the_word_that_a_mac_is_not_here_is_no_entry_of_the_bridge_and_replaces_none() {
+    with_bridge(|ns, rtnl| {
+        ns.sh(&format!(
+            "ip link add vx0 type vxlan id 7 dstport 4789 local 198.51.100.1 nolearning
+             ip link set vx0 master br0
+             bridge fdb add {M2} dev vx0 dst 198.51.100.9 self dynamic extern_learn"
+        ));
+        let (tunnel, bridge) = (ns.index("vx0"), ns.index("br0"));
+        let before = ns.sh("bridge -d fdb show | sort");
+        let (add, delete) = (
+            |mac| Op::TunnelFdbAdd { tunnel, mac },
+            |mac| Op::TunnelFdbDelete { tunnel, mac },
+        );
+        apply(rtnl, &[add(mac(M1))]);
+        let own = ns.sh(&format!("bridge fdb show dev vx0 | grep {M1}"));
+        assert!(own.contains("dst 127.0.0.1 port 9 self"), "{own}");
+        assert_eq!(rtnl.fdb_entry(bridge, mac(M1)).unwrap(), None);
+        assert_eq!(errno(rtnl, add(mac(M1))), Some(libc::EEXIST));
+        apply(rtnl, &[delete(mac(M1))]);
+        assert_eq!(errno(rtnl, delete(mac(M1))), Some(libc::ENOENT));
+        // What another host has is not touched.
+        assert_eq!(errno(rtnl, add(mac(M2))), Some(libc::EEXIST));
+        apply(rtnl, &[delete(mac(M2))]);
+        assert_eq!(ns.sh("bridge -d fdb show | sort"), before);
+    });
+}
+
+#[test]
 fn the_fdb_reads_as_bridge_made_it_without_other_bridges_and_devices_own_tables() {
     with_bridge(|ns, rtnl| {
         ns.sh(&format!(

@@ -40,6 +40,50 @@ fn an_instance_is_followed_through_stop_start_and_delete() {
     });
 }
 
+/// Zebra may have missed the end of the FDB entry, which goes with the device, and is told in its
+/// own words, also if the device went while no agent ran.
+#[test]
+fn zebra_is_told_that_the_mac_of_a_device_that_went_is_not_here() {
+    in_netns(|ns| {
+        let mut world = busy_world(ns);
+        let [one, other] = [0, 1].map(|n| world.nics[n].clone());
+        let path = world.path("told");
+        let out = std::fs::File::create(&path).unwrap();
+        let mut command = std::process::Command::new("bridge");
+        let mut listener = command
+            .args(["monitor", "fdb"])
+            .stdout(out)
+            .spawn()
+            .unwrap();
+        // It listens once it has heard of something.
+        world.until("the listener is there", |_| {
+            let mac = "02:ee:00:00:aa:01";
+            ns.sh(&format!(
+                "bridge fdb add {mac} dev other0 master; bridge fdb del {mac} dev other0 master"
+            ));
+            (!std::fs::read_to_string(&path).unwrap().is_empty()).then_some(())
+        });
+        let told = |nic: &Nic| {
+            let text = std::fs::read_to_string(&path).unwrap();
+            text.lines()
+                .any(|line| line.starts_with(&nic.mac) && line.contains("dst 127.0.0.1 port 9"))
+                .then_some(())
+        };
+        stop(&mut world, &one);
+        world.in_step();
+        world.until("zebra is told", |_| told(&one));
+        assert_eq!(told(&other), None);
+        world.stop();
+        stop(&mut world, &other);
+        world.start();
+        world.in_step();
+        world.until("zebra is told of the past", |_| told(&other));
+        listener.kill().unwrap();
+        listener.wait().unwrap();
+        assert!(!ns.sh("bridge fdb show").contains("127.0.0.1"));
+    });
+}
+
 #[test]
 fn a_paused_instance_is_withdrawn_and_comes_back() {
     in_netns(|ns| {

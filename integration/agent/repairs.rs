@@ -249,7 +249,7 @@ fn recreated(ns: &Ns, remove: &str, make: &str) {
         world
             .log()
             .lines()
-            .any(|line| line.contains("no longer:") && line.contains("does not exist"))
+            .any(|line| line.contains("no longer:") && line.contains("network vpc"))
             .then_some(())
     });
 }

@@ -98,7 +98,7 @@ def _install(packages, options):
     with step(f"installing {' '.join(packages)}"):
         for command in (
             ["apt-get", "update", "-qq"],
-            ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *options, *packages],
+            ["apt-get", "install", "-o", "DPkg::Lock::Timeout=600", "-y", "-qq", "--no-install-recommends", *options, *packages],
         ):
             done = subprocess.run(command, env=environment, capture_output=True, text=True)
             if done.returncode != 0:

@@ -1,7 +1,7 @@
 //! The changes that [`super::rtnl::Rtnl::apply`] can make, each as one rtnetlink message.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use super::link::{
     AF_INET6, IFF_UP, IFLA_AF_SPEC, IFLA_INET6_ADDR_GEN_MODE, IFLA_INFO_DATA, IFLA_INFO_KIND,
@@ -110,6 +110,19 @@ pub enum Op {
         port: u32,
         mac: Mac,
     },
+    /// An entry of the VXLAN device's own table that leads nowhere: to the discard port (RFC 863) of
+    /// the loopback address. The bridge does not use it as long as it has the MAC on no port of it.
+    /// EEXIST if the device knows the MAC already.
+    TunnelFdbAdd {
+        tunnel: u32,
+        mac: Mac,
+    },
+    /// Takes away what [`Op::TunnelFdbAdd`] made and nothing else; ENOENT if the device does not know
+    /// the MAC at all.
+    TunnelFdbDelete {
+        tunnel: u32,
+        mac: Mac,
+    },
     /// A permanent neighbour with our protocol; clears a stranger's extern_learn flag.
     NeighbourReplace {
         device: u32,
@@ -163,9 +176,13 @@ const AF_UNSPEC: u8 = libc::AF_UNSPEC as u8;
 const RT_SCOPE_LINK: u8 = 253;
 const RTN_UNICAST: u8 = 1;
 // include/uapi/linux/neighbour.h; not in the libc crate.
+const NDA_PORT: u16 = 6;
 const NDA_FDB_EXT_ATTRS: u16 = 14;
 const NFEA_ACTIVITY_NOTIFY: u16 = 1;
 const NFEA_DONT_REFRESH: u16 = 2;
+
+const NTF_SELF: u8 = 0x02;
+const DISCARD_PORT: u16 = 9;
 
 impl Op {
     /// Writes the message; `extra` are flags to add (an acknowledgement).
@@ -184,7 +201,10 @@ impl Op {
             | Op::Vxlan { .. } => (RTM_NEWLINK, 0),
             Op::FdbReplace { .. } | Op::NeighbourReplace { .. } => (RTM_NEWNEIGH, REPLACE),
             Op::FdbMark { .. } => (RTM_NEWNEIGH, NLM_F_REPLACE),
-            Op::FdbDelete { .. } | Op::NeighbourDelete { .. } => (RTM_DELNEIGH, 0),
+            Op::TunnelFdbAdd { .. } => (RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_EXCL),
+            Op::FdbDelete { .. } | Op::TunnelFdbDelete { .. } | Op::NeighbourDelete { .. } => {
+                (RTM_DELNEIGH, 0)
+            }
             Op::RouteAdd { .. } => (RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL),
             Op::RouteReplace { .. } => (RTM_NEWROUTE, REPLACE),
             Op::RouteDelete { .. } => (RTM_DELROUTE, 0),
@@ -259,6 +279,12 @@ impl Op {
             Op::FdbDelete { port, mac } => {
                 neighbour(w, libc::AF_BRIDGE as u8, port, 0, NTF_MASTER);
                 w.attr(NDA_LLADDR, &mac.0);
+            }
+            Op::TunnelFdbAdd { tunnel, mac } | Op::TunnelFdbDelete { tunnel, mac } => {
+                neighbour(w, libc::AF_BRIDGE as u8, tunnel, NUD_REACHABLE, NTF_SELF);
+                w.attr(NDA_LLADDR, &mac.0);
+                w.address(NDA_DST, Ipv4Addr::LOCALHOST.into());
+                w.attr(NDA_PORT, &DISCARD_PORT.to_be_bytes());
             }
             Op::NeighbourReplace {
                 device,
@@ -461,6 +487,12 @@ impl fmt::Display for Op {
             Op::FdbReplace { port, mac } => write!(f, "putting {mac} on bridge port {port}"),
             Op::FdbMark { port, mac, .. } => write!(f, "marking {mac} on bridge port {port}"),
             Op::FdbDelete { port, mac } => write!(f, "removing {mac} from bridge port {port}"),
+            Op::TunnelFdbAdd { tunnel, mac } => {
+                write!(f, "saying on tunnel {tunnel} that {mac} is not here")
+            }
+            Op::TunnelFdbDelete { tunnel, mac } => {
+                write!(f, "saying no more of {mac} on tunnel {tunnel}")
+            }
             Op::NeighbourReplace {
                 device,
                 address,

@@ -76,7 +76,10 @@ impl Kind for Fdb {
                 let port = want.port.clone()?;
                 Some(FollowUp::Announce { port, mac: key.mac })
             }
-            Change::Delete { .. } => None,
+            Change::Delete { key, .. } => Some(FollowUp::Withdraw {
+                svi: key.svi.clone(),
+                mac: key.mac,
+            }),
         }
     }
 

@@ -7,7 +7,7 @@ use super::{KernelKind, KindError, Look, Scope, apply_ops, index_of};
 use crate::addr::{IfName, IpAddr, Mac};
 use crate::kernel::Kernel;
 use crate::kernel::rtnl::{self, Op, PROTOCOL};
-use crate::model::{Change, Facts, Inputs, Kind, Owns, Pace, Table};
+use crate::model::{Change, Facts, FollowUp, Inputs, Kind, Owns, Pace, Table};
 use std::fmt;
 
 /// A neighbour entry (RTM_NEWNEIGH) on an SVI.
@@ -83,6 +83,19 @@ impl Kind for Neighbour {
         } else {
             Pace::Quick
         }
+    }
+
+    /// A port that is gone took its FDB entries along. Its neighbours are still there, and tell
+    /// which MAC was behind it, also when it went while no agent ran.
+    fn follow_up(change: &Change<Self>) -> Option<FollowUp> {
+        let (have, want) = match change {
+            Change::Create { .. } => return None,
+            Change::Update { have, want, .. } => (have, want.mac),
+            Change::Delete { have, .. } => (have, None),
+        };
+        let svi = change.key().svi.clone();
+        let gone = have.mac.filter(|mac| Some(*mac) != want);
+        gone.map(|mac| FollowUp::Withdraw { svi, mac })
     }
 
     fn derive(inputs: &Inputs<'_>) -> Table<Self> {

@@ -187,17 +187,16 @@ fn nic(device: &str, keys: &wire::Keys, config: &wire::Keys) -> Option<LxdNic> {
 
 impl Inventory {
     /// Takes in one freshly read instance, or its absence. An instance of unknown presence keeps
-    /// what was known of it.
-    pub fn put(&mut self, id: InstanceId, instance: Option<Instance>) {
+    /// what was known of it. Returns whether anything is different now.
+    pub fn put(&mut self, id: InstanceId, instance: Option<Instance>) -> bool {
+        let known = self.instances.get(&id);
         match instance {
-            None => {
-                self.instances.remove(&id);
-            }
-            Some(fresh) if fresh.presence == Presence::Unknown => {
-                self.instances.entry(id).or_insert(fresh);
-            }
+            None => self.instances.remove(&id).is_some(),
+            Some(fresh) if fresh.presence == Presence::Unknown && known.is_some() => false,
+            Some(fresh) if known == Some(&fresh) => false,
             Some(fresh) => {
                 self.instances.insert(id, fresh);
+                true
             }
         }
     }
@@ -264,7 +263,8 @@ mod tests {
         let mut error = up.clone();
         error.presence = Presence::Unknown;
         let mut inventory = Inventory::default();
-        inventory.put(up.id.clone(), Some(up.clone()));
+        assert!(inventory.put(up.id.clone(), Some(up.clone())));
+        assert!(!inventory.put(up.id.clone(), Some(up.clone())));
         inventory.put(up.id.clone(), Some(error));
         assert_eq!(inventory.instances[&up.id], up);
         assert_eq!(inventory.missing_from(&[]), std::slice::from_ref(&up.id));

@@ -44,6 +44,9 @@ pub enum FollowUp {
     /// Tell zebra once more that this MAC is on this port: it reads FDB and link events from
     /// different sockets, and drops an entry on a port that it does not know yet.
     Announce { port: IfName, mac: Mac },
+    /// Tell zebra once more that this MAC is behind no port of this bridge: for the same reason it
+    /// may have missed that, and would announce the MAC for ever.
+    Withdraw { svi: IfName, mac: Mac },
     /// dnsmasq has a new configuration, or leases of NICs that are gone.
     RestartDnsmasq,
     /// dnsmasq has new NICs.

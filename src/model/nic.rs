@@ -5,7 +5,7 @@
 use super::policies::Words;
 use crate::addr::{IfName, Mac, is_assignable};
 use crate::host::{HostFile, Limits, Network};
-use crate::lxd::{Acls, Instance, InstanceId, Inventory, LxdNic, Presence};
+use crate::lxd::{Acls, Instance, InstanceId, LxdNic, Presence};
 use crate::policy::{Compiled, Surroundings, parse_tags};
 use std::collections::HashMap;
 use std::fmt;
@@ -75,28 +75,45 @@ pub struct Resolved {
     pub problems: Vec<NicProblem>,
 }
 
-/// Resolves all NICs of running instances. `before` is the previous result: where two NICs claim
+/// One instance's NICs by its own words alone; pure in the host file and the instance.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Draft {
+    nics: Vec<Nic>,
+    problems: Vec<NicProblem>,
+}
+
+/// What an instance asks for. An instance that does not run asks for nothing.
+pub fn draft(host: &HostFile, instance: &Instance) -> Draft {
+    let mut draft = Draft::default();
+    if instance.presence != Presence::Up {
+        return draft;
+    }
+    for raw in &instance.nics {
+        let mut problems = Complaints::about(instance, raw);
+        let nic = resolve_one(host, &mut problems, raw, &instance.acls);
+        draft.nics.extend(nic);
+        draft.problems.append(&mut problems.found);
+    }
+    draft
+}
+
+/// Decides between the instances' drafts. `before` is the previous result: where two NICs claim
 /// one address or MAC, the one that had it keeps it, so that nobody can take over an address by
 /// claiming it. Without a previous holder, the instance that was started first has it.
-pub fn resolve(host: &HostFile, inventory: &Inventory, before: &[Nic]) -> Resolved {
+pub fn resolve<'a>(
+    drafts: impl Iterator<Item = (&'a Instance, &'a Draft)>,
+    before: &[Nic],
+) -> Resolved {
     let mut resolved = Resolved::default();
     // Who had which port, MAC and address before.
     let holders: HashMap<Claim<'_>, &NicId> = before
         .iter()
         .flat_map(|nic| claims(nic).map(move |claim| (claim, &nic.id)))
         .collect();
-    let mut candidates: Vec<(&Instance, Nic)> = Vec::new();
-    for instance in inventory.instances.values() {
-        if instance.presence != Presence::Up {
-            continue;
-        }
-        for raw in &instance.nics {
-            let mut problems = Complaints::about(instance, raw);
-            if let Some(nic) = resolve_one(host, &mut problems, raw, &instance.acls) {
-                candidates.push((instance, nic));
-            }
-            resolved.problems.append(&mut problems.found);
-        }
+    let mut candidates: Vec<(&Instance, &Nic)> = Vec::new();
+    for (instance, draft) in drafts {
+        candidates.extend(draft.nics.iter().map(|nic| (instance, nic)));
+        resolved.problems.extend_from_slice(&draft.problems);
     }
     // Earlier claims first; the order decides who keeps what two NICs want.
     candidates.sort_by(|(a, x), (b, y)| (&a.last_used_at, &x.id).cmp(&(&b.last_used_at, &y.id)));
@@ -111,7 +128,8 @@ pub fn resolve(host: &HostFile, inventory: &Inventory, before: &[Nic]) -> Resolv
         .map(|(_, nic)| settle(nic, &mut taken, &mut resolved.problems))
         .collect();
     drop(taken);
-    for ((_, mut nic), Losses { all, ipv4, ipv6 }) in candidates.into_iter().zip(losses) {
+    for ((_, nic), Losses { all, ipv4, ipv6 }) in candidates.into_iter().zip(losses) {
+        let mut nic = nic.clone();
         nic.ipv4 = nic.ipv4.filter(|_| !ipv4);
         nic.ipv6 = nic.ipv6.filter(|_| !ipv6);
         if !all {
@@ -389,12 +407,9 @@ mod tests {
     }
 
     fn resolved(instances: &[Instance], before: &[Nic]) -> Resolved {
-        let instances = instances
-            .iter()
-            .cloned()
-            .map(|i| (i.id.clone(), i))
-            .collect();
-        resolve(&host_file(), &Inventory { instances }, before)
+        let host = host_file();
+        let drafts: Vec<Draft> = instances.iter().map(|i| draft(&host, i)).collect();
+        resolve(instances.iter().zip(&drafts), before)
     }
 
     fn texts(resolved: &Resolved) -> Vec<String> {

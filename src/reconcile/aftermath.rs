@@ -1,26 +1,18 @@
 //! What follows a pass: logs, counters, dnsmasq, retries, systemd. Complaints are said once, and
 //! once more when they are over.
 
+use super::announce;
 use super::daemon::{Agent, FIRST_RETRY, notify};
 use super::pass::Extent;
 use super::report::Report;
-use crate::addr::Mac;
 use crate::dhcp;
 use crate::kernel::monitor::MonitorFilter;
-use crate::kernel::rtnl::Op;
 use crate::model::facts::Readiness;
 use crate::model::{Facts, FollowUp};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// When zebra is told again of a MAC on a port that has just joined: under load it takes seconds
-/// to learn of the port.
-const ANNOUNCE_AFTER: [Duration; 3] = [
-    Duration::from_millis(500),
-    Duration::from_secs(3),
-    Duration::from_secs(15),
-];
 const LONGEST_RETRY: Duration = Duration::from_secs(60);
 /// A repair is logged line by line up to this many.
 const MAX_LOGGED_LINES: usize = 20;
@@ -66,6 +58,7 @@ impl Agent {
         }
     }
     pub(super) fn after_pass(&mut self, extent: &Extent, facts: Facts, report: &Report) {
+        announce::withdraw(&mut self.kernel, &self.host, &facts, &report.follow_ups);
         // A look at nftables alone has done nothing about the links that it saw: their events must
         // still find them changed.
         if *extent != Extent::Nftables || self.world.facts.is_none() {
@@ -180,56 +173,6 @@ impl Agent {
         self.dhcp_started = true;
         if orders.try_send(order).is_err() {
             tracing::warn!("the dnsmasq supervisor does not keep up");
-        }
-    }
-
-    fn schedule_announcements(&mut self, report: &Report) {
-        let now = Instant::now();
-        let joined: Vec<_> = report
-            .follow_ups
-            .iter()
-            .filter_map(|follow_up| match follow_up {
-                FollowUp::Announce { port, mac } => Some((port.clone(), *mac)),
-                _ => None,
-            })
-            .collect();
-        if !joined.is_empty() {
-            let times = ANNOUNCE_AFTER.map(|after| (now + after, joined.clone()));
-            self.announcements.extend(times);
-            self.announcements.sort_by_key(|(due, _)| *due);
-        }
-    }
-
-    /// Tells zebra once more of MACs whose ports joined lately. What is gone meanwhile is left out.
-    pub(super) fn announce(&mut self) {
-        let now = Instant::now();
-        let (due, later) = std::mem::take(&mut self.announcements)
-            .into_iter()
-            .partition(|(due, _)| *due <= now);
-        self.announcements = later;
-        let due: Vec<(Instant, Vec<_>)> = due;
-        let Some(facts) = &self.world.facts else {
-            return;
-        };
-        let joined = due.into_iter().flat_map(|(_, macs)| macs);
-        let joined: Vec<(u32, u32, Mac)> = joined
-            .filter_map(|(port, mac)| {
-                let link = facts.link(&port)?;
-                Some((link.index, link.master?, mac))
-            })
-            .collect();
-        let mut marks = Vec::new();
-        for (port, bridge, mac) in joined {
-            // Marking an entry that is somewhere else by now would take it back.
-            let entry = self.kernel.rtnl.fdb_entry(bridge, mac);
-            if matches!(entry, Ok(Some(entry)) if entry.port == port && entry.ext_learned) {
-                marks.extend([true, false].map(|mark| Op::FdbMark { port, mac, mark }));
-            }
-        }
-        for result in self.kernel.rtnl.apply(&marks) {
-            if let Err(error) = result {
-                tracing::debug!(%error, "not announced again");
-            }
         }
     }
 

@@ -6,14 +6,14 @@ use super::pass::{Extent, Wanted, look_at_links, plan};
 use super::repairs::Repairs;
 use super::start::StartError;
 use super::world::{Listed, LookAt, World};
-use crate::addr::{IfName, Mac};
+use crate::addr::IfName;
 use crate::control::server::Request;
 use crate::dhcp;
 use crate::dhcp::at;
 use crate::host::{self, HostFile};
 use crate::kernel::Kernel;
 use crate::kernel::monitor::{Knock, Monitor};
-use crate::model::{Nic, NicId};
+use crate::model::{FollowUp, Nic, NicId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -83,8 +83,8 @@ pub struct Agent {
     pub(super) started: Instant,
     pub(super) stats: Stats,
     pub(super) deferred: Vec<String>,
-    /// When to tell zebra again of which MACs, soonest first.
-    pub(super) announcements: Vec<(Instant, Vec<(IfName, Mac)>)>,
+    /// When to tell zebra again of which changes, soonest first.
+    pub(super) announcements: Vec<(Instant, Vec<FollowUp>)>,
     pub(super) retry_at: Option<Instant>,
     pub(super) retry_pause: Duration,
     pub(super) nft_generation: u32,
@@ -179,6 +179,7 @@ impl Agent {
                 self.leave_networks(&host);
                 self.host = host;
                 self.say("host file", None);
+                self.world.forget_drafts();
                 self.world.resolve(&self.host);
                 self.say_problems();
                 self.pending.everything_by(Instant::now());

@@ -2,6 +2,7 @@
 //! that decides when to make one.
 
 mod aftermath;
+mod announce;
 mod daemon;
 pub mod lxd_task;
 pub mod pass;

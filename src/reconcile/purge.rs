@@ -1,5 +1,6 @@
 //! Taking away everything that LXMesh made in the kernel and in files: the only way it goes.
 
+use super::announce;
 use super::pass::look_at_links;
 use super::report::{Line, Report};
 use crate::host::HostFile;
@@ -22,6 +23,7 @@ pub fn purge(kernel: &mut Kernel, host: &HostFile) -> Result<Report, KernelError
     for sweep in sweeps.into_iter().rev() {
         sweep(kernel, &mut report);
     }
+    announce::withdraw(kernel, host, &facts, &report.follow_ups);
     let result = nft_table::remove(kernel).map_err(|error| error.to_string());
     report.lines.push(Line {
         kind: nft_table::NftTable::NAME,
@@ -61,6 +63,7 @@ impl Visitor for Sweeper<'_> {
                     let changes = diff::<K>(&Table::<K>::new(), &observed);
                     let results = K::apply(kernel, facts, &changes);
                     for (change, result) in changes.iter().zip(results) {
+                        report.follow_ups.extend(K::follow_up(change));
                         report.lines.push(Line::of(
                             change,
                             Some(result.map_err(|error| error.to_string())),

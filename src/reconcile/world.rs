@@ -7,11 +7,11 @@ use crate::kernel::link::LinkKind;
 use crate::kernel::monitor::Knock;
 use crate::kinds::port_attrs;
 use crate::lxd::{Instance, InstanceId, Inventory};
-use crate::model::nic::{Resolved, resolve};
+use crate::model::nic::{Draft, Resolved, draft, resolve};
 use crate::model::{Facts, Nic, NicId};
 use std::cell::OnceCell;
 use std::cmp::Ordering;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// Everything that was learned.
 #[derive(Debug, Default)]
@@ -25,6 +25,9 @@ pub struct World {
     pub facts: Option<Facts>,
     /// Made when an event first asks for it after a change.
     index: OnceCell<Index>,
+    /// What each instance asks for; left out where the instance changed since it was worked out,
+    /// which costs more than all the rest.
+    drafts: BTreeMap<InstanceId, Draft>,
 }
 
 /// Ways from what an event names to the NIC that it concerns, as its place in the resolved list.
@@ -80,7 +83,7 @@ impl World {
         let inventory = self.inventory.get_or_insert_default();
         let unnamed = inventory.missing_from(&instances).into_iter().collect();
         for instance in instances {
-            inventory.put(instance.id.clone(), Some(instance));
+            self.put_instance(instance.id.clone(), Some(instance));
         }
         Listed::Taken { unnamed }
     }
@@ -88,9 +91,16 @@ impl World {
     /// Takes in one instance, or its absence. Before the first listing a single instance would
     /// make all others look gone.
     pub fn put_instance(&mut self, id: InstanceId, instance: Option<Instance>) {
-        if let Some(inventory) = &mut self.inventory {
-            inventory.put(id, instance);
+        if let Some(inventory) = &mut self.inventory
+            && inventory.put(id.clone(), instance)
+        {
+            self.drafts.remove(&id);
         }
+    }
+
+    /// For another host file: everything has to be worked out anew.
+    pub fn forget_drafts(&mut self) {
+        self.drafts.clear();
     }
 
     /// Resolves NICs anew; returns those that are different now.
@@ -98,7 +108,14 @@ impl World {
         let Some(inventory) = &self.inventory else {
             return BTreeSet::new();
         };
-        let fresh = resolve(host, inventory, &self.resolved.nics);
+        for (id, instance) in &inventory.instances {
+            if !self.drafts.contains_key(id) {
+                self.drafts.insert(id.clone(), draft(host, instance));
+            }
+        }
+        let drafts = inventory.instances.values();
+        let drafts = drafts.map(|instance| (instance, &self.drafts[&instance.id]));
+        let fresh = resolve(drafts, &self.resolved.nics);
         let changed = difference(&self.resolved.nics, &fresh.nics);
         if fresh.nics != self.resolved.nics {
             self.index.take();
