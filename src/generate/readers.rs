@@ -108,12 +108,18 @@ struct Scratch(PathBuf);
 
 impl Scratch {
     fn new() -> Result<Self, ReadersError> {
-        let path = std::env::temp_dir().join(format!("lxmesh-gen.{}", std::process::id()));
-        std::fs::create_dir(&path).map_err(|source| ReadersError::Io {
-            path: path.clone(),
-            source,
-        })?;
-        Ok(Scratch(path))
+        // What was killed has left its directory, and other namespaces have the same process ids.
+        let base = std::env::temp_dir().join(format!("lxmesh-gen.{}", std::process::id()));
+        for attempt in 0..1000 {
+            let path = PathBuf::from(format!("{}.{attempt}", base.display()));
+            match std::fs::create_dir(&path) {
+                Ok(()) => return Ok(Scratch(path)),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(source) => return Err(ReadersError::Io { path, source }),
+            }
+        }
+        let source = io::ErrorKind::AlreadyExists.into();
+        Err(ReadersError::Io { path: base, source })
     }
 
     fn write(&self, output: &OutputFile) -> Result<PathBuf, ReadersError> {
