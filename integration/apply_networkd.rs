@@ -9,8 +9,8 @@ mount -t sysfs -o ro sysfs /sys          # without udev networkd waits for nobod
 mount -t tmpfs tmpfs /run
 mkdir -p /run/systemd/netif/links /run/systemd/netif/leases /run/systemd/netif/lldp /run/dbus /run/own/lib
 chown -R systemd-network: /run/systemd/netif
-for directory in systemd frr sysctl.d modules-load.d; do
-    mkdir -p /run/own/$directory
+for directory in systemd frr sysctl.d modules-load.d lxmesh; do
+    mkdir -p /run/own/$directory /etc/$directory
     mount --bind /run/own/$directory /etc/$directory
 done
 mkdir -p /etc/systemd/network /etc/systemd/networkd.conf.d
@@ -130,8 +130,6 @@ test "$(cat /sys/class/net/vxlan-vpc/ifindex)" = "$index"
 fn what_a_reader_refuses_is_not_applied_and_packets_that_cannot_be_tried_are_named() {
     on_a_host(
         r#"
-mkdir -p /run/own/lxmesh
-mount --bind /run/own/lxmesh /etc/lxmesh
 mkdir /etc/lxmesh/extra
 echo "router bgp 64500 with nonsense" > /etc/lxmesh/extra/frr.conf
 before=$(cat /etc/frr/frr.conf /etc/systemd/network/*)
