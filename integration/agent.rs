@@ -2,6 +2,11 @@
 //! machine's kernel need not have what the rules use: only the sets are loaded here; the lab tests
 //! the rules.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests wait and write plain files; the bans are the agent's"
+)]
+
 #[path = "agent/bad_input.rs"]
 mod bad_input;
 #[path = "agent/cold_start.rs"]
@@ -20,3 +25,5 @@ mod policy;
 mod repairs;
 #[path = "support/mod.rs"]
 mod support;
+#[path = "agent/user.rs"]
+mod user;

@@ -56,9 +56,9 @@ impl Scene {
             };
             for output in generate::render(&file, &facts).unwrap() {
                 let path = output.path.strip_prefix("/").unwrap();
-                scene.put(&Path::new(name).join(path), &output.contents);
+                scene.put(Path::new(name).join(path), &output.contents);
             }
-            scene.put(&Path::new(name).join("address"), address);
+            scene.put(Path::new(name).join("address"), address);
         }
         let names: Vec<&str> = hosts.iter().map(|(name, _)| *name).collect();
         let pings: Vec<String> = pings

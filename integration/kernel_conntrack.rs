@@ -1,5 +1,10 @@
 //! `kernel::conntrack` against the running kernel, which tells in /proc what there is.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests wait and write plain files; the bans are the agent's"
+)]
+
 mod support;
 
 use lxmesh::kernel::Conntrack;

@@ -3,6 +3,11 @@
 //! No test waits for something not to happen: after the changes under test comes a last one that
 //! surely knocks, and all that was heard before it counts.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests wait and write plain files; the bans are the agent's"
+)]
+
 mod support;
 
 use std::future::Future;

@@ -1,6 +1,11 @@
 //! `kernel::nft` against the running kernel: sets that `nft` made read as it made them, and what we
 //! change is read back with `nft -j`.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests wait and write plain files; the bans are the agent's"
+)]
+
 mod support;
 
 use lxmesh::kernel::Nft;

@@ -1,6 +1,11 @@
 //! FDB, neighbours, routes and multicast groups against the running kernel: every reader reads what `ip` and `bridge` made, and
 //! every change is read back with them.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests wait and write plain files; the bans are the agent's"
+)]
+
 mod support;
 
 use std::net::IpAddr;

@@ -56,6 +56,8 @@ in
     { services.lxmesh.hostFile = import ./host-file.nix { inherit lib; } cfg.settings; }
     (lib.mkIf cfg.enable {
       services.lxmesh.settings.dhcp.program = lib.mkDefault "${pkgs.dnsmasq}/bin/dnsmasq";
+      # NixOS has a packet filter of its own, which is told below what the fabric needs.
+      services.lxmesh.settings.firewall.enabled = lib.mkDefault false;
 
       environment.systemPackages = [ cfg.package ];
       environment.etc = lib.listToAttrs (map file names.files) // {
@@ -78,7 +80,16 @@ in
       services.frr.bgpd.enable = true;
       services.frr.configFile = "${rendered}/frr/frr.conf";
 
+      # LXD's and Incus' sockets belong to the two groups.
       users.groups.lxmesh = { };
+      users.users.lxmesh = {
+        isSystemUser = true;
+        group = "lxmesh";
+        extraGroups = [
+          "lxd"
+          "incus-admin"
+        ];
+      };
       systemd.services.lxmesh-agent = lib.mkIf names.isSupervisor {
         description = "LXMesh agent: connects LXD and Incus instances to the EVPN overlay";
         wantedBy = [ "multi-user.target" ];

@@ -1,6 +1,8 @@
 # [Service] of debian/lxmesh-agent.service, less its commands and AppArmor; a test compares the two.
 {
-  CapabilityBoundingSet = "CAP_NET_ADMIN CAP_NET_RAW CAP_NET_BIND_SERVICE CAP_SETUID CAP_SETGID CAP_KILL";
+  AmbientCapabilities = "CAP_NET_ADMIN CAP_NET_RAW CAP_NET_BIND_SERVICE";
+  CapabilityBoundingSet = "CAP_NET_ADMIN CAP_NET_RAW CAP_NET_BIND_SERVICE";
+  Group = "lxmesh";
   KeyringMode = "private";
   KillMode = "mixed";
   LockPersonality = "yes";
@@ -37,11 +39,12 @@
   SystemCallErrorNumber = "EPERM";
   SystemCallFilter = [
     "@system-service"
-    "~@resources"
+    "~@privileged @resources"
   ];
   TimeoutStartSec = "60";
   TimeoutStopSec = "10";
   Type = "notify";
   UMask = "0077";
+  User = "lxmesh";
   WatchdogSec = "30";
 }

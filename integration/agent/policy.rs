@@ -305,3 +305,89 @@ fn limits_of_a_nic_and_of_a_network_take_effect_and_wrong_ones_are_said() {
         });
     });
 }
+
+#[test]
+fn audit_and_logging_are_switched_by_keys_and_are_off_where_they_are_not_understood() {
+    in_netns(|ns| {
+        let mut world = busy_world(ns);
+        let mut nic = world.nics[0].clone();
+        let change = |world: &mut World<'_>, nic: &Nic| {
+            world.set(nic, Status::Running);
+            world.expect(nic);
+            world.lxd.emit("instance-updated", "default", &nic.instance);
+            world.in_step();
+        };
+        let listed = |set: &str| ns.sh(&format!("nft list set bridge lxmesh {set}"));
+        (nic.audit, nic.log_drops) = (Some("true"), None);
+        change(&mut world, &nic);
+        for (flow, code, why) in [
+            ("tcp/9999", 0, "only audited: it passes and is logged"),
+            ("udp/68", 2, "allows it"),
+        ] {
+            let output = world.output(&["trace", &nic.instance, "192.0.9.9", flow]);
+            let text = String::from_utf8(output.stdout).unwrap();
+            assert_eq!(output.status.code(), Some(code), "{text}");
+            assert!(text.trim_end().ends_with(why), "{text}");
+        }
+        (nic.audit, nic.log_drops) = (Some("false"), Some("true"));
+        change(&mut world, &nic);
+        // Neither true nor false: audit would open what is not meant to be open.
+        world.set(
+            &Nic {
+                audit: Some("yes"),
+                ..nic.clone()
+            },
+            Status::Running,
+        );
+        world.lxd.emit("instance-updated", "default", &nic.instance);
+        let says = |world: &World<'_>, wanted: &str| {
+            let status = world.status()?;
+            let problems = status["problems"].as_array()?.clone();
+            problems
+                .iter()
+                .any(|text| text.as_str().is_some_and(|text| text.contains(wanted)))
+                .then_some(())
+        };
+        world.until("the wrong key is said", |world| {
+            says(
+                world,
+                "user.lxmesh.audit=\"yes\" is neither true nor false; false applies",
+            )
+        });
+        world.until("only logging is on", |_| {
+            let off = !listed("audited").contains(&nic.port);
+            (off && listed("logged").contains(&nic.port)).then_some(())
+        });
+        // Audit never opens a NIC whose access lists are not there.
+        let mut instance = world.lxd.get("default", &nic.instance);
+        for (key, text) in [
+            ("user.lxmesh.audit", "true"),
+            ("user.lxmesh.acls", "nowhere"),
+        ] {
+            let device = instance.devices.get_mut(&nic.device).unwrap();
+            device.remove(key);
+            instance.config.insert(key.into(), text.into());
+        }
+        world.lxd.put(instance);
+        world.lxd.emit("instance-updated", "default", &nic.instance);
+        world.until("audit is refused", |world| {
+            says(world, "audit does not apply")
+        });
+        assert!(!listed("audited").contains(&nic.port));
+        (nic.audit, nic.log_drops) = (None, None);
+        change(&mut world, &nic);
+        // A network's, for all its NICs that do not say for themselves.
+        let text = world
+            .host_file()
+            .replace("vni = 100\n", "vni = 100\naudit = true\nlog_drops = true\n");
+        world.write_host_file(&text);
+        for mut nic in world.nics.clone() {
+            if nic.network == "vpc" {
+                (nic.audit, nic.log_drops) = (Some("true"), Some("true"));
+                world.expect(&nic);
+            }
+        }
+        world.signal("HUP");
+        world.in_step();
+    });
+}

@@ -4,6 +4,11 @@
 //! kernel does not take the whole ruleset, only its sets are loaded, by both sides; every line
 //! says which.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests wait and write plain files; the bans are the agent's"
+)]
+
 #[path = "../support/mod.rs"]
 mod support;
 

@@ -215,6 +215,8 @@ fn wanted_of(nic: &Nic, lines: &mut Lines) {
         out_services,
         mark,
         limits,
+        audit,
+        log_drops,
         ..
     } = nic;
     let Network { vni, table, .. } = network(name);
@@ -271,6 +273,11 @@ fn wanted_of(nic: &Nic, lines: &mut Lines) {
             "set bridge limit_ctl {port} : goto ctl_{}",
             limit("control_packets", 100)
         ));
+    }
+    for (set, key) in [("audited", audit), ("logged", log_drops)] {
+        if *key == Some("true") {
+            lines.insert(format!("set bridge {set} {port}"));
+        }
     }
     for (direction, services) in [("in", in_services), ("out", out_services)] {
         for service in services {

@@ -39,6 +39,9 @@ pub struct Nic {
     pub mark: u16,
     /// `user.lxmesh.limits.*` of the device.
     pub limits: BTreeMap<&'static str, u32>,
+    /// `user.lxmesh.audit` and `user.lxmesh.log_drops` of the device, as they are written.
+    pub audit: Option<&'static str>,
+    pub log_drops: Option<&'static str>,
 }
 
 pub struct World<'a> {
@@ -89,6 +92,14 @@ pub fn network(name: &str) -> &'static Network {
         .iter()
         .find(|network| network.name == name)
         .expect("a network of the tests")
+}
+
+/// Cargo names it to tests, not to the benchmark, which shares this file and makes no world.
+fn built_program() -> PathBuf {
+    match option_env!("CARGO_BIN_EXE_lxmesh") {
+        Some(program) => program.into(),
+        None => panic!("tests are built with the program"),
+    }
 }
 
 /// The host file; the lists of `extra` lines go into `[agent]`.
@@ -216,9 +227,7 @@ impl<'a> World<'a> {
             agent: None,
             starts: 0,
             made: 0,
-            program: option_env!("CARGO_BIN_EXE_lxmesh")
-                .expect("tests are built with the program")
-                .into(),
+            program: built_program(),
             wrapper: Vec::new(),
             environment: BTreeMap::from([("LXMESH_TEST_SETS_ONLY".into(), "1".into())]),
             directory,
@@ -287,6 +296,8 @@ impl<'a> World<'a> {
             out_services: vec!["sctp/2905".into(), "tcp/443".into()],
             mark: 0,
             limits: BTreeMap::new(),
+            audit: None,
+            log_drops: None,
         }
     }
 
@@ -353,6 +364,11 @@ impl<'a> World<'a> {
         device.insert("user.lxmesh.tags".into(), tags.join(" "));
         for (name, limit) in &nic.limits {
             device.insert(format!("user.lxmesh.limits.{name}"), limit.to_string());
+        }
+        for (name, text) in [("audit", nic.audit), ("log_drops", nic.log_drops)] {
+            if let Some(text) = text {
+                device.insert(format!("user.lxmesh.{name}"), text.into());
+            }
         }
         let Nic {
             device: name,

@@ -1,6 +1,7 @@
 //! How the operator's commands talk to the agent: one line in, one JSON document out, over a unix
-//! socket that only root can open.
+//! socket that root and members of the agent's group can open.
 
+pub mod peer;
 pub mod screen;
 pub mod server;
 pub mod status;

@@ -1,5 +1,8 @@
 //! The control socket. A request is one word and a line feed; the answer is one JSON document.
 
+use super::peer::{Allowed, Peer};
+use serde::Deserialize;
+use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,6 +17,9 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// Requests served at the same time.
 const MAX_CLIENTS: usize = 16;
 
+/// What somebody who may not ask is told.
+const REFUSED: &str = r#"{"error":"only root and the agent's group may ask"}"#;
+
 /// A request that the daemon answers.
 #[derive(Debug)]
 pub struct Request {
@@ -21,7 +27,7 @@ pub struct Request {
 }
 
 /// Opens the socket, replacing a dead one; fails if another agent listens there.
-pub async fn listen(path: &Path) -> std::io::Result<UnixListener> {
+pub async fn listen(path: &Path, allowed: Allowed) -> std::io::Result<UnixListener> {
     if UnixStream::connect(path).await.is_ok() {
         return Err(std::io::Error::new(
             std::io::ErrorKind::AddrInUse,
@@ -36,12 +42,12 @@ pub async fn listen(path: &Path) -> std::io::Result<UnixListener> {
         _ => {}
     }
     let listener = UnixListener::bind(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(allowed.mode()))?;
     Ok(listener)
 }
 
 /// Serves for ever.
-pub async fn serve(listener: UnixListener, requests: mpsc::Sender<Request>) {
+pub async fn serve(listener: UnixListener, allowed: Allowed, requests: mpsc::Sender<Request>) {
     let places = std::sync::Arc::new(tokio::sync::Semaphore::new(MAX_CLIENTS));
     loop {
         let Ok(place) = places.clone().acquire_owned().await else {
@@ -58,18 +64,28 @@ pub async fn serve(listener: UnixListener, requests: mpsc::Sender<Request>) {
         let requests = requests.clone();
         tokio::spawn(async move {
             // A client that is slow or gone is its own problem.
-            let _ = tokio::time::timeout(TIMEOUT, answer(stream, requests)).await;
+            let _ = tokio::time::timeout(TIMEOUT, answer(stream, allowed, requests)).await;
             drop(place);
         });
     }
 }
 
-async fn answer(mut stream: UnixStream, requests: mpsc::Sender<Request>) -> std::io::Result<()> {
+async fn answer(
+    mut stream: UnixStream,
+    allowed: Allowed,
+    requests: mpsc::Sender<Request>,
+) -> std::io::Result<()> {
     let mut word = Vec::new();
     while !word.ends_with(b"\n") && word.len() < MAX_REQUEST {
         if stream.read_buf(&mut word).await? == 0 {
             break;
         }
+    }
+    // Only now: closing with something unread would take the refusal back, too.
+    let peer = Peer::of(stream.as_fd())?;
+    if !allowed.admits(&peer) {
+        tracing::debug!(user = peer.user, "refused on the control socket");
+        return stream.write_all(REFUSED.as_bytes()).await;
     }
     let text = match word.as_slice() {
         b"status\n" => {
@@ -90,10 +106,18 @@ async fn answer(mut stream: UnixStream, requests: mpsc::Sender<Request>) -> std:
 pub enum AskError {
     #[error("the agent does not answer at {path} ({why}); start it: systemctl start lxmesh-agent")]
     NotRunning { path: PathBuf, why: String },
-    #[error("may not open {0}; run this as root")]
+    #[error("may not open {0}; run this as root, or as a member of the group lxmesh")]
     Permission(PathBuf),
+    #[error("the agent at {path} says: {why}")]
+    Refused { path: PathBuf, why: String },
     #[error("the agent's answer is not understood: {0}; are command and agent of one version?")]
     Answer(String),
+}
+
+/// An answer that is none.
+#[derive(Deserialize)]
+struct Refusal {
+    error: String,
 }
 
 /// Asks the agent for its status.
@@ -117,5 +141,9 @@ pub async fn ask(path: &Path) -> Result<super::Status, AskError> {
         Ok(Err(error)) => return Err(not_running(error.to_string())),
         Ok(Ok(text)) => text,
     };
+    if let Ok(Refusal { error: why }) = serde_json::from_slice(&text) {
+        let path = path.into();
+        return Err(AskError::Refused { path, why });
+    }
     serde_json::from_slice(&text).map_err(|error| AskError::Answer(error.to_string()))
 }

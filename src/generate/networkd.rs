@@ -129,6 +129,7 @@ impl NetworkValues {
             in_services: _,
             out_services: _,
             limits: _,
+            denied: _,
         } = network;
         let gateway = |net: IpNet| GatewayValues {
             address: net.to_string(),

@@ -235,6 +235,13 @@ section! {
         /// Multicast groups that a NIC may be a member of. A NIC's
         /// `user.lxmesh.limits.multicast_groups` comes first. Default: 64.
         optional max_multicast_groups: Int<1, 4096>,
+        /// Let pass what no service allows, and log it: to find out which services are needed. What
+        /// is forged is dropped all the same. A NIC's `user.lxmesh.audit` comes first. Default:
+        /// false.
+        optional audit: bool,
+        /// Log what is dropped of what NICs send and are sent, at most five lines per second and
+        /// NIC. A NIC's `user.lxmesh.log_drops` comes first. Default: false.
+        optional log_drops: bool,
     }
 }
 

@@ -6,7 +6,7 @@ use super::keys::{FabricTable, NetworkTable, VrfTable};
 use super::mtu::{Esp, MtuSum};
 use super::policies;
 use super::problem::{Findings, quoted};
-use super::schema::{Limits, Network, Vrf};
+use super::schema::{Denied, Limits, Network, Vrf};
 use super::service::Service;
 use super::vrfs;
 use super::words::Gateway;
@@ -453,6 +453,8 @@ fn resolve(
         new_connections_per_s,
         control_packets_per_s,
         max_multicast_groups,
+        audit,
+        log_drops,
     } = table;
     let usual = Limits::default();
     let limits = Limits {
@@ -507,5 +509,9 @@ fn resolve(
         in_services: services(in_services),
         out_services: services(out_services),
         limits,
+        denied: Denied {
+            audit: or(audit, |on| *on, false),
+            log: or(log_drops, |on| *on, false),
+        },
     })
 }

@@ -194,6 +194,17 @@ pub struct Network {
     pub out_services: Vec<Service>,
     /// Limits of NICs that have none of their own.
     pub limits: Limits,
+    /// The same of NICs that do not say for themselves.
+    pub denied: Denied,
+}
+
+/// What becomes of what no service of a NIC allows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Denied {
+    /// It passes, and is logged. Only services are meant: what is forged never passes.
+    pub audit: bool,
+    /// Whatever is dropped at the NIC, for whichever reason, is logged.
+    pub log: bool,
 }
 
 /// What one NIC may take of the host. The rules know a few values of each, so that looking one up

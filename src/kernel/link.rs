@@ -46,7 +46,6 @@ pub(super) mod br {
 
 /// `IFLA_BRPORT_*`.
 pub(super) mod brport {
-    pub const STATE: u16 = 1;
     pub const MODE: u16 = 4;
     pub const GUARD: u16 = 5;
     pub const LEARNING: u16 = 8;
@@ -95,7 +94,7 @@ pub struct Link {
     pub addr_gen_mode: Option<u8>,
     pub kind: LinkKind,
     /// Given if it is a port of a bridge.
-    pub port: Option<PortData>,
+    pub port: Option<PortSettings>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -133,10 +132,9 @@ pub struct VxlanData {
     pub gbp: bool,
 }
 
+/// What can be set of a bridge port (`IFLA_BRPORT_*`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct PortData {
-    /// `BR_STATE_*`: 0 disabled, 1 listening, 2 learning, 3 forwarding, 4 blocking.
-    pub state: u8,
+pub struct PortSettings {
     pub learning: bool,
     pub unicast_flood: bool,
     pub mcast_flood: bool,
@@ -202,7 +200,7 @@ fn addr_gen_mode(af_spec: &Attr<'_>) -> Option<u8> {
     inet6.attrs().find(IFLA_INET6_ADDR_GEN_MODE)?.u8()
 }
 
-fn link_info(info: &Attr<'_>) -> Option<(LinkKind, Option<PortData>)> {
+fn link_info(info: &Attr<'_>) -> Option<(LinkKind, Option<PortSettings>)> {
     let text = |kind| info.attrs().find(kind).and_then(|a| a.text());
     let data = |kind| info.attrs().find(kind).map_or(Attrs(&[]), |a| a.attrs());
     let kind = match text(IFLA_INFO_KIND).as_deref() {
@@ -247,11 +245,10 @@ fn vxlan_data(attrs: Attrs<'_>) -> VxlanData {
     }
 }
 
-fn port(attrs: Attrs<'_>) -> PortData {
+fn port(attrs: Attrs<'_>) -> PortSettings {
     let byte = |kind| attrs.find(kind).and_then(|a| a.u8()).unwrap_or(0);
     let flag = |kind| byte(kind) != 0;
-    PortData {
-        state: byte(brport::STATE),
+    PortSettings {
         learning: flag(brport::LEARNING),
         unicast_flood: flag(brport::UNICAST_FLOOD),
         mcast_flood: flag(brport::MCAST_FLOOD),

@@ -12,6 +12,7 @@ pub mod files;
 pub mod link;
 pub mod mdb_codec;
 pub mod monitor;
+pub mod nflog;
 pub mod nft;
 mod op;
 pub mod rtnl;

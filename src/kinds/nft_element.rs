@@ -1,9 +1,9 @@
 //! Elements of the policy sets: who may send what from which port, and what may reach it. A port
 //! that is not in them passes nothing, so they are there before the port joins its bridge.
 
-use super::nft_set::{ACCEPT, Bytes, Field, GOTO, JUMP, RETURN, Set, TABLE, Value};
+use super::nft_set::{ACCEPT, Bytes, Field, GOTO, JUMP, Set, TABLE, Value};
 use super::{KindError, Look, Scope};
-use crate::host::Limits;
+use crate::host::{Denied, Limits};
 use crate::kernel::nft::{Element, ElementOp, Place};
 use crate::model::{Change, Inputs, Kind, Owns, Table};
 use crate::policy::{Action, Compiled, Direction, Protocol};
@@ -176,6 +176,13 @@ fn nic_elements(inputs: &Inputs<'_>, wanted: &mut Table<NftElement>) {
             );
         }
         limit_elements(port, &nic.limits, wanted);
+        let Denied { audit, log } = nic.denied;
+        if audit {
+            put(wanted, Set::Audited, &[port], None);
+        }
+        if log {
+            put(wanted, Set::Logged, &[port], None);
+        }
         policy_elements(at.port.index, Direction::In, &nic.inward, wanted);
         policy_elements(at.port.index, Direction::Out, &nic.outward, wanted);
     }
@@ -234,8 +241,8 @@ fn policy_elements(
     let port = Value::IfIndexBe(index);
     for block in &policy.blocks {
         let verdict = match (block.action, direction) {
-            // Back to the base chain, which counts and drops.
-            (Action::Drop, _) => Value::Verdict(RETURN, ""),
+            (Action::Drop, Direction::In) => Value::Verdict(GOTO, "to_port_denied"),
+            (Action::Drop, Direction::Out) => Value::Verdict(GOTO, "egress_denied"),
             (Action::Allow, Direction::In) => Value::Verdict(ACCEPT, ""),
             (Action::Allow, Direction::Out) => Value::Verdict(GOTO, "egress_accept"),
         };

@@ -57,6 +57,9 @@ pub enum Set {
     LimitNew,
     LimitControl,
     LimitConnections,
+    /// Ports whose services are watched only; ports whose drops are logged.
+    Audited,
+    Logged,
     InetSvis,
     InetPorts,
     InetVxlanUdp,
@@ -117,7 +120,7 @@ pub struct Bytes {
 }
 
 impl Set {
-    pub const ALL: [Set; 29] = [
+    pub const ALL: [Set; 31] = [
         Set::Svis,
         Set::Mcast,
         Set::Ports,
@@ -143,6 +146,8 @@ impl Set {
         Set::LimitNew,
         Set::LimitControl,
         Set::LimitConnections,
+        Set::Audited,
+        Set::Logged,
         Set::InetSvis,
         Set::InetPorts,
         Set::InetVxlanUdp,
@@ -183,6 +188,8 @@ impl Set {
             Set::LimitNew => "limit_new",
             Set::LimitControl => "limit_ctl",
             Set::LimitConnections => "limit_conns",
+            Set::Audited => "audited",
+            Set::Logged => "logged",
             Set::Stamp => "stamp",
         }
     }
@@ -201,7 +208,9 @@ impl Set {
             | Set::Limited
             | Set::LimitNew
             | Set::LimitControl
-            | Set::LimitConnections => &[IfIndex],
+            | Set::LimitConnections
+            | Set::Audited
+            | Set::Logged => &[IfIndex],
             Set::Routers | Set::MacOf => &[IfIndex, Mac],
             Set::MacRaw => &[IfIndex, MacRaw],
             Set::Id4 => &[IfIndex, Mac, Ip4],

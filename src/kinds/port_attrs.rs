@@ -8,7 +8,7 @@
 use super::{KernelKind, KindError, Look, Scope, apply_ops, index_of};
 use crate::addr::IfName;
 use crate::kernel::Kernel;
-use crate::kernel::link::{Link, LinkKind, PortData};
+use crate::kernel::link::{Link, LinkKind, PortSettings};
 use crate::kernel::rtnl::{Op, PortSet};
 use crate::model::{Change, Facts, Inputs, Kind, Owns, Table};
 use std::fmt;
@@ -26,24 +26,6 @@ pub struct Attrs {
     pub addr_gen_mode: Option<u8>,
     /// `None` while in no bridge.
     pub port: Option<PortSettings>,
-}
-
-/// The settable part of [`PortData`], as the kernel names them (IFLA_BRPORT_*).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PortSettings {
-    pub learning: bool,
-    pub unicast_flood: bool,
-    pub mcast_flood: bool,
-    pub bcast_flood: bool,
-    pub proxy_arp: bool,
-    pub proxy_arp_wifi: bool,
-    pub guard: bool,
-    pub mcast_router: u8,
-    pub neigh_suppress: bool,
-    pub isolated: bool,
-    pub hairpin: bool,
-    /// `None` where the kernel has no such limit.
-    pub mcast_max_groups: Option<u32>,
 }
 
 impl PortSettings {
@@ -66,62 +48,32 @@ impl PortSettings {
         }
     }
 
-    /// The request that turns `have` into `self`.
-    pub fn from_other(&self, have: &PortSettings) -> PortSet {
-        let flag = |want: bool, have: bool| (want != have).then_some(want);
+    /// The request that turns `have`, or settings that nobody knows, into `self`.
+    pub fn from_other(&self, have: Option<&PortSettings>) -> PortSet {
         PortSet {
-            learning: flag(self.learning, have.learning),
-            unicast_flood: flag(self.unicast_flood, have.unicast_flood),
-            mcast_flood: flag(self.mcast_flood, have.mcast_flood),
-            bcast_flood: flag(self.bcast_flood, have.bcast_flood),
-            proxy_arp: flag(self.proxy_arp, have.proxy_arp),
-            proxy_arp_wifi: flag(self.proxy_arp_wifi, have.proxy_arp_wifi),
-            guard: flag(self.guard, have.guard),
-            mcast_router: (self.mcast_router != have.mcast_router).then_some(self.mcast_router),
-            neigh_suppress: flag(self.neigh_suppress, have.neigh_suppress),
-            isolated: flag(self.isolated, have.isolated),
-            hairpin: flag(self.hairpin, have.hairpin),
-            mcast_max_groups: self
-                .mcast_max_groups
-                .filter(|_| self.mcast_max_groups != have.mcast_max_groups),
+            learning: self.changed(have, |port| port.learning),
+            unicast_flood: self.changed(have, |port| port.unicast_flood),
+            mcast_flood: self.changed(have, |port| port.mcast_flood),
+            bcast_flood: self.changed(have, |port| port.bcast_flood),
+            proxy_arp: self.changed(have, |port| port.proxy_arp),
+            proxy_arp_wifi: self.changed(have, |port| port.proxy_arp_wifi),
+            guard: self.changed(have, |port| port.guard),
+            mcast_router: self.changed(have, |port| port.mcast_router),
+            neigh_suppress: self.changed(have, |port| port.neigh_suppress),
+            isolated: self.changed(have, |port| port.isolated),
+            hairpin: self.changed(have, |port| port.hairpin),
+            mcast_max_groups: self.changed(have, |port| port.mcast_max_groups).flatten(),
         }
     }
 
-    /// The request that sets every attribute, for a port whose present ones are unknown.
-    pub fn whole(&self) -> PortSet {
-        PortSet {
-            learning: Some(self.learning),
-            unicast_flood: Some(self.unicast_flood),
-            mcast_flood: Some(self.mcast_flood),
-            bcast_flood: Some(self.bcast_flood),
-            proxy_arp: Some(self.proxy_arp),
-            proxy_arp_wifi: Some(self.proxy_arp_wifi),
-            guard: Some(self.guard),
-            mcast_router: Some(self.mcast_router),
-            neigh_suppress: Some(self.neigh_suppress),
-            isolated: Some(self.isolated),
-            hairpin: Some(self.hairpin),
-            mcast_max_groups: self.mcast_max_groups,
-        }
-    }
-}
-
-impl From<&PortData> for PortSettings {
-    fn from(data: &PortData) -> Self {
-        PortSettings {
-            learning: data.learning,
-            unicast_flood: data.unicast_flood,
-            mcast_flood: data.mcast_flood,
-            bcast_flood: data.bcast_flood,
-            proxy_arp: data.proxy_arp,
-            proxy_arp_wifi: data.proxy_arp_wifi,
-            guard: data.guard,
-            mcast_router: data.mcast_router,
-            neigh_suppress: data.neigh_suppress,
-            isolated: data.isolated,
-            hairpin: data.hairpin,
-            mcast_max_groups: data.mcast_max_groups,
-        }
+    /// A setting, unless it is known to be so already.
+    fn changed<T: PartialEq>(
+        &self,
+        have: Option<&PortSettings>,
+        setting: impl Fn(&PortSettings) -> T,
+    ) -> Option<T> {
+        let want = setting(self);
+        (have.map(setting).as_ref() != Some(&want)).then_some(want)
     }
 }
 
@@ -186,11 +138,7 @@ fn attrs_of(link: &Link, look: &Look<'_>) -> Attrs {
     Attrs {
         up: link.up,
         addr_gen_mode: link.addr_gen_mode,
-        port: link
-            .port
-            .as_ref()
-            .filter(|_| master.is_some())
-            .map(PortSettings::from),
+        port: link.port.filter(|_| master.is_some()),
         master,
     }
 }
@@ -283,16 +231,14 @@ fn ops(change: &Change<PortAttrs>, facts: &Facts) -> Result<Vec<Op>, KindError> 
         });
         ops.push(Op::PortUp {
             index,
-            attrs: settings.whole(),
+            attrs: settings.from_other(None),
         });
         return Ok(ops);
     }
     if let Some(mode) = addr_gen_mode {
         ops.push(Op::LinkAddrGenMode { index, mode });
     }
-    let attrs = have
-        .port
-        .map_or_else(|| settings.whole(), |have| settings.from_other(&have));
+    let attrs = settings.from_other(have.port.as_ref());
     match (have.up, have.port == want.port) {
         (true, true) => {}
         (true, false) => ops.push(Op::Port { index, attrs }),

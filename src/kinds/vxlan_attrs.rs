@@ -1,11 +1,10 @@
 //! Attributes of tunnels as bridge ports: nothing is learned (zebra installs what is behind
 //! them), nothing unknown is flooded, and ARP and ND for remote addresses are answered here.
 
-use super::port_attrs::PortSettings;
 use super::{KernelKind, KindError, Look, Scope, apply_ops, index_of};
 use crate::addr::IfName;
 use crate::kernel::Kernel;
-use crate::kernel::link::LinkKind;
+use crate::kernel::link::{LinkKind, PortSettings};
 use crate::kernel::rtnl::Op;
 use crate::model::{Change, Facts, Inputs, Kind, Owns, Table};
 use std::fmt;
@@ -76,7 +75,7 @@ impl KernelKind for VxlanAttrs {
                 };
                 let attrs = Attrs {
                     learning: data.learning,
-                    port: link.port.as_ref()?.into(),
+                    port: link.port?,
                 };
                 Some((network.tunnel.clone(), attrs))
             })
@@ -103,7 +102,7 @@ impl KernelKind for VxlanAttrs {
             if have.port != want.port {
                 ops.push(Op::Port {
                     index,
-                    attrs: want.port.from_other(&have.port),
+                    attrs: want.port.from_other(Some(&have.port)),
                 });
             }
             Ok(ops)

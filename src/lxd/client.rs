@@ -33,7 +33,7 @@ pub enum LxdError {
     )]
     NoSocket { tried: String },
     #[error(
-        "may not connect to {socket}; run the agent as root or in the group that owns the socket"
+        "may not connect to {socket}; put the agent's user into the group that owns the socket (usermod --append --groups GROUP lxmesh) and restart the agent"
     )]
     Permission { socket: PathBuf },
     #[error("nothing answers at {socket} ({why}); is LXD running?")]

@@ -82,6 +82,9 @@ pub struct LxdNic {
     pub acls: String,
     /// `user.lxmesh.limits.*`, each by the rest of its key; the device's before the instance's.
     pub limits: BTreeMap<&'static str, String>,
+    /// `user.lxmesh.audit` and `user.lxmesh.log_drops`; the device's before the instance's.
+    pub audit: Option<String>,
+    pub log_drops: Option<String>,
 }
 
 /// What can be limited.
@@ -162,6 +165,10 @@ fn nic(device: &str, keys: &wire::Keys, config: &wire::Keys) -> Option<LxdNic> {
         let device = ours(key).map_or("", String::as_str);
         format!("{device} {instance}").trim().to_string()
     };
+    let first = |key: &str| {
+        let text = ours(key).or_else(|| config.get(&format!("{KEY}{key}")))?;
+        (!text.is_empty()).then(|| text.clone())
+    };
     Some(LxdNic {
         device: device.to_string(),
         parent,
@@ -175,13 +182,10 @@ fn nic(device: &str, keys: &wire::Keys, config: &wire::Keys) -> Option<LxdNic> {
         acls: merged("acls"),
         limits: LIMITS
             .iter()
-            .filter_map(|name| {
-                let key = format!("limits.{name}");
-                let instance = || config.get(&format!("{KEY}{key}"));
-                let text = ours(&key).or_else(instance)?;
-                (!text.is_empty()).then(|| (*name, text.clone()))
-            })
+            .filter_map(|name| Some((*name, first(&format!("limits.{name}"))?)))
             .collect(),
+        audit: first("audit"),
+        log_drops: first("log_drops"),
     })
 }
 

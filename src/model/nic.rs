@@ -4,7 +4,7 @@
 
 use super::policies::Words;
 use crate::addr::{IfName, Mac, is_assignable};
-use crate::host::{HostFile, Limits, Network};
+use crate::host::{Denied, HostFile, Limits, Network};
 use crate::lxd::{Acls, Instance, InstanceId, LxdNic, Presence};
 use crate::policy::{Compiled, Surroundings, parse_tags};
 use std::collections::HashMap;
@@ -42,6 +42,7 @@ pub struct Nic {
     /// Bits of the packet mark.
     pub tags: u16,
     pub limits: Limits,
+    pub denied: Denied,
 }
 
 impl Nic {
@@ -159,6 +160,8 @@ fn resolve_one(
         tags,
         acls: _,
         limits: _,
+        audit: _,
+        log_drops: _,
     } = raw;
     let Some(network) = host.network(parent) else {
         let known: Vec<_> = host.networks.iter().map(|n| n.name.as_str()).collect();
@@ -208,8 +211,9 @@ fn resolve_one(
         there,
         own: &own,
     };
-    let [inward, outward] = words.policies(|problem| problems.add(problem));
+    let ([inward, outward], understood) = words.policies(|problem| problems.add(problem));
     let limits = words.limits(|problem| problems.add(problem));
+    let denied = words.denied(understood, |problem| problems.add(problem));
     Some(Nic {
         id: problems.nic.clone(),
         network: network.name.clone(),
@@ -221,6 +225,7 @@ fn resolve_one(
         outward,
         tags,
         limits,
+        denied,
     })
 }
 

@@ -4,7 +4,7 @@
 
 use super::acl;
 use crate::addr::IpAddr;
-use crate::host::Limits;
+use crate::host::{Denied, Limits};
 use crate::lxd::{Acls, LxdNic};
 use crate::policy::{self, Compiled, Direction, Rule, Surroundings, parse_services};
 use std::sync::Arc;
@@ -20,8 +20,8 @@ pub struct Words<'a> {
 }
 
 impl Words<'_> {
-    /// Inward and outward.
-    pub fn policies(&self, mut complain: impl FnMut(String)) -> [Arc<Compiled>; 2] {
+    /// Inward and outward; and false if something was not understood that may forbid.
+    pub fn policies(&self, mut complain: impl FnMut(String)) -> ([Arc<Compiled>; 2], bool) {
         let missing: Vec<&str> = self
             .raw
             .acl_names()
@@ -33,10 +33,12 @@ impl Words<'_> {
                 "user.lxmesh.acls: {shown:?} is not a network ACL of the instance's project, so nothing is allowed to or from this NIC; create it (lxc network acl create) or remove the name"
             ));
         }
-        [Direction::In, Direction::Out].map(|direction| {
+        let mut understood = true;
+        let both = [Direction::In, Direction::Out].map(|direction| {
             let mut rules = self.services(direction, &mut complain);
             let closed = !self.acls(direction, &mut rules, &mut complain) || !missing.is_empty();
             if closed {
+                understood = false;
                 // What is not understood might forbid any of it.
                 return Arc::default();
             }
@@ -45,7 +47,42 @@ impl Words<'_> {
                 complain(format!("user.lxmesh.{}: {problem}", key(direction)));
             }
             Arc::new(compiled)
-        })
+        });
+        (both, understood)
+    }
+
+    /// What becomes of what is denied. Whoever is not understood is not let pass: a policy that
+    /// is not `understood` as a whole is never only watched.
+    pub fn denied(&self, understood: bool, mut complain: impl FnMut(String)) -> Denied {
+        let of_network = self.around.network.denied;
+        let mut says = |key: &str, text: &Option<String>, of_network: bool, unknown: bool| {
+            let Some(text) = text else { return of_network };
+            match text.trim() {
+                "true" => true,
+                "false" => false,
+                _ => {
+                    let shown: String = text.chars().take(64).collect();
+                    complain(format!(
+                        "user.lxmesh.{key}={shown:?} is neither true nor false; {unknown} applies"
+                    ));
+                    unknown
+                }
+            }
+        };
+        let wanted = Denied {
+            audit: says("audit", &self.raw.audit, of_network.audit, false),
+            log: says("log_drops", &self.raw.log_drops, of_network.log, true),
+        };
+        if wanted.audit && !understood {
+            complain(
+                "audit does not apply, and nothing passes, as long as its ACLs are not understood"
+                    .into(),
+            );
+        }
+        Denied {
+            audit: wanted.audit && understood,
+            ..wanted
+        }
     }
 
     /// Its own limits, and the network's where it has none or a wrong one.

@@ -37,6 +37,7 @@ impl<'a> Revoked<'a> {
             if now.is_some_and(|now| {
                 now.inward == nic.inward
                     && now.outward == nic.outward
+                    && now.denied.audit == nic.denied.audit
                     && now.addresses().eq(nic.addresses())
             }) {
                 continue;
@@ -79,7 +80,9 @@ impl<'a> Revoked<'a> {
         // Whether tags allowed it is not kept anywhere: they count as borne, unless they changed.
         let outward = self.of(entry.source, entry).any(|change| {
             let flow = flow(entry.destination, 0);
-            change.lost(entry.source, |nic| nic.outward.judge(&flow).allows())
+            change.lost(entry.source, |nic| {
+                nic.denied.audit || nic.outward.judge(&flow).allows()
+            })
         });
         outward
             || self.of(entry.destination, entry).any(|change| {
@@ -92,7 +95,7 @@ impl<'a> Revoked<'a> {
                     } else {
                         0
                     };
-                    nic.inward.judge(&flow(entry.source, borne)).allows()
+                    nic.denied.audit || nic.inward.judge(&flow(entry.source, borne)).allows()
                 })
             })
     }
@@ -188,6 +191,7 @@ mod tests {
             outward: policy(Direction::Out, outward),
             tags: 0,
             limits: Default::default(),
+            denied: Default::default(),
         }
     }
 
@@ -231,6 +235,21 @@ mod tests {
         assert!(ends(&entry(0, 6, "2001:db8::20", "2001:db8::10", 80)));
         assert!(!ends(&entry(100, 1, "192.0.2.20", "192.0.2.10", 8 << 8)));
         assert!(!ends(&entry(100, 17, "192.0.2.1", "192.0.2.10", 68)));
+    }
+
+    #[test]
+    fn what_only_audit_let_pass_ends_with_it() {
+        let host = host_file();
+        let mut before = [nic(&host, 10, "tcp/80", ""), nic(&host, 20, "", "tcp/80")];
+        before.iter_mut().for_each(|nic| nic.denied.audit = true);
+        let mut now = before.clone();
+        now[0].denied.audit = false;
+        let revoked = Revoked::between(&host, &before, &now).unwrap();
+        assert!(revoked.ends(&entry(100, 6, "192.0.2.20", "192.0.2.10", 22)));
+        assert!(!revoked.ends(&entry(100, 6, "192.0.2.20", "192.0.2.10", 80)));
+        // Switched on, nothing ends.
+        let revoked = Revoked::between(&host, &now, &before).unwrap();
+        assert!(!revoked.ends(&entry(100, 6, "192.0.2.20", "192.0.2.10", 80)));
     }
 
     #[test]

@@ -155,7 +155,7 @@ fn one(
             peer: destination.address,
             tags: 0,
         };
-        steps.push(step(nic, Direction::Out, nic.outward.judge(&flow)));
+        steps.push(step(nic, Direction::Out, &flow, nic.outward.judge(&flow)));
     }
     let open = steps.iter().all(|step| step.allowed);
     let gateway = host.networks.iter().any(|network| {
@@ -184,7 +184,7 @@ fn one(
             peer: source.address,
             tags,
         };
-        let mut decided = step(nic, Direction::In, nic.inward.judge(&flow));
+        let mut decided = step(nic, Direction::In, &flow, nic.inward.judge(&flow));
         if !decided.allowed
             && source.nic.is_none()
             && nic
@@ -209,7 +209,13 @@ fn one(
     }
 }
 
-fn step(nic: &Nic, direction: Direction, judgement: Judgement<'_>) -> Step {
+/// As in the chains `egress_audited` and `to_port_audited`: audit is about services only.
+fn is_auditable(flow: &Flow) -> bool {
+    let dhcp_client = flow.protocol == Protocol::Udp && [68, 546].contains(&flow.port);
+    flow.protocol.has_ports() && !dhcp_client
+}
+
+fn step(nic: &Nic, direction: Direction, flow: &Flow, judgement: Judgement<'_>) -> Step {
     let (way, key) = match direction {
         Direction::In => ("into", "in_services"),
         Direction::Out => ("out of", "out_services"),
@@ -221,10 +227,15 @@ fn step(nic: &Nic, direction: Direction, judgement: Judgement<'_>) -> Step {
             format!("no rule of user.lxmesh.{key}, of the network or of an ACL allows it")
         }
     };
+    let audited = nic.denied.audit && is_auditable(flow) && !judgement.allows();
     Step {
         place: format!("{way} {}", nic.id),
-        allowed: judgement.allows(),
-        why,
+        allowed: judgement.allows() || audited,
+        why: if audited {
+            format!("{why}, but it is only audited: it passes and is logged")
+        } else {
+            why
+        },
     }
 }
 

@@ -1,6 +1,7 @@
 //! The daemon: learns of changes, decides when to look at what, and reports. One thread; LXD is
 //! talked to in a task of its own, so that a slow LXD never delays a repair.
 
+use super::denials::Denials;
 use super::lxd_task::{Ask, Update, jittered};
 use super::pass::{Extent, Wanted, look_at_links, plan};
 use super::repairs::Repairs;
@@ -92,6 +93,7 @@ pub struct Agent {
     /// Complaints already logged, by subject, so that each is said once.
     pub(super) said: BTreeMap<String, String>,
     pub(super) ready: bool,
+    pub(super) denials: Denials,
 }
 
 impl Pending {
@@ -148,6 +150,9 @@ impl Agent {
                         tokio::time::sleep(Duration::from_millis(200)).await;
                     }
                 },
+                logged = self.denials.next() => {
+                    self.denials.tell(logged, self.world.facts.as_ref(), &self.world.resolved.nics);
+                }
                 () = tokio::time::sleep_until(next_full) => {
                     next_full = Instant::now() + self.interval();
                     // A full channel means that LXD is being asked already.

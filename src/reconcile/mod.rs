@@ -4,6 +4,7 @@
 mod aftermath;
 mod announce;
 mod daemon;
+mod denials;
 pub mod lxd_task;
 pub mod pass;
 pub mod preview;

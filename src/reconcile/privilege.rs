@@ -4,8 +4,8 @@
 
 use caps::{CapSet, Capability, CapsHashSet};
 
-/// What stays. The last five are for dnsmasq, which drops them when it has its sockets, and for
-/// signalling it, as it then runs as another user.
+/// What stays, of what is there: lxmesh-agent.service gives the first three only. All but the first
+/// are for dnsmasq. Started by root, it changes its user, and is then another's to signal.
 const KEPT: [Capability; 6] = [
     Capability::CAP_NET_ADMIN,
     Capability::CAP_NET_RAW,
@@ -33,7 +33,11 @@ pub fn drop_capabilities() -> Result<(), String> {
         }
         for set in [CapSet::Effective, CapSet::Permitted] {
             let now = caps::read(None, set)?;
-            caps::set(None, set, &now.intersection(&kept).copied().collect())?;
+            let rest: CapsHashSet = now.intersection(&kept).copied().collect();
+            // The unit forbids the system call, and needs none.
+            if rest != now {
+                caps::set(None, set, &rest)?;
+            }
         }
         Ok(())
     };

@@ -1,10 +1,12 @@
 //! Starting the agent: everything that can be wrong is found before anything is changed.
 
 use super::daemon::{Agent, FIRST_RETRY, LxdState, Pending, Stats, notify};
+use super::denials::Denials;
 use super::lxd_task;
 use super::privilege;
 use super::repairs::Repairs;
 use super::world::World;
+use crate::control::peer::Allowed;
 use crate::control::server;
 use crate::dhcp;
 use crate::host::{self, HostFile, LoadError};
@@ -30,7 +32,7 @@ pub enum StartError {
     #[error(transparent)]
     Kernel(#[from] KernelError),
     #[error(
-        "this kernel or nft does not take LXMesh's ruleset; nothing was changed.\n  needed: Linux 6.2 or newer with nft_meta_bridge and nf_conntrack_bridge (Debian: any linux-image package, modules loaded with modprobe), nftables 1.0.9 or newer (package nftables).\n  {0}"
+        "this kernel or nft does not take LXMesh's ruleset; nothing was changed.\n  needed: Linux 6.2 or newer with nft_meta_bridge, nf_conntrack_bridge, nft_log and nfnetlink_log (Debian: any linux-image package, modules loaded with modprobe), nftables 1.0.9 or newer (package nftables).\n  {0}"
     )]
     Ruleset(KindError),
     #[error("control socket {path}: {why}")]
@@ -44,13 +46,13 @@ pub async fn run(host_path: &Path) -> Result<(), StartError> {
     check_privilege()?;
     let mut kernel = Kernel::open()?;
     let control_path = host.agent.control_socket.clone();
-    let listener =
-        server::listen(&control_path)
-            .await
-            .map_err(|error| StartError::ControlSocket {
-                path: control_path.clone(),
-                why: error.to_string(),
-            })?;
+    let allowed = Allowed::by_own_identity();
+    let listener = server::listen(&control_path, allowed)
+        .await
+        .map_err(|error| StartError::ControlSocket {
+            path: control_path.clone(),
+            why: error.to_string(),
+        })?;
     if let Err(error) = load_or_check_ruleset(&mut kernel, &host) {
         let _ = std::fs::remove_file(&control_path);
         return Err(StartError::Ruleset(error));
@@ -62,7 +64,7 @@ pub async fn run(host_path: &Path) -> Result<(), StartError> {
     monitor.ignore(kernel.rtnl.portid(), kernel.nft.portid())?;
 
     let (requests_in, requests) = mpsc::channel(16);
-    tokio::spawn(server::serve(listener, requests_in));
+    tokio::spawn(server::serve(listener, allowed, requests_in));
     let (asks, asks_out) = mpsc::channel(64);
     let (updates_in, updates) = mpsc::channel(256);
     tokio::spawn(lxd_task::run(host.lxd.socket.clone(), asks_out, updates_in));
@@ -97,6 +99,7 @@ pub async fn run(host_path: &Path) -> Result<(), StartError> {
         last_nft_look: None,
         said: BTreeMap::new(),
         ready: false,
+        denials: Denials::open(),
     };
     agent.serve(updates, requests).await?;
     notify(&[sd_notify::NotifyState::Stopping]);
@@ -110,7 +113,7 @@ pub async fn run(host_path: &Path) -> Result<(), StartError> {
 
 fn check_privilege() -> Result<(), StartError> {
     if !privilege::has_net_admin() {
-        let text = "CAP_NET_ADMIN is missing; run the agent as root, or by lxmesh-agent.service";
+        let text = "CAP_NET_ADMIN is missing; start the agent by lxmesh-agent.service, or as root";
         return Err(StartError::Privilege(text.into()));
     }
     privilege::drop_capabilities().map_err(StartError::Privilege)

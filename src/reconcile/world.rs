@@ -270,7 +270,7 @@ fn difference(before: &[Nic], now: &[Nic]) -> BTreeSet<NicId> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::link::{Link, LinkKind, PortData};
+    use crate::kernel::link::{Link, LinkKind, PortSettings};
     use crate::lxd::Presence;
 
     fn instance(name: &str) -> Instance {
@@ -299,8 +299,7 @@ mod tests {
             peer_netns: true,
             addr_gen_mode: Some(1),
             kind: LinkKind::Other,
-            port: Some(PortData {
-                state: 3,
+            port: Some(PortSettings {
                 learning: false,
                 unicast_flood: false,
                 mcast_flood: false,

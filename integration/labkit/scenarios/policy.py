@@ -4,8 +4,9 @@ import contextlib
 import ipaddress
 import json
 import random
+import re
 
-from labkit.scenarios import state
+from labkit.scenarios import frames, state
 from labkit.scenarios.registry import check, scenario
 from labkit.scenarios.scene import TOOL, until_ready
 
@@ -326,3 +327,39 @@ def trace_agrees(scene):
                         check(says == wanted[f"{service}@{trace['destination']}"],
                               f"trace says {says} of {service} to {trace['destination']}: {trace['steps']}\n{about}")
     scene.note(f"seed {seed}: {counts[True]} flows allowed, {counts[False]} denied")
+
+
+@scenario("audit")
+def audit(scene):
+    """audit lets pass and logs what no service allows; logged drops name NIC, peer and rule; off drops again"""
+    c1, extra = scene.c1, scene.extra
+    host = c1.host
+    denied = {f"tcp/5001@{extra.ipv4}": False, f"tcp/5001@{extra.ipv6}": False}
+    passing = {target: True for target in denied}
+    audit_key, log_key = "user.lxmesh.audit", "user.lxmesh.log_drops"
+
+    def keys(value):
+        script = "for name in c1 c101; do lxc config set $name {}={} {}={}; done"
+        host.sh(script.format(audit_key, value, log_key, "true"))
+
+    with scene.serving(extra, "tcp/5001"):
+        try:
+            keys("true")
+            scene.mark_journals()
+            _expect(scene, c1, passing)
+            about = rf"c1 device eth0: tcp from {re.escape(c1.ipv4)} port \d+ to {re.escape(extra.ipv4)} port 5001"
+            scene.says(host, rf"passed in audit only from instance {about} \(rule audit_out\)",
+                       rf"passed in audit only to instance c101 device eth0: tcp from {re.escape(c1.ipv6)} .* \(rule audit_in\)")
+            # What is forged is none of audit's business.
+            spoof = ("import socket\ns=socket.socket(socket.AF_INET,socket.SOCK_RAW,255)\n"
+                     "s.setsockopt(0,3,1)\n"
+                     "s.sendto(bytes.fromhex(%r),(%r,0))")
+            packet = frames.ipv4(scene.c3.ipv4, extra.ipv4, frames.UDP, frames.udp(scene.c3.ipv4, extra.ipv4, 1, 2, b"x"))
+            c1.place.net.run(["python3", "-c", spoof % (packet.hex(), extra.ipv4)])
+            scene.says(host, rf"dropped from instance c1 device eth0: udp from {re.escape(scene.c3.ipv4)} port 1 "
+                             rf"to {re.escape(extra.ipv4)} port 2 \(rule spoofed_source\)")
+            keys("false")
+            _expect(scene, c1, denied)
+            scene.says(host, rf"dropped from instance {about} \(rule out_denied\)")
+        finally:
+            host.sh(f"for name in c1 c101; do lxc config unset $name {audit_key}; lxc config unset $name {log_key}; done")

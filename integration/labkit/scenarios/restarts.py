@@ -59,6 +59,39 @@ def restart_agent(scene):
     _nothing_lost(scene, "restart", lambda host: host.run(["systemctl", "restart", AGENT]))
 
 
+_WATCHDOG = "/run/systemd/system/lxmesh-agent.service.d/watchdog.conf"
+# The agent pings three times in this while; the machine is slow. `$1` is a stray to be taken away.
+_FREEZE = f"""\
+set -eu
+mkdir -p {_WATCHDOG.rpartition("/")[0]}
+printf '[Service]\\nWatchdogSec=5\\n' > {_WATCHDOG}
+systemctl daemon-reload
+systemctl restart {AGENT}
+pid=$(systemctl show -P MainPID {AGENT})
+kill -STOP "$pid"
+bridge fdb add 02:00:00:00:00:98 dev "$1" master extern_learn
+echo "$pid"
+"""
+
+
+@scenario("frozen-agent")
+def frozen_agent(scene):
+    """an agent that hangs (SIGSTOP) is ended by its watchdog, and the next one catches up: no ping lost"""
+    host, port = scene.c1.host, scene.c1.nic().port
+    before = scene.ours(host)
+    try:
+        with scene.no_ping_lost(*scene.ring(), what="frozen"):
+            scene.mark_journals()
+            pid = int(host.run(["sh", "-c", _FREEZE, "freeze", port]).stdout)
+            begun = time.monotonic()
+            _new_agent(scene, host, pid)
+            scene.note(f"in step again {time.monotonic() - begun:.1f} s after it froze")
+            scene.says(host, r"[Ww]atchdog timeout", r"- fdb \S+ 02:00:00:00:00:98")
+            scene.unchanged(host, before, "the watchdog restarted the agent")
+    finally:
+        host.sh(f"rm -f {_WATCHDOG}; systemctl daemon-reload")
+
+
 @scenario("upgrade")
 def upgrade(scene):
     """an upgrade to another build of the package, and back, restarts the agent and loses no ping"""
