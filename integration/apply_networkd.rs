@@ -9,8 +9,8 @@ mount -t sysfs -o ro sysfs /sys          # without udev networkd waits for nobod
 mount -t tmpfs tmpfs /run
 mkdir -p /run/systemd/netif/links /run/systemd/netif/leases /run/systemd/netif/lldp /run/dbus /run/own/lib
 chown -R systemd-network: /run/systemd/netif
-for directory in systemd frr sysctl.d modules-load.d; do
-    mkdir -p /run/own/$directory
+for directory in systemd frr sysctl.d modules-load.d lxmesh; do
+    mkdir -p /run/own/$directory /etc/$directory
     mount --bind /run/own/$directory /etc/$directory
 done
 mkdir -p /etc/systemd/network /etc/systemd/networkd.conf.d
@@ -122,6 +122,28 @@ until_true vni blue 200
 fails ip link show vxlan-green
 test "$(cat /etc/systemd/network/*)" = "$before"
 test "$(cat /sys/class/net/vxlan-vpc/ifindex)" = "$index"
+"#,
+    );
+}
+
+#[test]
+fn what_a_reader_refuses_is_not_applied_and_packets_that_cannot_be_tried_are_named() {
+    on_a_host(
+        r#"
+mkdir /etc/lxmesh/extra
+echo "router bgp 64500 with nonsense" > /etc/lxmesh/extra/frr.conf
+before=$(cat /etc/frr/frr.conf /etc/systemd/network/*)
+said=$(apply) && exit 1
+echo "$said" | grep "^nothing was changed: /etc/frr/frr.conf: vtysh refuses it:"
+echo "$said" | grep "correct the lines in /etc/lxmesh/extra/frr.conf"
+test "$(cat /etc/frr/frr.conf /etc/systemd/network/*)" = "$before"
+settled
+
+rm /etc/lxmesh/extra/frr.conf
+sed -i 's/vni = 300/vni = 301/' /run/host.toml
+mount --bind /bin/false "$(command -v ping)"
+apply | grep "packets of the largest size are not tried: ping -M do -V failed"
+vni red 301
 "#,
     );
 }

@@ -315,7 +315,9 @@ fn a_place_that_cannot_be_written_leaves_everything_as_it_was() {
 fn plan_and_diff_say_what_apply_would_do_and_change_nothing() {
     let host = Host::new();
     let before = host.tree();
-    let plan = host.ok(&host.on("plan", &new(), &[], None));
+    let planned = host.on("plan", &new(), &[], None);
+    assert_eq!(planned.status.code(), Some(2), "{planned:?}");
+    let plan = String::from_utf8(planned.stdout).unwrap();
     for part in [
         "cost: brief outage\n",
         "the AS number changes from 64500 to 64501",

@@ -239,3 +239,31 @@ fn a_packet_filter_whose_file_goes_filters_no_longer() {
     };
     assert_eq!(change(Some(text), None), [delete]);
 }
+
+#[test]
+fn connections_that_are_no_more_are_closed_and_no_others() {
+    let encrypted = format!("{BASE}[ipsec]\nenabled = true\nidentity = \"*.example.org\"\n");
+    let closed = |before: &str, after: &str| -> Vec<String> {
+        let steps = plan_of(before, after).steps;
+        let close = |step: &Step| matches!(step, Step::CloseConnection(_));
+        steps
+            .iter()
+            .filter(|step| close(step))
+            .map(Step::to_string)
+            .collect()
+    };
+    assert_eq!(closed(BASE, &encrypted), [""; 0]);
+    let both = encrypted.replacen("reflectors = [", "reflectors = [\"198.51.100.199\", ", 1);
+    assert_ne!(both, encrypted);
+    assert_eq!(closed(&encrypted, &both), [""; 0]);
+    assert_eq!(
+        closed(&both, &encrypted),
+        ["close the connection lxmesh-198-51-100-199"]
+    );
+    let all = closed(&both, BASE);
+    assert!(
+        all.contains(&"close the connection lxmesh-fleet".to_string()),
+        "{all:?}"
+    );
+    assert_eq!(all.len(), 3, "{all:?}");
+}

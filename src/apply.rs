@@ -1,5 +1,5 @@
-//! From the host file to a host that runs by it: survey, snapshot, write, activate, wait for
-//! health, keep or undo. At every moment either the old or the new state can be reached: before
+//! From the host file to a host that runs by it: survey, ask the files' readers, snapshot, write,
+//! activate, wait for health, keep or undo. At every moment either the old or the new state can be reached: before
 //! the first change the snapshot is on disk and a guard in a process of its own watches
 //! (`rollback.rs`); `journal.rs` says how far things have come.
 //!
@@ -13,6 +13,7 @@ mod journal;
 mod rollback;
 
 use crate::generate::plan::{FileChange, Plan, plan};
+use crate::generate::readers::{self, ReadersError};
 use crate::generate::write::{self, Surveyed, WriteError};
 use crate::generate::{Here, OutputFile};
 use crate::host::{self, HostFile};
@@ -74,6 +75,8 @@ pub enum ApplyError {
         "everything is as it was before: {reason}\n  remedy: correct the host file{kept}, and apply again"
     )]
     Undone { reason: String, kept: String },
+    #[error("nothing was changed: {0}")]
+    Refused(#[from] ReadersError),
     #[error(transparent)]
     State(#[from] StateError),
     #[error(transparent)]
@@ -124,6 +127,11 @@ pub fn apply(request: &Request<'_>, say: Say<'_>) -> Result<Outcome, ApplyError>
         say(&effect.to_string());
     }
     let live = is_this_host(root);
+    if live {
+        for line in ask_readers(&surveyed)?.lines() {
+            say(line);
+        }
+    }
     let before = match live && request.health {
         true => observe(),
         false => Health::default(),
@@ -168,6 +176,13 @@ pub fn apply(request: &Request<'_>, say: Say<'_>) -> Result<Outcome, ApplyError>
     }
     keep(&state, journal)?;
     Ok(Outcome::Kept)
+}
+
+/// What the programs that will read the files say of those that change.
+fn ask_readers(surveyed: &[Surveyed]) -> Result<String, ReadersError> {
+    let changing = surveyed.iter().filter(|one| one.changes());
+    let outputs: Vec<OutputFile> = changing.filter_map(|one| one.after.clone()).collect();
+    readers::check(&outputs)
 }
 
 fn undone(request: &Request<'_>, reason: String) -> ApplyError {
@@ -243,6 +258,15 @@ fn wait_for_health(
         false => SETTLE,
     };
     say("waiting for health: BGP sessions, type-3 routes, tunnels, packets of the largest size");
+    let size = match health::can_ping() {
+        Ok(()) => largest_packet(request.file),
+        Err(reason) => {
+            say(&format!(
+                "warning: packets of the largest size are not tried: {reason}"
+            ));
+            0
+        }
+    };
     let end = Instant::now() + Duration::from_secs(request.health_limit_s) + settle;
     let mut well_since: Option<Instant> = None;
     loop {
@@ -252,7 +276,9 @@ fn wait_for_health(
         if all.is_empty() {
             let since = *well_since.get_or_insert_with(Instant::now);
             if since.elapsed() >= settle {
-                all = ping_vteps(&now, &request.here, largest_packet(request.file));
+                if size > 0 {
+                    all = ping_vteps(&now, &request.here, size);
+                }
                 if all.is_empty() {
                     return Ok(());
                 }

@@ -33,6 +33,11 @@ pub fn step(step: &Step, state: &State) -> Result<(), StepError> {
         Step::Sysctl(path) => systemd_tool("systemd-sysctl", path),
         Step::ReloadUdev => run(SECONDS, &["udevadm", "control", "--reload"]).map(drop),
         Step::LoadSwanctl => load_swanctl(),
+        Step::CloseConnection(name) => {
+            // There may be nothing to close.
+            let _ = run(SECONDS, &["swanctl", "--terminate", "--ike", name]);
+            Ok(())
+        }
         Step::LoadNft(path) => run(SECONDS, &["nft", "-f", &path.to_string_lossy()]).map(drop),
         Step::DeleteTable { family, name } => {
             // Only `destroy` takes an absent one, and nft before 1.0.8 does not know it.

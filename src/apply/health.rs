@@ -147,6 +147,17 @@ pub fn largest_packet(file: &HostFile) -> u32 {
     }
 }
 
+/// Why packets of a size cannot be tried here: without a `ping` that forbids fragmentation, every
+/// tunnel end point would look like one that answers no pings.
+pub fn can_ping() -> Result<(), String> {
+    match run(20, &["ping", "-M", "do", "-V"]) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(format!(
+            "{error}\n  remedy: install the ping of iputils (Debian: iputils-ping)"
+        )),
+    }
+}
+
 /// At most so many VTEPs are pinged: they share the path's first hops, where MTUs differ.
 const PINGED: usize = 8;
 

@@ -2,7 +2,7 @@
 //! work is the library's.
 //!
 //! Exit status: 0 done; 1 the host file, this host's place in it, or a file in the way forbids it,
-//! and standard error says why; 2 wrong arguments.
+//! and standard error says why; 2 wrong arguments, or, of `plan`, that something would change.
 
 #[path = "lxmesh-gen/change.rs"]
 mod change;
@@ -23,7 +23,7 @@ use std::process::ExitCode;
 #[command(
     version,
     arg_required_else_help = true,
-    after_help = "Exit status: 0 done, 1 refused (standard error says why), 2 wrong arguments."
+    after_help = "Exit status: 0 done, 1 refused (standard error says why), 2 wrong arguments. Of plan: 0 nothing would change, 2 something would."
 )]
 struct Arguments {
     #[command(subcommand)]
@@ -119,7 +119,11 @@ impl Whose {
     }
 }
 
+/// Exit status of `plan` if something would change, as of `lxmesh plan`.
+const CHANGES: u8 = 2;
+
 fn main() -> ExitCode {
+    let mut status = ExitCode::SUCCESS;
     let result = match Arguments::parse().command {
         Command::Check { file, of } => check(&file, &of),
         Command::Render {
@@ -131,7 +135,12 @@ fn main() -> ExitCode {
         Command::Schema => schema(),
         Command::Mtu { file } => mtu(&file),
         Command::Diff(place) => change::diff(&place),
-        Command::Plan(place) => change::plan(&place),
+        Command::Plan(place) => change::plan(&place).map(|plan| {
+            if plan.something {
+                status = ExitCode::from(CHANGES);
+            }
+            plan.text
+        }),
         Command::Apply(arguments) => change::apply(&arguments),
         Command::Confirm(root) => change::confirm(&root),
         Command::Rollback(arguments) => change::rollback(&arguments),
@@ -143,7 +152,7 @@ fn main() -> ExitCode {
         Command::Guard { id } => change::guard(&id),
     };
     match result.and_then(|text| print(&text)) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => status,
         Err(error) => {
             let mut chain = error.to_string();
             let mut source = error.source();

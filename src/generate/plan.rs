@@ -4,6 +4,7 @@
 mod frr;
 mod units;
 
+use super::strongswan::CONNECTION;
 use crate::host::{HostFile, Network};
 use std::collections::BTreeSet;
 use std::fmt;
@@ -48,6 +49,8 @@ pub enum Step {
     ReloadUdev,
     /// Before the tunnels carry anything that it should encrypt.
     LoadSwanctl,
+    /// A connection that is no more; strongSwan keeps what was established by it.
+    CloseConnection(String),
     LoadNft(PathBuf),
     /// A table whose file is gone: it would go on to filter.
     DeleteTable {
@@ -277,6 +280,19 @@ fn look_at_swanctl(change: &FileChange, draft: &mut Draft) {
     };
     draft.effect(cost, of, format!("{why}: {path}"));
     draft.step(Step::LoadSwanctl);
+    let (before, after) = (connections(&change.before), connections(&change.after));
+    for name in before.difference(&after) {
+        draft.step(Step::CloseConnection(name.to_string()));
+    }
+}
+
+/// The names of the connections in a file of ours, which all begin alike.
+fn connections(text: &Option<String>) -> BTreeSet<&str> {
+    let lines = text.iter().flat_map(|text| text.lines());
+    lines
+        .filter_map(|line| line.trim().strip_suffix(" {"))
+        .filter(|name| name.starts_with(CONNECTION))
+        .collect()
 }
 
 /// Networks by the names of their devices.
@@ -340,6 +356,7 @@ impl fmt::Display for Step {
             Step::Sysctl(path) => write!(f, "set the values of {}", path.display()),
             Step::ReloadUdev => f.write_str("reload udev's rules"),
             Step::LoadSwanctl => f.write_str("load strongSwan's connections"),
+            Step::CloseConnection(name) => write!(f, "close the connection {name}"),
             Step::LoadNft(path) => write!(f, "load {}", path.display()),
             Step::DeleteTable { family, name } => write!(f, "delete table {family} {name}"),
             Step::DeleteLink(link) => write!(f, "delete {link}"),

@@ -1,9 +1,9 @@
 //! Rendered files, read by the programs that they are for, as far as these can check without
 //! taking anything over: `vtysh -C`, `nft -c`, `dnsmasq --test`, and strongSwan's daemon when it
-//! answers. What is not installed is said, and is no error. Writes only below a directory of its
-//! own, which goes again.
+//! answers. `check` prints what they say, `apply` asks them before it changes anything. What is not
+//! installed is said, and is no error. Writes only below a directory of its own, which goes again.
 
-use super::OutputFile;
+use super::{OutputFile, extra};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -38,13 +38,23 @@ pub fn check(outputs: &[OutputFile]) -> Result<String, ReadersError> {
             Verdict::Fine => text += &format!("{path}: {reader} takes it\n"),
             Verdict::NotAsked(why) => text += &format!("{path}: not checked, {reader} {why}\n"),
             Verdict::Refused(said) => refused.push(format!(
-                "{path}: {reader} refuses it: {said}\n  remedy: this is no fault of the host file unless it names something that {reader} lacks; report it with the file"
+                "{path}: {reader} refuses it: {said}\n  remedy: {}",
+                remedy(output, reader)
             )),
         }
     }
     match refused.is_empty() {
         true => Ok(text),
         false => Err(ReadersError::Refused(refused)),
+    }
+}
+
+fn remedy(output: &OutputFile, reader: &str) -> String {
+    match output.contents.contains(extra::FRR) {
+        true => format!("correct the lines in {}", extra::FRR),
+        false => format!(
+            "this is no fault of the host file unless it names something that {reader} lacks; report it with the file"
+        ),
     }
 }
 
@@ -98,12 +108,18 @@ struct Scratch(PathBuf);
 
 impl Scratch {
     fn new() -> Result<Self, ReadersError> {
-        let path = std::env::temp_dir().join(format!("lxmesh-gen.{}", std::process::id()));
-        std::fs::create_dir(&path).map_err(|source| ReadersError::Io {
-            path: path.clone(),
-            source,
-        })?;
-        Ok(Scratch(path))
+        // What was killed has left its directory, and other namespaces have the same process ids.
+        let base = std::env::temp_dir().join(format!("lxmesh-gen.{}", std::process::id()));
+        for attempt in 0..1000 {
+            let path = PathBuf::from(format!("{}.{attempt}", base.display()));
+            match std::fs::create_dir(&path) {
+                Ok(()) => return Ok(Scratch(path)),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(source) => return Err(ReadersError::Io { path, source }),
+            }
+        }
+        let source = io::ErrorKind::AlreadyExists.into();
+        Err(ReadersError::Io { path: base, source })
     }
 
     fn write(&self, output: &OutputFile) -> Result<PathBuf, ReadersError> {

@@ -11,7 +11,11 @@ use super::{OutputFile, RenderError};
 use crate::addr::{IpAddr, IpNet};
 use crate::host::{HostFile, Ipsec, Revocation, Trust};
 use serde::Serialize;
-use std::collections::BTreeSet;
+use sha2::{Digest, Sha256};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// How the name of every connection begins.
+pub const CONNECTION: &str = "lxmesh-";
 
 /// AEAD ciphers only; X25519 first, P-256 where a policy forbids it. All ESP ciphers have the
 /// overhead that `host::MtuSum` counts with.
@@ -99,6 +103,7 @@ struct Connection {
 #[derive(Serialize)]
 struct Child {
     name: &'static str,
+    reqid: u32,
     local_ts: String,
     remote_ts: String,
     start_action: &'static str,
@@ -124,6 +129,7 @@ impl SwanctlValues {
         let mut connections = Vec::new();
         let mut reflectors = fabric.reflectors.clone();
         reflectors.sort();
+        let reqids = reflector_reqids(&reflectors);
         for reflector in reflectors
             .into_iter()
             .filter(|address| *address != here.underlay)
@@ -137,10 +143,14 @@ impl SwanctlValues {
                 bgp_from: here.reflector,
                 vxlan: here.supervisor && runs_instances,
             };
-            let children = children(talk, here, &[reflector.into()], &ports, "trap|start");
+            let start = Start {
+                action: "trap|start",
+                reqids: reqids[&reflector],
+            };
+            let children = children(talk, here, &[reflector.into()], &ports, start);
             let about =
                 format!("Reflector {reflector}: known, so the first packet need not ask for it.");
-            let name = format!("lxmesh-{}", reflector.to_string().replace(['.', ':'], "-"));
+            let name = format!("{CONNECTION}{}", name_of_address(reflector));
             let remote = Remote {
                 about,
                 name,
@@ -156,10 +166,14 @@ impl SwanctlValues {
         };
         let mut nets = IpNet::aggregate(&fabric.supervisors);
         nets.sort();
-        let children = children(talk, here, &nets, &ports, "trap");
+        let start = Start {
+            action: "trap",
+            reqids: FLEET_REQIDS,
+        };
+        let children = children(talk, here, &nets, &ports, start);
         let remote = Remote {
             about: "Supervisors, any of them: a packet for one starts the negotiation.".into(),
-            name: "lxmesh-fleet".into(),
+            name: format!("{CONNECTION}fleet"),
             addrs: far_ends(&nets),
             is_reflector: false,
         };
@@ -269,28 +283,57 @@ fn own_identity(pattern: &str, host_name: &str) -> Option<String> {
     Some(format!("{label}{end}"))
 }
 
+/// How the children of a connection begin, and the first of the numbers that tie their policies to
+/// their associations.
+#[derive(Clone, Copy)]
+struct Start {
+    action: &'static str,
+    reqids: u32,
+}
+
+/// Four numbers of the connection that has all supervisors as its far end: far from 1, where charon
+/// begins to count for connections that have none.
+const FLEET_REQIDS: u32 = 0x1000_0000;
+
+/// Four numbers for each reflector, which stay when others come and go. Left to charon, a trap and
+/// what is negotiated through it have one number, and what the other end asked for has another;
+/// both ends begin at the same moment when they have something to say, the policy then belongs to
+/// the later of the two, and packets that arrive by the earlier one are dropped until it is re-keyed.
+fn reflector_reqids(reflectors: &[IpAddr]) -> BTreeMap<IpAddr, u32> {
+    let mut taken = BTreeSet::from([FLEET_REQIDS]);
+    let number_of = |reflector: &IpAddr| {
+        let digest = match reflector {
+            IpAddr::V4(address) => Sha256::digest(address.octets()),
+            IpAddr::V6(address) => Sha256::digest(address.octets()),
+        };
+        let [a, b, c, ..] = digest.0;
+        let mut number = FLEET_REQIDS + 4 * u32::from_be_bytes([0, a, b, c]);
+        while !taken.insert(number) {
+            number += 4;
+        }
+        (*reflector, number)
+    };
+    reflectors.iter().map(number_of).collect()
+}
+
 /// A tunnel's packets have the port as destination only, so each direction is a child of its own,
 /// which the other end has with the sides exchanged; and so are BGP sessions by who called.
-fn children(
-    talk: Talk,
-    here: &Here,
-    nets: &[IpNet],
-    ports: &[u16],
-    start_action: &'static str,
-) -> Vec<Child> {
+fn children(talk: Talk, here: &Here, nets: &[IpNet], ports: &[u16], start: Start) -> Vec<Child> {
     let own = IpNet::from(here.underlay);
     let one = [own];
     let mut children = Vec::new();
-    let mut child = |name, local_ts, remote_ts| {
+    let mut child = |number, name, local_ts, remote_ts| {
         children.push(Child {
             name,
+            reqid: start.reqids + number,
             local_ts,
             remote_ts,
-            start_action,
+            start_action: start.action,
         });
     };
     if talk.bgp_to {
         child(
+            0,
             "bgp-to",
             selectors(&one, &["tcp".into()]),
             selectors(nets, &["tcp/179".into()]),
@@ -298,6 +341,7 @@ fn children(
     }
     if talk.bgp_from {
         child(
+            1,
             "bgp-from",
             selectors(&one, &["tcp/179".into()]),
             selectors(nets, &["tcp".into()]),
@@ -306,11 +350,13 @@ fn children(
     if talk.vxlan && !ports.is_empty() {
         let tunnel: Vec<String> = ports.iter().map(|port| format!("udp/{port}")).collect();
         child(
+            2,
             "vxlan-to",
             selectors(&one, &["udp".into()]),
             selectors(nets, &tunnel),
         );
         child(
+            3,
             "vxlan-from",
             selectors(&one, &tunnel),
             selectors(nets, &["udp".into()]),
@@ -339,6 +385,23 @@ pub fn name_of_address(address: IpAddr) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_child_has_a_number_of_its_own_that_does_not_change_with_the_others() {
+        let ips = |last: std::ops::Range<u8>| -> Vec<IpAddr> {
+            last.map(|last| IpAddr::from([198, 51, 100, last]))
+                .collect()
+        };
+        let (few, many) = (reflector_reqids(&ips(7..9)), reflector_reqids(&ips(1..200)));
+        assert!(few.iter().all(|(address, number)| many[address] == *number));
+        let numbers: BTreeSet<u32> = many.values().copied().collect();
+        assert_eq!(numbers.len(), many.len());
+        assert!(
+            numbers
+                .iter()
+                .all(|number| number % 4 == 0 && *number > FLEET_REQIDS)
+        );
+    }
 
     #[test]
     fn a_hosts_identity_is_its_name_in_the_pattern() {

@@ -81,7 +81,7 @@ def run(lab, scenarios):
 def _one(scene, one, last_of_theme):
     one.run(scene)
     if last_of_theme:
-        scene.remove_guests()
+        scene.end_theme()
     # after every test the hosts are in step, and a pass would do nothing
     scene.calm()
 
@@ -127,6 +127,7 @@ def _restore(scene):
     """Makes the hosts fit for the next test; if that fails too, the next test will say so."""
     try:
         scene.tidy()
+        scene.end_theme()
         for guest in scene.everyone:
             scene.dressed(guest)
         scene.calm()

@@ -73,6 +73,7 @@ class Scene:
             raise LabError(f"the scenarios need three supervisors, this lab has {len(self.sups)}")
         self.notes = []
         self.guests = []
+        self.ends = []
         self.cursors = {}
         self.foreign_before = None
         first = [Guest(self, host, f"c{i}", *fleet.addresses_of(i)) for i, host in enumerate(self.sups, 1)]
@@ -293,6 +294,15 @@ class Scene:
         )
         answer = source.place.net.run(["sh", "-c", script, "ping-all", *targets], check=False, timeout=60)
         return set(answer.stdout.split())
+
+    def at_end_of_theme(self, action):
+        """What several tests share and the last of them leaves behind: action() takes it back."""
+        self.ends.append(action)
+
+    def end_theme(self):
+        self.remove_guests()
+        while self.ends:
+            self.ends.pop()()
 
     # -- traffic -------------------------------------------------------------------------------
 

@@ -113,8 +113,14 @@ fn diff_of(one: &Surveyed) -> String {
     })
 }
 
+/// A plan in words, and whether there is anything in it.
+pub struct Planned {
+    pub text: String,
+    pub something: bool,
+}
+
 /// What would change, at which cost, and what would be run.
-pub fn plan(place: &Place) -> Answer {
+pub fn plan(place: &Place) -> Result<Planned, Box<dyn Error>> {
     let rendered = render(place)?;
     let (surveyed, plan) = apply::preview(&place.root, &rendered.outputs, &rendered.file)?;
     for path in extra::orphans(&place.root, &rendered.outputs) {
@@ -126,7 +132,10 @@ pub fn plan(place: &Place) -> Answer {
     for one in surveyed.iter().filter(|one| one.fate == Fate::Left) {
         eprintln!("note: {} is {}", one.path.display(), one.fate);
     }
-    Ok(text_of(&surveyed, &plan))
+    Ok(Planned {
+        text: text_of(&surveyed, &plan),
+        something: !plan.is_empty(),
+    })
 }
 
 fn text_of(surveyed: &[Surveyed], plan: &Plan) -> String {

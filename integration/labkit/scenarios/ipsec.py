@@ -1,0 +1,223 @@
+"""The fabric encrypted, with certificates of two authorities: what the wire shows, and what a cold
+start of strongSwan costs. The first of these tests that runs turns encryption on, the end of the
+theme turns it off, both by `lxmesh-gen apply` on every host."""
+
+import contextlib
+import re
+import time
+
+from labkit import fleet
+from labkit.scenarios.registry import check, scenario
+from labkit.settings import INSIDE
+
+CONF = fleet.HOST_FILE
+_DOMAIN = "lab.example"
+_PKI = "/var/tmp/lab-pki"
+_CAPTURE = "/var/tmp/lab-wire.pcap"
+
+# Runs on the machine around the hosts, whose root file systems it reaches. Arguments: supervisors,
+# then `--`, then reflectors.
+_AUTHORITIES = f"""\
+set -eu
+[ ! -d {_PKI} ] || exit 0
+umask 077
+mkdir {_PKI}; cd {_PKI}
+key() {{ pki --gen --type ecdsa --size 256 --outform pem > "$1.key"; }}
+authority() {{ key "$1"; pki --self --ca --in "$1.key" --type ecdsa --dn "CN=$1" --outform pem > "$1.pem"; }}
+issue() {{ # HOST AUTHORITY
+    pki --issue --in "$1.key" --type ecdsa --cacert "$2.pem" --cakey "$2.key" --dn "CN=$1" --san "$1.{_DOMAIN}" \\
+        --outform pem > "$1.pem"
+}}
+for name in supervisors reflectors; do authority $name & done
+for name; do [ $name = -- ] || key $name & done
+wait
+by=supervisors
+for name; do
+    if [ $name = -- ]; then by=reflectors; else issue $name $by & fi
+done
+wait
+list() {{ pki --signcrl --cacert $1.pem --cakey $1.key --outform pem > $1.crl; }}
+list supervisors & list reflectors &
+wait
+for name; do
+    [ $name != -- ] || continue
+    etc=/srv/lab/$name/root/etc/swanctl
+    mkdir -p $etc/x509 $etc/x509ca $etc/x509crl $etc/private
+    cp supervisors.pem reflectors.pem $etc/x509ca/
+    cp supervisors.crl reflectors.crl $etc/x509crl/
+    cp $name.key $etc/private/host.pem
+    cp $name.pem $etc/x509/host.pem
+done
+"""
+
+
+def _encrypted_text(text):
+    keys = (
+        f'enabled = true\nidentity = "*.{_DOMAIN}"\nca = ["supervisors.pem"]\n'
+        'reflector_ca = ["reflectors.pem"]\nrevocation = "strict"'
+    )
+    changed = text.replace("enabled = false", keys, 1)
+    check(changed != text, "the lab's host file has no `enabled = false`")
+    return changed
+
+
+def _apply_everywhere(scene, texts, words):
+    """All hosts at once, as hosts with and without encryption do not talk: {name: what was said}."""
+
+    def one(host):
+        host.push(texts[host.name], CONF)
+        return host.run(["sh", "-c", f"lxmesh-gen apply {words} 2>&1"], timeout=300).stdout
+
+    return scene.lab.each(scene.lab.hosts, one)
+
+
+def _sessions(scene, patience=120):
+    """BGP sessions are up everywhere."""
+
+    def probe():
+        asked = scene.lab.each(scene.lab.hosts, lambda host: host.sh("vtysh -c 'show bgp l2vpn evpn summary json'"))
+        states = {name: re.findall(r'"state": ?"(\w+)"', text) for name, text in asked.items()}
+        return [f"{name}: BGP sessions are {found}" for name, found in states.items() if set(found) != {"Established"}]
+
+    scene.until("BGP sessions", probe, patience)
+
+
+def _all_talk(scene):
+    """BGP sessions are up everywhere, and everybody reaches everybody."""
+    _sessions(scene)
+    scene.reaches(scene.c1, scene.c2.ipv4, scene.c3.ipv6)
+    scene.reaches(scene.c2, scene.c1.ipv4, scene.c3.ipv4)
+
+
+def _renew(scene):
+    """Containers ask DHCP again, and so learn the MTU; returns it."""
+    mtu = int(scene.sups[0].sh("cat /sys/class/net/svi-vpc/mtu"))
+
+    def one(guest):
+        script = (
+            f"killall -USR1 udhcpc; for try in $(seq 100); do [ $(cat /sys/class/net/eth0/mtu) != {mtu} ] || exit 0;"
+            "sleep 0.1; done; echo the MTU is $(cat /sys/class/net/eth0/mtu); exit 1"
+        )
+        guest.place.sh(script)
+
+    scene.lab.each(scene.everyone, one)
+    return mtu
+
+
+def _encrypted(scene):
+    """Encryption is on in the whole fabric until the theme ends; returns the overlay's MTU."""
+    # what is in force is then known to be applied, so that a failure leads back to it
+    known = "lxmesh-gen apply --no-health > /dev/null;" if not scene.ends else ""
+    texts = scene.lab.each(scene.lab.hosts, lambda host: host.run(["sh", "-c", f"{known} cat {CONF}"]).stdout)
+    if "enabled = false" not in texts[scene.lab.hosts[0].name]:
+        return int(scene.sups[0].sh("cat /sys/class/net/svi-vpc/mtu"))
+    names = [host.name for host in scene.lab.supervisors] + ["--"] + [host.name for host in scene.lab.reflectors]
+    scene.lab.outside.run(["sh", "-c", _AUTHORITIES, "authorities", *names])
+    scene.at_end_of_theme(lambda: _cleartext(scene, texts))
+    begun = time.monotonic()
+    pings = scene.pings((scene.c1, scene.c2.ipv4), (scene.c2, scene.c3.ipv6))
+    try:
+        pings.started()
+        _apply_everywhere(scene, {name: _encrypted_text(text) for name, text in texts.items()}, "--health-limit 120")
+        _all_talk(scene)
+    finally:
+        results = pings.stop()
+    scene.note(f"turned on in {time.monotonic() - begun:.0f} s: " + "; ".join(map(str, results)))
+    return _renew(scene)
+
+
+# Associations (not those that are only asked for), and policies other than charon's own sockets'.
+_XFRM = (
+    "ip xfrm state | grep 'proto esp' | grep -v 'spi 0x00000000';"
+    "ip xfrm policy | awk '/^src/ { line = $0 } /^\\tdir/ { print line, $0 }'"
+)
+
+
+def _cleartext(scene, texts):
+    """Encryption is off everywhere, and nothing of it is left."""
+    _apply_everywhere(scene, texts, "--no-health")
+    _all_talk(scene)
+    _renew(scene)
+    left = scene.lab.each(scene.lab.hosts, lambda host: host.sh(f"{_XFRM}; systemctl stop strongswan"))
+    check(not any(left.values()), lambda: f"associations and policies are left: {left}")
+
+
+@contextlib.contextmanager
+def _sealed(scene, *pairs):
+    """During the block the underlay carries ESP between the pairs of hosts, and of anything else only
+    IKE, and what makes hosts find one another."""
+    outside = scene.lab.outside
+    with outside.running(["tcpdump", "-U", "-n", "-i", "ul", "-s", "96", "-Z", "root", "-w", _CAPTURE]) as capture:
+        for line in capture.lines():
+            if "listening on" in line:
+                break
+        yield
+        capture.stop()
+    # charon's multicast plugin joins groups (IGMP); 4799 is a stranger's tunnel, not the fabric's
+    harmless = "esp or udp port 500 or arp or icmp or icmp6 or ip6 proto 0 or igmp or udp port 4799"
+    asked = [f"not ({harmless})", "udp port 500"]
+    asked += [f"esp and host {one.address} and host {other.address}" for one, other in pairs]
+    script = "for f; do tcpdump -nr \"$0\" \"$f\" 2> /dev/null > \"$0.txt\"; wc -l < \"$0.txt\"; head -n 5 \"$0.txt\"; echo ===; done"
+    said = outside.run(["sh", "-c", script, _CAPTURE, *asked]).stdout.split("===\n")
+    found = [(int(part.split("\n", 1)[0]), part) for part in said if part]
+    check(found[0][0] == 0, lambda: f"on the underlay, besides IKE and ESP: {found[0][1]}")
+    for pair, (count, _) in zip(pairs, found[2:]):
+        check(count > 0, lambda: f"no ESP between {pair}: what the capture says is nothing")
+    scene.note(f"on the wire: {found[1][0]} packets of IKE, of ESP " + ", ".join(
+        f"{one.name}-{other.name} {count}" for (one, other), (count, _) in zip(pairs, found[2:])))
+
+
+@scenario("ipsec-wire")
+def ipsec_wire(scene):
+    """with IPsec on, containers talk, packets of the largest size pass, the wire shows IKE and ESP only"""
+    mtu = _encrypted(scene)
+    check(mtu < 1450, f"the overlay's MTU is {mtu}: IPsec takes nothing of it")
+    first, second, third = scene.sups[:3]
+    with _sealed(scene, (first, second), (second, third), (first, scene.lab.reflectors[0]), (second, scene.lab.reflectors[1])):
+        with scene.no_ping_lost(*scene.ring(), what="encrypted"):
+            scene.on_all(lambda host: host.sh("vtysh -c 'clear bgp l2vpn evpn * soft'"))
+            # longer than two of BGP's keep-alives
+            time.sleep(7)
+            full = scene.ping_all(scene.c1, [scene.c2.ipv4], f"-M do -s {mtu - 28}")
+            check(full, f"packets of {mtu} bytes do not reach {scene.c2.name}")
+            check(not scene.ping_all(scene.c1, [scene.c2.ipv4], f"-M do -s {mtu - 27}"), f"one of {mtu + 1} bytes does")
+
+
+# As after the hosts' start: no association, no policy, and no session: those have noticed.
+_COLD = """\
+set -eu
+systemctl stop strongswan
+ip xfrm state flush
+ip xfrm policy flush
+until ! vtysh -c "show bgp l2vpn evpn summary json" | grep -q Established; do sleep 0.5; done
+systemctl start strongswan
+"""
+# Returns when the host knows all these addresses.
+_KNOWN = 'for address; do until ip neigh show to "$address" | grep -q lladdr; do sleep 0.2; done; done'
+# The first packets of a container, and how many associations there were with the other host before.
+# Arguments: container, target, the other host.
+_FIRST = f"""\
+ip xfrm state | grep -c "src .* dst $3"
+{INSIDE}/in-container --net "$1" ping -n -c 5 -i 0.2 -W 30 "$2"
+exit 0
+"""
+
+
+@scenario("ipsec-cold-start")
+def ipsec_cold_start(scene):
+    """strongSwan stopped everywhere, and started as at boot: no first packet of a container is lost"""
+    _encrypted(scene)
+    ends = [(scene.c1, scene.c2), (scene.c2, scene.c3), (scene.c3, scene.c1)]
+    with _sealed(scene, *((one.host, other.host) for one, other in ends)):
+        scene.lab.each(scene.lab.hosts, lambda host: host.sh(_COLD))
+        _sessions(scene)
+        addresses = [guest.ipv4 for guest in (scene.c1, scene.c2, scene.c3)]
+        scene.on_all(lambda host: host.run(["sh", "-c", _KNOWN, "known", *addresses]))
+        for one, other in ends:
+            said = one.host.run(["sh", "-c", _FIRST, "first", one.name, other.ipv4, other.host.address]).stdout
+            known, _, pinged = said.partition("\n")
+            replies = re.findall(r"icmp_seq=(\d+) .*time=(\S+)", pinged)
+            took = ", ".join(f"{number}: {time} ms" for number, time in replies)
+            scene.note(f"{one.label} to {other.label}, {known} associations before: {took}")
+            check(known == "0", f"{one.host.name} has {known} associations with {other.host.name} already: this shows nothing")
+            check(len(replies) == 5, f"{one.label} to {other.label}: of 5 first packets, answered: {took}")
