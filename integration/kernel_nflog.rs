@@ -1,6 +1,11 @@
 //! `kernel::nflog` against the running kernel: what a rule of the bridge family logs is read with
 //! the port that it is about, in both directions.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tests wait and write plain files; the bans are the agent's"
+)]
+
 mod support;
 
 use lxmesh::kernel::nflog::{Logged, PacketLog};
@@ -38,13 +43,11 @@ fn what_rules_log_is_read_with_port_direction_rule_and_packet() {
                 }
             }",
         );
-        ns.sh(
-            "ip address add 192.0.2.2/24 dev p0
+        ns.sh("ip address add 192.0.2.2/24 dev p0
              ip neigh add 192.0.2.9 lladdr 02:00:00:00:00:09 dev p0
              ip address add 198.51.100.1/24 dev br0
              ip neigh add 198.51.100.9 lladdr 02:00:00:00:00:19 dev br0
-             bridge fdb add 02:00:00:00:00:19 dev v1 master static",
-        );
+             bridge fdb add 02:00:00:00:00:19 dev v1 master static");
         let send = |target: &str| ns.sh(&format!("bash -c 'echo x > /dev/udp/{target}/5300'"));
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
