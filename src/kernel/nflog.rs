@@ -142,8 +142,8 @@ impl PacketLog {
 fn configure(fd: &OwnedFd, buffer: &mut [u8]) -> Result<(), Errno> {
     let mut writer = Writer::with_capacity(128);
     writer.message(CONFIG, NLM_F_REQUEST | NLM_F_ACK, 1, |m| {
-        m.raw(&[0, 0]);
-        m.raw(&GROUP.to_be_bytes());
+        let [high, low] = GROUP.to_be_bytes();
+        m.raw(&[0, 0, high, low]);
         m.attr(NFULA_CFG_CMD, &[CFG_CMD_BIND]);
         let mut mode = [0; 6];
         mode[..4].copy_from_slice(&COPY_BYTES.to_be_bytes());
