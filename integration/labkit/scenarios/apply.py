@@ -46,16 +46,18 @@ def _settled(scene, host):
 @contextlib.contextmanager
 def _restored(scene, hosts):
     """The hosts as they were, whatever happens in between."""
-    before = {host.name: host.sh(f"cat {CONF}") for host in hosts}
-    for host in hosts:
-        _apply(host)
+    before = scene.on_all(lambda host: host.sh(f"cat {CONF}"), hosts)
+    scene.on_all(_apply, hosts)
+
+    def restore(host):
+        host.sh("lxmesh-gen rollback", check=False, timeout=300)
+        _apply(host, before[host.name], words="--no-health")
+        _settled(scene, host)
+
     try:
         yield before
     finally:
-        for host in hosts:
-            host.sh("lxmesh-gen rollback", check=False, timeout=300)
-            _apply(host, before[host.name], words="--no-health")
-            _settled(scene, host)
+        scene.on_all(restore, hosts)
 
 
 @scenario("apply-nothing")
