@@ -210,7 +210,13 @@ class Scene:
                     lacks += [f"{host.name} lacks {text}" for text in texts]
             return lacks
 
-        self.until(f"{guest.label} is known everywhere", probe, patience)
+        try:
+            self.until(f"{guest.label} is known everywhere", probe, patience)
+        except Failure as failure:
+            asked = f"vtysh -c 'show interface {seen[-1].port}'; bridge -d fdb show | grep {seen[-1].mac}" if seen else "true"
+            told = self.status(guest.host)["passes"]
+            raise Failure(f"{failure}\n{self._known_to_frr(seen[-1])}\n{guest.host.sh(asked, check=False)}\n{told}"
+                          if seen else str(failure)) from None
         return seen[-1]
 
     def absent(self, nic, patience=PATIENCE_S):
