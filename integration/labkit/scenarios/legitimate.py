@@ -75,14 +75,15 @@ def neighbours(c):
 def errors(c):
     """What routers and ends say of packets comes back."""
     own, gateway = c.own, c.gateway
-    from4, from6 = f.four(gateway.ipv4) + f.four(own.ipv4), f.six(gateway.ipv6) + f.six(own.ipv6)
+    # A host speaks for itself with an address of its own: the gateway's is no source.
+    to4, to6 = f.four(own.ipv4), f.six(own.ipv6)
     a = c.attack("traceroute", "time exceeded, both families", "works")
-    for target, needle in (("203.0.113.99", from4 + b"\x0b\0"), ("2001:db8:b::99", from6 + b"\x03\0")):
+    for target, needle in (("203.0.113.99", to4 + b"\x0b\0"), ("2001:db8:b::99", to6 + b"\x03\0")):
         source = own.ipv6 if ":" in target else own.ipv4
         body = f.udp(source, target, 5400, 33434, b"traceroute")
         a.twin(f"hop to {target}", "eve", needle, c.packet(gateway.mac, source, target, f.UDP, body, hops=1))
     a = c.attack("path-mtu", "fragmentation needed, packet too big", "works")
-    for source, target, needle in ((own.ipv4, STRANGER4, from4 + b"\x03\x04"), (own.ipv6, STRANGER6, from6 + b"\x02\0")):
+    for source, target, needle in ((own.ipv4, STRANGER4, to4 + b"\x03\x04"), (own.ipv6, STRANGER6, to6 + b"\x02\0")):
         body = f.udp(source, target, 5400, OPEN_PORT, bytes(1350))
         packet = f.ipv6(source, target, f.UDP, body) if ":" in source else f.ipv4(source, target, f.UDP, body, fragment=0x4000)
         kind = f.IP6 if ":" in source else f.IP4

@@ -81,8 +81,10 @@ class Sight:
         self.known = {}
         self.forbidden = []
         for number, attempt in enumerate(plan["attempts"]):
-            for frame in attempt["frames"]:
-                self.known[bytes.fromhex(frame)[14:]] = number
+            for frame in map(bytes.fromhex, attempt["frames"]):
+                # what may arrive has its mark in small letters
+                if self.prefix.lower() not in frame:
+                    self.known[frame[14:]] = number
             for needle in attempt.get("forbidden", []):
                 self.forbidden.append((needle["at"], bytes.fromhex(needle["needle"]), number))
         self.arrived = {}  # attempt: {place: frames}
