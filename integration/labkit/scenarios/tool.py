@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 
-WAIT_S = 4.0
+WAIT_S = 2.5
 
 
 # -- echo servers and connections ----------------------------------------------------------
