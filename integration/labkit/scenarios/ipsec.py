@@ -189,7 +189,7 @@ set -eu
 systemctl stop strongswan
 ip xfrm state flush
 ip xfrm policy flush
-until ! vtysh -c "show bgp l2vpn evpn summary json" | grep -q Established; do sleep 0.5; done
+until ! vtysh -c "show bgp l2vpn evpn summary json" | grep -Eq '"state": ?"Established"'; do sleep 0.5; done
 systemctl start strongswan
 """
 # Returns when the host knows all these addresses.
