@@ -155,6 +155,23 @@ fn marking_an_fdb_entry_is_heard_by_listeners_and_leaves_it_as_it_was() {
 }
 
 #[test]
+fn a_port_without_carrier_takes_no_mark_but_an_entry_made_anew() {
+    with_bridge(|ns, rtnl| {
+        ns.sh("ip link add v9 type veth peer name p9; ip link set v9 master br0 up");
+        let (port, mac) = (ns.index("v9"), mac(M1));
+        apply(rtnl, &[Op::FdbReplace { port, mac }]);
+        let mark = |mark| Op::FdbMark { port, mac, mark };
+        assert_eq!(errno(rtnl, mark(true)), Some(libc::EPERM));
+        let again = [Op::FdbDelete { port, mac }, Op::FdbReplace { port, mac }];
+        apply(rtnl, &again);
+        assert_eq!(fdb(ns, M1).len(), 1);
+        // The bridge hears of the carrier a moment later.
+        ns.sh("ip link set p9 up; for try in $(seq 300); do bridge -d link show dev v9 | grep -q 'state forwarding' && exit; sleep 0.1; done; exit 1");
+        apply(rtnl, &[mark(true), mark(false)]);
+    });
+}
+
+#[test]
 fn the_word_that_a_mac_is_not_here_is_no_entry_of_the_bridge_and_replaces_none() {
     with_bridge(|ns, rtnl| {
         ns.sh(&format!(

@@ -99,7 +99,8 @@ pub enum Op {
     },
     /// Sets or clears the activity mark (NFEA_ACTIVITY_NOTIFY) of an entry. Each change of it sends
     /// RTM_NEWNEIGH and changes nothing that forwards; writing an unchanged entry sends nothing
-    /// (`fdb_add_entry()` in net/bridge/br_fdb.c). ENOENT if the bridge has no such entry.
+    /// (`fdb_add_entry()` in net/bridge/br_fdb.c). ENOENT if the bridge has no such entry, EPERM on a
+    /// port that does not forward, such as one without carrier.
     FdbMark {
         port: u32,
         mac: Mac,

@@ -12,8 +12,8 @@ use super::daemon::Agent;
 use super::report::Report;
 use crate::addr::{IfName, Mac};
 use crate::host::HostFile;
-use crate::kernel::Kernel;
 use crate::kernel::rtnl::Op;
+use crate::kernel::{Kernel, KernelError};
 use crate::model::{Facts, FollowUp};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -63,20 +63,31 @@ fn not_here(
     }
 }
 
-/// Marking an entry that is somewhere else by now would take it back.
-fn here(kernel: &mut Kernel, facts: &Facts, port: &IfName, mac: Mac) -> Vec<Op> {
-    let Some((port, bridge)) = facts
-        .link(port)
-        .and_then(|link| Some((link.index, link.master?)))
-    else {
-        return Vec::new();
+/// Says that a MAC is here, if it is: marking an entry that is somewhere else by now would take it
+/// back.
+fn announce_one(kernel: &mut Kernel, port: &IfName, mac: Mac) {
+    let Ok(Some(link)) = kernel.rtnl.link(port) else {
+        return;
+    };
+    let (port, Some(bridge)) = (link.index, link.master) else {
+        return;
     };
     match kernel.rtnl.fdb_entry(bridge, mac) {
-        Ok(Some(entry)) if entry.port == port && entry.ext_learned => {
-            let marks = [true, false];
-            marks.map(|mark| Op::FdbMark { port, mac, mark }).into()
-        }
-        _ => Vec::new(),
+        Ok(Some(entry)) if entry.port == port && entry.ext_learned => {}
+        _ => return,
+    }
+    let marks = [true, false].map(|mark| Op::FdbMark { port, mac, mark });
+    // A port without carrier takes no marks, and carries nothing that could be lost.
+    let refused = |error: &KernelError| error.errno() == Some(libc::EPERM);
+    let results = kernel.rtnl.apply(&marks);
+    if results
+        .iter()
+        .any(|result| result.as_ref().is_err_and(refused))
+    {
+        tell(
+            kernel,
+            &[Op::FdbDelete { port, mac }, Op::FdbReplace { port, mac }],
+        );
     }
 }
 
@@ -121,13 +132,11 @@ impl Agent {
             return;
         };
         for (_, changes) in due {
-            let mut ops = Vec::new();
             for change in &changes {
                 if let FollowUp::Announce { port, mac } = change {
-                    ops.extend(here(&mut self.kernel, facts, port, *mac));
+                    announce_one(&mut self.kernel, port, *mac);
                 }
             }
-            tell(&mut self.kernel, &ops);
             withdraw(&mut self.kernel, &self.host, facts, &changes);
         }
     }
