@@ -15,6 +15,7 @@ use crate::host::HostFile;
 use crate::kernel::rtnl::Op;
 use crate::kernel::{Kernel, KernelError};
 use crate::model::{Facts, FollowUp};
+use std::collections::BTreeSet;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -27,12 +28,12 @@ const AFTER: [Duration; 3] = [
 
 /// Tells zebra of the MACs that went with these changes.
 pub(super) fn withdraw(kernel: &mut Kernel, host: &HostFile, facts: &Facts, changes: &[FollowUp]) {
-    let mut said = Vec::new();
+    // Each MAC comes once for its FDB entry and once for each address.
+    let mut said = BTreeSet::new();
     for change in changes {
         if let FollowUp::Withdraw { svi, mac } = change
-            && !said.contains(&(svi, mac))
+            && said.insert((svi, *mac))
         {
-            said.push((svi, mac));
             let ops = not_here(kernel, host, facts, svi, *mac);
             tell(kernel, &ops);
         }
