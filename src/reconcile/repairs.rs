@@ -38,10 +38,11 @@ struct Entry {
     pace: Pace,
 }
 
-/// What was changed lately, by kind and key.
+/// What was changed lately, by kind and key, and whether it was taken from another host: what was
+/// merely made here has not been claimed from anybody.
 #[derive(Debug, Default)]
 pub struct Repairs {
-    entries: BTreeMap<String, Entry>,
+    entries: BTreeMap<(String, bool), Entry>,
 }
 
 /// Whether a change may be made now.
@@ -57,12 +58,12 @@ impl Repairs {
     /// Asks for a change that may be needed again and again: the first time at once, then at the
     /// pace given.
     pub fn ask(&mut self, change: &str, pace: Pace, now: Instant) -> Verdict {
-        let entry = self.entries.entry(change.into()).or_insert(Entry {
+        let key = (change.into(), pace == Pace::Contested);
+        let entry = self.entries.entry(key).or_insert(Entry {
             count: 0,
             last: now,
             pace,
         });
-        entry.pace = pace;
         let since = now.duration_since(entry.last);
         if since > pace.memory() {
             entry.count = 0;
@@ -85,7 +86,9 @@ impl Repairs {
 
     /// Forgets a change: it is wanted no longer, or was taken back by ourselves.
     pub fn forget(&mut self, change: &str) {
-        self.entries.remove(change);
+        for contested in [false, true] {
+            self.entries.remove(&(change.into(), contested));
+        }
     }
 
     /// Drops what is too old to matter; bounds the memory.
@@ -128,6 +131,22 @@ mod tests {
         assert_eq!(repairs.ask("x", Pace::Quick, now), Verdict::Go);
         repairs.expire(now + Pace::Quick.memory() * 2);
         assert!(repairs.entries.is_empty());
+    }
+
+    #[test]
+    fn what_was_just_made_here_can_be_claimed_at_once() {
+        let mut repairs = Repairs::default();
+        let now = Instant::now();
+        assert_eq!(repairs.ask("mac", Pace::Quick, now), Verdict::Go);
+        let claim = repairs.ask("mac", Pace::Contested, now);
+        assert_eq!(claim, Verdict::GoAndWarn(1));
+        let wait = Verdict::Wait(Pace::Contested.first());
+        assert_eq!(repairs.ask("mac", Pace::Contested, now), wait);
+        // Making it anew in between is no way around the pause.
+        let later = now + Duration::from_secs(1);
+        assert_eq!(repairs.ask("mac", Pace::Quick, later), Verdict::Go);
+        let claim = repairs.ask("mac", Pace::Contested, later);
+        assert!(matches!(claim, Verdict::Wait(_)), "{claim:?}");
     }
 
     #[test]
