@@ -15,6 +15,8 @@ mod cold_start;
 mod commands;
 #[path = "agent/convergence.rs"]
 mod convergence;
+#[path = "agent/crashes.rs"]
+mod crashes;
 #[path = "agent/lifecycle.rs"]
 mod lifecycle;
 #[path = "agent/lxd_faults.rs"]

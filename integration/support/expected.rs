@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::world::{NETWORKS, Network, Nic, World, network};
 
-type Lines = BTreeSet<String>;
+pub type Lines = BTreeSet<String>;
 
 impl World<'_> {
     /// What is missing (`-`) and what is too much (`+`); empty if all is well.
@@ -43,7 +43,7 @@ impl World<'_> {
         lines
     }
 
-    fn found(&self) -> Lines {
+    pub fn found(&self) -> Lines {
         let mut lines = Lines::new();
         self.found_links(&mut lines);
         for Network { name, .. } in NETWORKS {
@@ -201,6 +201,13 @@ fn port_line(is_nic: bool, is_tunnel: bool) -> String {
     format!(
         "up true learning false flood false mcast_flood false bcast_flood false proxy_arp false proxy_arp_wifi {is_nic} guard true multicast_router 0 neigh_suppress {is_tunnel} isolated false hairpin false"
     )
+}
+
+/// What there should be of one NIC.
+pub fn of_nic(nic: &Nic) -> Lines {
+    let mut lines = Lines::new();
+    wanted_of(nic, &mut lines);
+    lines
 }
 
 fn wanted_of(nic: &Nic, lines: &mut Lines) {

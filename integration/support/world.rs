@@ -471,6 +471,16 @@ impl<'a> World<'a> {
         status
     }
 
+    /// Whether the agent has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        let agent = self.agent.as_mut().expect("the agent was started");
+        let ended = agent.try_wait().expect("it is our child").is_some();
+        if ended {
+            self.agent = None;
+        }
+        ended
+    }
+
     /// SIGTERM, and a clean end.
     pub fn stop(&mut self) {
         self.signal("TERM");

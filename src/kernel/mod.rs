@@ -8,6 +8,7 @@
 
 mod bpf;
 pub mod conntrack;
+pub mod fault;
 pub mod files;
 pub mod link;
 pub mod mdb_codec;

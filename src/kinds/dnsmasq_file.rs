@@ -4,8 +4,8 @@
 
 use super::{KernelKind, KindError, Look, Scope};
 use crate::host::{Dhcp, HostFile, Network};
-use crate::kernel::Kernel;
 use crate::kernel::files::{read_if_exists, write_atomic};
+use crate::kernel::{Kernel, fault};
 use crate::model::{Change, Facts, FollowUp, Inputs, Kind, Nic, Owns, Table};
 use std::collections::BTreeSet;
 use std::fmt;
@@ -230,12 +230,14 @@ impl KernelKind for DnsmasqFile {
         };
         changes
             .iter()
-            .map(|change| match change {
-                Change::Create { key, want } | Change::Update { key, want, .. } => {
-                    write(&key.0, &want.0)
-                }
-                Change::Delete { key, .. } => {
-                    std::fs::remove_file(&key.0).map_err(|error| failed("removing", &key.0, &error))
+            .map(|change| {
+                fault::point();
+                match change {
+                    Change::Create { key, want } | Change::Update { key, want, .. } => {
+                        write(&key.0, &want.0)
+                    }
+                    Change::Delete { key, .. } => std::fs::remove_file(&key.0)
+                        .map_err(|error| failed("removing", &key.0, &error)),
                 }
             })
             .collect()

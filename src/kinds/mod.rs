@@ -19,7 +19,7 @@ pub mod vxlan_attrs;
 
 use crate::host::HostFile;
 use crate::kernel::rtnl::Op;
-use crate::kernel::{Kernel, KernelError};
+use crate::kernel::{Kernel, KernelError, fault};
 use crate::model::{Change, Facts, Kind, Table};
 use std::collections::BTreeSet;
 
@@ -93,7 +93,7 @@ fn apply_ops<K: Kind>(
             start..batch.len()
         }));
     }
-    let results = kernel.rtnl.apply(&batch);
+    let results = write(kernel, &batch);
     changes
         .iter()
         .zip(spans)
@@ -108,6 +108,19 @@ fn apply_ops<K: Kind>(
             Ok(())
         })
         .collect()
+}
+
+/// As one batch; in tests that kill the agent between any two requests, one by one.
+fn write(kernel: &mut Kernel, batch: &[Op]) -> Vec<Result<(), KernelError>> {
+    if !fault::counts() {
+        return kernel.rtnl.apply(batch);
+    }
+    let mut results = Vec::with_capacity(batch.len());
+    for op in batch.chunks(1) {
+        fault::point();
+        results.append(&mut kernel.rtnl.apply(op));
+    }
+    results
 }
 
 fn is_delete<K: Kind>(change: &Change<K>) -> bool {

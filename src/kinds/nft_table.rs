@@ -9,8 +9,8 @@
 use super::nft_element::{self, NftElement};
 use super::nft_set::{Bytes, Set, TABLE, Value};
 use super::{KindError, Look};
-use crate::kernel::Kernel;
 use crate::kernel::nft::{Element, ElementOp, Family};
+use crate::kernel::{Kernel, fault};
 use crate::model::{Inputs, Kind, Owns, Table};
 use sha2::{Digest, Sha256};
 use std::fmt;
@@ -160,6 +160,7 @@ fn both(bridge: &[u8; 32], inet: &[u8; 32]) -> Vec<u8> {
 pub fn replace(kernel: &mut Kernel, elements: &Table<NftElement>) -> Result<(), KindError> {
     let softened = soften(kernel)?;
     if !softened.is_empty() {
+        fault::point();
         kernel.nft.run(&softened)?;
     }
     load(kernel, &text(), elements)
@@ -184,6 +185,7 @@ pub fn create(kernel: &mut Kernel, elements: &Table<NftElement>) -> Result<(), K
 
 fn load(kernel: &mut Kernel, text: &str, elements: &Table<NftElement>) -> Result<(), KindError> {
     let script = format!("{text}{}", nft_element::script(elements));
+    fault::point();
     kernel.nft.run(&script)?;
     let missing = || KindError::Gone(format!("table {TABLE}"));
     let bridge = kernel
@@ -206,6 +208,7 @@ fn load(kernel: &mut Kernel, text: &str, elements: &Table<NftElement>) -> Result
         set: Set::Stamp.name(),
         element,
     };
+    fault::point();
     kernel
         .nft
         .transaction(&[stamp])

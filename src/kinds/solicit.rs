@@ -5,8 +5,8 @@
 
 use super::{KernelKind, KindError, Look, Scope};
 use crate::addr::IfName;
-use crate::kernel::Kernel;
 use crate::kernel::sysctl::{NeighSolicit, set_neigh_solicit};
+use crate::kernel::{Kernel, fault};
 use crate::model::{Change, Facts, Inputs, Kind, Owns, Table};
 use std::fmt;
 
@@ -70,6 +70,7 @@ impl KernelKind for Solicit {
             .iter()
             .map(|change| match change {
                 Change::Update { key, want, .. } => {
+                    fault::point();
                     set_neigh_solicit(key, &want.0).map_err(|error| KindError::File {
                         what: format!("setting neighbour probes of {key}"),
                         why: error.to_string(),

@@ -6,7 +6,7 @@ use super::report::{Line, Report};
 use crate::addr::IfName;
 use crate::host::HostFile;
 use crate::kernel::sysctl::neigh_solicit;
-use crate::kernel::{Kernel, KernelError};
+use crate::kernel::{Kernel, KernelError, fault};
 use crate::kinds::nft_element::{self, NftElement};
 use crate::kinds::nft_table::{self, NftTable};
 use crate::kinds::{KernelKind, KindError, Look, Scope, Visitor, visit_kinds};
@@ -505,6 +505,7 @@ fn apply_nft(nft: NftPlan, kernel: &mut Kernel, report: &mut Report) -> bool {
             done
         }
         NftPlan::Elements(changes) => {
+            fault::point();
             let result = kernel
                 .nft
                 .transaction(&nft_element::ops(&changes))

@@ -1,6 +1,7 @@
 //! Ends the tracked connections of what was taken away, once the filters no longer let them begin.
 
 use super::daemon::Agent;
+use crate::kernel::fault;
 use crate::model::Nic;
 use crate::model::revoked::Revoked;
 
@@ -13,6 +14,7 @@ impl Agent {
         let Some(revoked) = Revoked::between(&self.host, before, now) else {
             return;
         };
+        fault::point();
         let conntrack = &mut self.kernel.conntrack;
         let ended = conntrack
             .entries(|entry| revoked.ends(entry))
