@@ -285,12 +285,16 @@ _lxmesh() {
             return 0
             ;;
         lxmesh__subcmd__trace)
-            opts="-h --json --host-file --help"
+            opts="-h --from --json --host-file --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                --from)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --host-file)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0

@@ -42,8 +42,9 @@ complete -c lxmesh -n "__fish_lxmesh_using_subcommand plan" -s h -l help -d 'Pri
 complete -c lxmesh -n "__fish_lxmesh_using_subcommand status" -l host-file -d 'The host file' -r -F
 complete -c lxmesh -n "__fish_lxmesh_using_subcommand status" -l json -d 'As one JSON document'
 complete -c lxmesh -n "__fish_lxmesh_using_subcommand status" -s h -l help -d 'Print help'
+complete -c lxmesh -n "__fish_lxmesh_using_subcommand trace" -l from -d 'Ask about many flows at once: one SOURCE DESTINATION TRAFFIC a line, "-" for standard input' -r -F
 complete -c lxmesh -n "__fish_lxmesh_using_subcommand trace" -l host-file -d 'The host file' -r -F
-complete -c lxmesh -n "__fish_lxmesh_using_subcommand trace" -l json -d 'As one JSON document'
+complete -c lxmesh -n "__fish_lxmesh_using_subcommand trace" -l json -d 'As one JSON document; with --from one a line'
 complete -c lxmesh -n "__fish_lxmesh_using_subcommand trace" -s h -l help -d 'Print help'
 complete -c lxmesh -n "__fish_lxmesh_using_subcommand purge" -l host-file -d 'The host file' -r -F
 complete -c lxmesh -n "__fish_lxmesh_using_subcommand purge" -l yes -d 'Really do it'

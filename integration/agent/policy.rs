@@ -186,6 +186,31 @@ fn a_trace_names_the_rule_that_decides() {
             assert_eq!(code, Some(1), "{text}");
             assert!(text.contains(says), "{text}");
         }
+        // Many at once.
+        let file = world.path("flows");
+        let from = file.to_str().unwrap();
+        std::fs::write(&file, "c1 c2 icmp/8\n\nc1 192.0.9.9 tcp/443\n").unwrap();
+        let (code, text) = trace(&["--from", from]);
+        assert_eq!(code, Some(0), "{text}");
+        assert_eq!(text.matches(": allowed\n").count(), 2, "{text}");
+        std::fs::write(&file, "c1 c2 tcp/443\nc1 nobody tcp/443\nc1 c2\n").unwrap();
+        let (code, text) = trace(&["--json", "--from", from]);
+        assert_eq!(code, Some(1), "{text}");
+        let lines: Vec<Value> = text.lines().map(|line| line.parse().unwrap()).collect();
+        assert_eq!(lines.len(), 3);
+        assert_eq!(lines[0]["traces"][0]["allowed"], false);
+        assert!(
+            lines[1]["error"]
+                .as_str()
+                .unwrap()
+                .contains("no running instance")
+        );
+        assert!(
+            lines[2]["error"]
+                .as_str()
+                .unwrap()
+                .contains("is not SOURCE")
+        );
     });
 }
 

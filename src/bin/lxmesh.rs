@@ -3,12 +3,14 @@
 
 use clap::{CommandFactory, Parser, Subcommand};
 use lxmesh::control::{screen, server};
-use lxmesh::model::trace::{Question, trace};
+use lxmesh::host::HostFile;
+use lxmesh::model::Nic;
+use lxmesh::model::trace::{Question, Trace, trace};
 use lxmesh::reconcile::report::Report;
 use lxmesh::reconcile::{preview, purge, start};
 use lxmesh::{host, kernel};
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
@@ -49,12 +51,18 @@ enum Command {
     /// Say which rule decides about a flow, by the policies of this host's NICs.
     Trace {
         /// INSTANCE, INSTANCE/DEVICE, or an address.
-        source: String,
+        #[arg(required_unless_present = "from")]
+        source: Option<String>,
         /// The same.
-        destination: String,
+        #[arg(required_unless_present = "from")]
+        destination: Option<String>,
         /// PROTOCOL/PORT, such as tcp/443 or icmp/echo-request.
-        traffic: String,
-        /// As one JSON document.
+        #[arg(required_unless_present = "from")]
+        traffic: Option<String>,
+        /// Ask about many flows at once: one SOURCE DESTINATION TRAFFIC a line, "-" for standard input.
+        #[arg(long, value_name = "FILE", conflicts_with = "source")]
+        from: Option<PathBuf>,
+        /// As one JSON document; with --from one a line.
         #[arg(long)]
         json: bool,
     },
@@ -124,18 +132,17 @@ fn main() -> ExitCode {
             source,
             destination,
             traffic,
+            from,
             json,
         } => match runtime.block_on(preview::nics(&host_file)) {
-            Ok((host, nics)) => print_trace(
-                &Question {
-                    host: &host,
-                    nics: &nics,
-                    source: &source,
-                    destination: &destination,
-                    traffic: &traffic,
-                },
-                json,
-            ),
+            Ok((host, nics)) => match (source, destination, traffic, from) {
+                (Some(source), Some(destination), Some(traffic), _) => {
+                    let words = [&*source, &*destination, &*traffic];
+                    print_trace(&question(&host, &nics, words), json)
+                }
+                (_, _, _, Some(file)) => trace_lines(&host, &nics, &file, json),
+                _ => fail(&"the arguments are checked before"),
+            },
             Err(error) => fail(&error),
         },
         Command::Purge { yes } => run_purge(&runtime, &host_file, yes),
@@ -204,6 +211,62 @@ fn print_plan(report: &Report, json: bool) -> ExitCode {
     } else {
         ExitCode::from(CHANGES)
     }
+}
+
+fn question<'a>(host: &'a HostFile, nics: &'a [Nic], words: [&'a str; 3]) -> Question<'a> {
+    let [source, destination, traffic] = words;
+    Question {
+        host,
+        nics,
+        source,
+        destination,
+        traffic,
+    }
+}
+
+/// One question a line, and for each its answer: as text below the question, or as one line of
+/// JSON with `traces` or `error`.
+fn trace_lines(host: &HostFile, nics: &[Nic], file: &Path, json: bool) -> ExitCode {
+    let text = if file == Path::new("-") {
+        std::io::read_to_string(std::io::stdin())
+    } else {
+        std::fs::read_to_string(file)
+    };
+    let text = match text {
+        Ok(text) => text,
+        Err(error) => return fail(&format!("reading {}: {error}", file.display())),
+    };
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    let mut status = 0;
+    for (number, line) in (1..).zip(text.lines()) {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let answer = match words[..] {
+            [] => continue,
+            [source, destination, traffic] => {
+                trace(&question(host, nics, [source, destination, traffic]))
+            }
+            _ => Err(format!("{line:?} is not SOURCE DESTINATION TRAFFIC")),
+        };
+        status = match &answer {
+            Err(_) => FAILED,
+            Ok(traces) if status != FAILED && traces.iter().any(|trace| !trace.allowed) => DENIED,
+            Ok(_) => status,
+        };
+        let text = match (&answer, json) {
+            (Ok(traces), true) => format!("{}\n", serde_json::json!({ "traces": traces })),
+            (Err(error), true) => format!("{}\n", serde_json::json!({ "error": error })),
+            (Ok(traces), false) => traces.iter().map(Trace::text).collect(),
+            (Err(error), false) => {
+                eprintln!("lxmesh: {}:{number}: {error}", file.display());
+                continue;
+            }
+        };
+        // A reader that has seen enough (`| head`) is no error.
+        if out.write_all(text.as_bytes()).is_err() {
+            break;
+        }
+    }
+    ExitCode::from(status)
 }
 
 fn print_trace(question: &Question<'_>, json: bool) -> ExitCode {
