@@ -6,13 +6,14 @@ import pathlib
 
 from labkit import fleet
 from labkit.console import table
-from labkit.scenarios import attacks, attacks_ip, legitimate, state
+from labkit.scenarios import attacks, attacks_ip, frames, legitimate, state
 from labkit.scenarios.attacks import CLOSED_PORT, FLOW_PORT, HOST_PORT, ONE_WAY_PORT, OPEN_PORT, PREFIX, Catalogue, End
 from labkit.scenarios.registry import check, scenario
 from labkit.scenarios.scene import until_ready
 
 _PROBE = "/var/tmp/lxmesh-lab-probe.py"
 _PLAN = "/var/tmp/lxmesh-lab-plan.json"
+_FLOODS = "/var/tmp/lxmesh-lab-floods"
 _IN, _OUT = "user.lxmesh.in_services", "user.lxmesh.out_services"
 
 
@@ -143,6 +144,60 @@ def all_attacks(scene):
         failures.append(f"ct-leak: the flow of near and far is not tracked in zone 100: {tracked}")
     check(not failures, lambda: "\n  ".join(["", *failures]))
     _nothing_learned(stage)
+
+
+def _floods(c):
+    """{name: frame and the place of its number}: what eve sends as fast as she can."""
+    own, near, far, gateway = c.own, c.near, c.far, c.gateway
+    join = frames.icmp6(own.link_local, "ff02::16", 143, bytes(3) + b"\x01" + b"\x04\0\0\0" + frames.six("ff1e::1:0"))
+    router_alert = frames.extension(0, frames.ICMP6, b"\x05\x02\0\0\x01\0")[1]
+    request = frames.arp(1, own.mac, own.ipv4, "00:00:00:00:00:00", "10.77.0.0")
+    solicit = bytes(4) + frames.six("2001:db8:ffff::")
+    lease = frames.dhcp4(1, own.mac, 0x4C580000)
+    return {
+        "SYN": (c.packet(far.mac, own.ipv4, far.ipv4, frames.TCP, frames.tcp(own.ipv4, far.ipv4, 10000, 80)), 34, 50),
+        "UDP flows": (c.datagram(near.mac, own.ipv4, near.ipv4, 53, b"", source_port=10000), 34, 40),
+        "ARP": (frames.ethernet(frames.BROADCAST, own.mac, frames.ARP, request), 40, 0),
+        "ND": (c.nd(gateway.mac, own.ipv6, gateway.ipv6, 135, solicit), 76, 56),
+        "DHCP": (c.datagram(frames.BROADCAST, "0.0.0.0", "255.255.255.255", 67, lease, source_port=68), 48, 40),
+        "MLD joins": (c.packet("33:33:00:00:00:16", own.link_local, "ff02::16", 0, router_alert + join, hops=1), 84, 64),
+    }
+
+
+@scenario("floods")
+def floods(scene):
+    """while one container floods (SYN, UDP, ARP, ND, DHCP, MLD), another of its host goes on connecting: the figures"""
+    stage = _Stage(scene)
+    near, far = stage.catalogue.near, stage.catalogue.far
+    lease = stage.catalogue.datagram(frames.BROADCAST, "0.0.0.0", "255.255.255.255", 67, frames.dhcp4(1, near.mac, 0),
+                                     source_mac=near.mac, source_port=68)
+    plan = {
+        "from": stage.eve.name, "innocent": stage.near.name, "target": [far.ipv4, 5600], "seconds": 4,
+        "floods": {name: {"frame": frame.hex(), "offset": offset, "check": check}
+                   for name, (frame, offset, check) in _floods(stage.catalogue).items()},
+        "request": lease.hex(), "answer": b"\x02\x01\x06\0".hex(),
+    }
+    for name in ("probe.py", "floods.py"):
+        stage.host.push(pathlib.Path(__file__).with_name(name), f"{_FLOODS}/{name}")
+    stage.host.push(json.dumps(plan), f"{_FLOODS}/plan.json")
+    allowed = ((stage.eve, {_OUT: "tcp/80 udp/53"}), (stage.near, {_OUT: "tcp/5600", _IN: "udp/53"}), (stage.far, {_IN: "tcp/80 tcp/5600"}))
+    with _configured(*allowed), scene.serving(stage.far, "tcp/5600"):
+        def probe():
+            found = scene.connects(stage.near, f"tcp/5600@{far.ipv4}")
+            return [f"{target}: {yes}" for target, yes in found.items() if yes != "yes"]
+
+        scene.until("near reaches far", probe)
+        told = json.loads(stage.host.run(["python3", f"{_FLOODS}/floods.py", f"{_FLOODS}/plan.json"], timeout=300).stdout)
+    rows = [("FLOOD", "FRAMES/S", "CONNECTIONS/S", "FAILED", "SLOWEST MS", "DHCP ANSWERED", "COUNTED AS")]
+    for name, one in told.items():
+        rows.append((name, one["sent_per_s"], one["connections_per_s"], one["failed"], one["slowest_ms"],
+                     f"{one['leases']}/{one['asked']}", ", ".join(sorted(one["rose"], key=one["rose"].get, reverse=True)[:2])))
+    for line in table(rows).splitlines():
+        scene.note(line)
+    bad = [name for name, one in told.items() if one["failed"] or not one["connections_per_s"] or one["leases"] < one["asked"]]
+    check(not bad, lambda: f"near could not go on during {', '.join(bad)}: " + json.dumps({name: told[name] for name in bad}))
+    silent = [name for name in ("UDP flows", "ARP", "ND", "DHCP", "MLD joins") if not told[name]["rose"]]
+    check(not silent, lambda: f"nothing of it was dropped: {silent}: {told}")
 
 
 def _nothing_learned(stage):
