@@ -4,11 +4,10 @@
 use super::cold_start::busy_world;
 use super::support::fake_lxd::{Instance, Status, keys};
 use super::support::in_netns;
+use super::support::listener::Listener;
 use super::support::world::{Nic, World};
 use serde_json::json;
-use std::fs::{self, File};
-use std::path::PathBuf;
-use std::process::{Child, Command};
+use std::fs;
 
 /// As LXD does it: the device goes, then the event comes.
 pub fn stop(world: &mut World<'_>, nic: &Nic) {
@@ -44,42 +43,17 @@ fn an_instance_is_followed_through_stop_start_and_delete() {
 }
 
 /// What the kernel tells of FDB entries, as zebra hears it.
-struct FdbListener {
-    child: Child,
-    path: PathBuf,
-}
-
-impl FdbListener {
-    fn new(world: &mut World<'_>) -> Self {
-        let path = world.path("told");
-        let child = Command::new("bridge")
-            .args(["monitor", "fdb"])
-            .stdout(File::create(&path).unwrap())
-            .spawn()
-            .unwrap();
-        let listener = Self { child, path };
-        // It listens once it has heard of something.
-        world.until("the listener is there", |world| {
-            let mac = "02:ee:00:00:aa:01";
-            world.ns.sh(&format!(
-                "bridge fdb add {mac} dev other0 master; bridge fdb del {mac} dev other0 master"
-            ));
-            (!listener.lines().is_empty()).then_some(())
-        });
-        listener
-    }
-
-    fn lines(&self) -> Vec<String> {
-        let text = fs::read_to_string(&self.path).unwrap();
-        text.lines().map(str::to_string).collect()
-    }
-}
-
-impl Drop for FdbListener {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+fn fdb_listener(world: &mut World<'_>) -> Listener {
+    let listener = Listener::start(&["bridge", "monitor", "fdb"], world.path("told"));
+    // It listens once it has heard of something.
+    world.until("the listener is there", |world| {
+        let mac = "02:ee:00:00:aa:01";
+        world.ns.sh(&format!(
+            "bridge fdb add {mac} dev other0 master; bridge fdb del {mac} dev other0 master"
+        ));
+        (!listener.text().is_empty()).then_some(())
+    });
+    listener
 }
 
 /// Zebra may have missed the end of the FDB entry, which goes with the device, and is told in its
@@ -89,11 +63,10 @@ fn zebra_is_told_that_the_mac_of_a_device_that_went_is_not_here() {
     in_netns(|ns| {
         let mut world = busy_world(ns);
         let [one, other] = [0, 1].map(|n| world.nics[n].clone());
-        let listener = FdbListener::new(&mut world);
+        let listener = fdb_listener(&mut world);
         let told = |nic: &Nic| {
-            let lines = listener.lines();
-            lines
-                .iter()
+            let text = listener.text();
+            text.lines()
                 .any(|line| line.starts_with(&nic.mac) && line.contains("dst 127.0.0.1 port 9"))
                 .then_some(())
         };
@@ -116,7 +89,7 @@ fn zebra_is_told_that_the_mac_of_a_device_that_went_is_not_here() {
 fn zebra_is_told_again_of_a_mac_behind_a_port_without_carrier() {
     in_netns(|ns| {
         let mut world = busy_world(ns);
-        let listener = FdbListener::new(&mut world);
+        let listener = fdb_listener(&mut world);
         let silent = world.nic("silent", "vpc");
         world.plug(&silent);
         // As the instance's end is until its operating system sets it up.
@@ -125,9 +98,9 @@ fn zebra_is_told_again_of_a_mac_behind_a_port_without_carrier() {
         let live = world.launch("live", "vpc");
         world.in_step();
         let about = |nic: &Nic| -> Vec<bool> {
-            let lines = listener.lines();
-            let of_bridge = |line: &&String| line.contains(&nic.port) && line.contains(&nic.mac);
-            let lines = lines.iter().filter(of_bridge);
+            let text = listener.text();
+            let of_bridge = |line: &&str| line.contains(&nic.port) && line.contains(&nic.mac);
+            let lines = text.lines().filter(of_bridge);
             lines.map(|line| line.starts_with("Deleted")).collect()
         };
         world.until("the silent one's entry was made anew", |_| {
@@ -137,7 +110,7 @@ fn zebra_is_told_again_of_a_mac_behind_a_port_without_carrier() {
         world.until("the live one's was marked", |_| {
             (about(&live).len() >= 3).then_some(())
         });
-        assert!(!about(&live).contains(&true), "{:?}", listener.lines());
+        assert!(!about(&live).contains(&true), "{}", listener.text());
         world.in_step();
     });
 }

@@ -7,6 +7,7 @@
 
 pub mod expected;
 pub mod fake_lxd;
+pub mod listener;
 pub mod silence;
 pub mod world;
 
