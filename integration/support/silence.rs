@@ -71,7 +71,9 @@ impl Listeners {
             let again = line.contains("extern_learn") && !line.contains("Deleted");
             again && world.nics.iter().any(|nic| line.contains(&nic.mac))
         };
-        all.filter(|line| !ours(line) && !announced(line) && !line.trim().is_empty())
+        // The kernel's own membership of groups, which it says in its own time; ours are permanent.
+        let own = |line: &&str| line.starts_with("[MDB]") && line.contains(" temp");
+        all.filter(|line| !ours(line) && !announced(line) && !own(line) && !line.trim().is_empty())
             .map(str::to_string)
             .collect()
     }
