@@ -8,6 +8,7 @@ use super::support::in_netns;
 use super::support::world::{Nic, World};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
+use std::env;
 
 /// One thing that happens. Numbers choose among the NICs that there are.
 #[derive(Debug, Clone)]
@@ -155,7 +156,7 @@ fn converges(events: &[Event]) {
 #[test]
 fn whatever_happens_all_is_well_in_the_end() {
     let config = Config {
-        cases: 12,
+        cases: env::var("PROPTEST_CASES").map_or(12, |cases| cases.parse().expect("a number")),
         max_shrink_iters: 0,
         failure_persistence: None,
         ..Config::default()

@@ -4,8 +4,10 @@
 use super::cold_start::busy_world;
 use super::support::fake_lxd::{Instance, Status, keys};
 use super::support::in_netns;
+use super::support::listener::Listener;
 use super::support::world::{Nic, World};
 use serde_json::json;
+use std::fs;
 
 /// As LXD does it: the device goes, then the event comes.
 pub fn stop(world: &mut World<'_>, nic: &Nic) {
@@ -40,6 +42,20 @@ fn an_instance_is_followed_through_stop_start_and_delete() {
     });
 }
 
+/// What the kernel tells of FDB entries, as zebra hears it.
+fn fdb_listener(world: &mut World<'_>) -> Listener {
+    let listener = Listener::start(&["bridge", "monitor", "fdb"], world.path("told"));
+    // It listens once it has heard of something.
+    world.until("the listener is there", |world| {
+        let mac = "02:ee:00:00:aa:01";
+        world.ns.sh(&format!(
+            "bridge fdb add {mac} dev other0 master; bridge fdb del {mac} dev other0 master"
+        ));
+        (!listener.text().is_empty()).then_some(())
+    });
+    listener
+}
+
 /// Zebra may have missed the end of the FDB entry, which goes with the device, and is told in its
 /// own words, also if the device went while no agent ran.
 #[test]
@@ -47,24 +63,9 @@ fn zebra_is_told_that_the_mac_of_a_device_that_went_is_not_here() {
     in_netns(|ns| {
         let mut world = busy_world(ns);
         let [one, other] = [0, 1].map(|n| world.nics[n].clone());
-        let path = world.path("told");
-        let out = std::fs::File::create(&path).unwrap();
-        let mut command = std::process::Command::new("bridge");
-        let mut listener = command
-            .args(["monitor", "fdb"])
-            .stdout(out)
-            .spawn()
-            .unwrap();
-        // It listens once it has heard of something.
-        world.until("the listener is there", |_| {
-            let mac = "02:ee:00:00:aa:01";
-            ns.sh(&format!(
-                "bridge fdb add {mac} dev other0 master; bridge fdb del {mac} dev other0 master"
-            ));
-            (!std::fs::read_to_string(&path).unwrap().is_empty()).then_some(())
-        });
+        let listener = fdb_listener(&mut world);
         let told = |nic: &Nic| {
-            let text = std::fs::read_to_string(&path).unwrap();
+            let text = listener.text();
             text.lines()
                 .any(|line| line.starts_with(&nic.mac) && line.contains("dst 127.0.0.1 port 9"))
                 .then_some(())
@@ -78,9 +79,39 @@ fn zebra_is_told_that_the_mac_of_a_device_that_went_is_not_here() {
         world.start();
         world.in_step();
         world.until("zebra is told of the past", |_| told(&other));
-        listener.kill().unwrap();
-        listener.wait().unwrap();
         assert!(!ns.sh("bridge fdb show").contains("127.0.0.1"));
+    });
+}
+
+/// An entry of a port that does not forward takes no mark: it goes and comes back instead. One of
+/// a port that forwards never goes.
+#[test]
+fn zebra_is_told_again_of_a_mac_behind_a_port_without_carrier() {
+    in_netns(|ns| {
+        let mut world = busy_world(ns);
+        let listener = fdb_listener(&mut world);
+        let silent = world.nic("silent", "vpc");
+        world.plug(&silent);
+        // As the instance's end is until its operating system sets it up.
+        world.in_peers(&format!("ip link set {}p down", silent.port));
+        world.start_in_lxd(&silent);
+        let live = world.launch("live", "vpc");
+        world.in_step();
+        let about = |nic: &Nic| -> Vec<bool> {
+            let text = listener.text();
+            let of_bridge = |line: &&str| line.contains(&nic.port) && line.contains(&nic.mac);
+            let lines = text.lines().filter(of_bridge);
+            lines.map(|line| line.starts_with("Deleted")).collect()
+        };
+        world.until("the silent one's entry was made anew", |_| {
+            let gone = about(&silent).into_iter().filter(|gone| *gone).count();
+            (gone > 0 && about(&silent).last() == Some(&false)).then_some(())
+        });
+        world.until("the live one's was marked", |_| {
+            (about(&live).len() >= 3).then_some(())
+        });
+        assert!(!about(&live).contains(&true), "{}", listener.text());
+        world.in_step();
     });
 }
 
@@ -126,7 +157,7 @@ fn a_renamed_instance_keeps_its_network() {
         world.run(&new);
         world.in_step();
         assert!(
-            std::fs::read_to_string(world.path("dnsmasq/hosts"))
+            fs::read_to_string(world.path("dnsmasq/hosts"))
                 .unwrap()
                 .contains(",renamed\n")
         );
@@ -231,7 +262,7 @@ fn a_second_device_is_added_and_removed() {
         world.until("the second device is connected", |world| {
             (!world.differences().iter().any(name_only_once)).then_some(())
         });
-        let hosts = std::fs::read_to_string(world.path("dnsmasq/hosts")).unwrap();
+        let hosts = fs::read_to_string(world.path("dnsmasq/hosts")).unwrap();
         assert!(hosts.contains(&format!("{},", second.mac)), "{hosts}");
         world.set(&first, Status::Running);
         world.unplug(&second);

@@ -1,8 +1,10 @@
 """The product on the hosts: one host file, the Debian package, what lxmesh-gen renders, and
 the containers the lab starts with."""
 
+import io
 import pathlib
 import subprocess
+import tarfile
 
 from labkit.console import LabError, step
 from labkit.settings import REPOSITORY
@@ -96,8 +98,18 @@ def deploy(lab, deb):
     """Installs the package everywhere and makes each host what the host file says."""
     content = pathlib.Path(deb).read_bytes()
     text = host_file(lab.plan)
+    if not lab.native:
+        _load_profile(lab, deb)
     with step(f"installing {pathlib.Path(deb).name} and configuring {len(lab.hosts)} hosts"):
         lab.each(lab.hosts, lambda host: _deploy_one(host, content, text))
+
+
+def _load_profile(lab, deb):
+    """The hosts share the machine's kernel, whose AppArmor profiles their packages cannot load."""
+    files = subprocess.run(["dpkg-deb", "--fsys-tarfile", str(deb)], check=True, capture_output=True).stdout
+    with tarfile.open(fileobj=io.BytesIO(files)) as archive:
+        profile = archive.extractfile("./etc/apparmor.d/lxmesh-agent").read()
+    lab.outside.run(["apparmor_parser", "--replace", "--skip-cache"], input=profile, timeout=120)
 
 
 # FRR is restarted for a new configuration only: that costs every session. `--no-reload`:

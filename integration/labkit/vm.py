@@ -24,8 +24,8 @@ HOSTS_DISK = "40G"  # sparse
 BOOT_TIMEOUT_S = 300
 KERNEL_ARGUMENTS = (
     "console=ttyS0 root=/dev/nvme0n1 rw panic=-1 quiet mitigations=off net.ifnames=0 "
-    # the kernel's own audit and watchdog only cost time under emulation
-    "audit=0 nowatchdog systemd.show_status=no"
+    # the kernel's own watchdog only costs time under emulation
+    "nowatchdog systemd.show_status=no"
 )
 
 

@@ -1,7 +1,7 @@
 //! A host with one network and any number of instances, each with a real veth, as the fake LXD
 //! knows them.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::Read;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -12,6 +12,7 @@ use crate::run;
 use crate::support::Ns;
 use crate::support::expected::{link_local, solicited};
 use crate::support::fake_lxd::{FakeLxd, Instance, Status, keys};
+use crate::support::listener::{self, Listener};
 
 pub struct Nic {
     pub instance: String,
@@ -216,32 +217,14 @@ impl<'a> Fleet<'a> {
         );
     }
 
-    /// Counts all changes that the kernel tells of.
+    /// Hears of all changes that the kernel tells of.
     pub fn listen(&self) -> Listeners {
-        let commands: [&[&str]; 3] = [
-            &["ip", "monitor", "all"],
-            &["bridge", "monitor", "all"],
-            &["nft", "monitor"],
-        ];
-        let mut listeners = Listeners {
-            children: Vec::new(),
-            files: Vec::new(),
-        };
-        for (n, command) in commands.iter().enumerate() {
-            let path = self.path(&format!("monitor{n}"));
-            let out = File::create(&path).expect("the directory is ours");
-            let child = Command::new(command[0])
-                .args(&command[1..])
-                .stdin(Stdio::null())
-                .stdout(out)
-                .spawn();
-            listeners
-                .children
-                .push(child.expect("the monitor can be run"));
-            listeners.files.push(path);
-        }
+        let all = listener::ALL.iter().enumerate();
+        let all = all
+            .map(|(n, command)| Listener::start(command, self.path(&format!("monitor{n}"))))
+            .collect();
         thread::sleep(Duration::from_millis(500));
-        listeners
+        Listeners(all)
     }
 }
 
@@ -252,23 +235,13 @@ impl Drop for Fleet<'_> {
     }
 }
 
-pub struct Listeners {
-    children: Vec<Child>,
-    files: Vec<PathBuf>,
-}
+pub struct Listeners(Vec<Listener>);
 
 impl Listeners {
     /// Lines so far; the first few are shown to whoever wonders.
-    pub fn heard(mut self) -> usize {
+    pub fn heard(self) -> usize {
         thread::sleep(Duration::from_millis(300));
-        for child in &mut self.children {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-        let texts = self
-            .files
-            .iter()
-            .map(|path| fs::read_to_string(path).expect("the file is there"));
+        let texts = self.0.iter().map(Listener::text);
         let lines: Vec<String> = texts
             .flat_map(|text| text.lines().map(str::to_string).collect::<Vec<_>>())
             // The kernel tidies up what it knew of groups that it spoke to itself.

@@ -7,13 +7,16 @@
 
 pub mod expected;
 pub mod fake_lxd;
+pub mod listener;
 pub mod silence;
 pub mod world;
 
+use std::fs;
 use std::process::{Command, Stdio};
 use std::thread;
 
 use lxmesh::kernel::rtnl::{Op, Rtnl};
+use rustix::process::{Pid, Signal};
 use rustix::thread::UnshareFlags;
 use serde_json::Value;
 
@@ -40,6 +43,25 @@ pub fn in_netns<T: Send>(body: impl FnOnce(&Ns) -> T + Send) -> T {
             .join()
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
+}
+
+/// Ends what was started there and still runs, such as the dnsmasq of an agent that was killed: the
+/// namespace would stay as long.
+impl Drop for Ns {
+    fn drop(&mut self) {
+        let here = fs::read_link("/proc/thread-self/ns/net").expect("a thread has a namespace");
+        let own = rustix::process::getpid();
+        for entry in fs::read_dir("/proc").expect("there is /proc").flatten() {
+            let name = entry.file_name();
+            let pid = name.to_str().and_then(|name| name.parse().ok());
+            let Some(pid) = pid.and_then(Pid::from_raw).filter(|pid| *pid != own) else {
+                continue;
+            };
+            if fs::read_link(entry.path().join("ns/net")).is_ok_and(|other| other == here) {
+                let _ = rustix::process::kill_process(pid, Signal::KILL);
+            }
+        }
+    }
 }
 
 impl Ns {

@@ -1,56 +1,35 @@
 //! Listening to everything the kernel tells about changes, to show that there were none. No
 //! sleeping: a change of our own, seen by all listeners, marks the beginning and the end.
 
-use std::fs::{self, File};
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::listener::{self, Listener};
 use super::world::{PATIENCE, World};
 
 pub struct Listeners {
-    children: Vec<Child>,
-    files: Vec<PathBuf>,
+    all: Vec<Listener>,
     from: Vec<usize>,
 }
 
-const COMMANDS: [&[&str]; 3] = [
-    &["ip", "monitor", "all"],
-    &["bridge", "monitor", "all"],
-    &["nft", "monitor"],
-];
 const MARK: &str = "02:ee:00:00:aa";
 
 impl Listeners {
     pub fn new(world: &World<'_>) -> Self {
+        let all = listener::ALL.iter().enumerate();
+        let all = all
+            .map(|(n, command)| Listener::start(command, world.path(&format!("monitor{n}"))))
+            .collect();
         let mut listeners = Listeners {
-            children: Vec::new(),
-            files: Vec::new(),
+            all,
             from: Vec::new(),
         };
-        for (n, command) in COMMANDS.iter().enumerate() {
-            let path = world.path(&format!("monitor{n}"));
-            let out = File::create(&path).expect("the directory is ours");
-            let child = Command::new(command[0])
-                .args(&command[1..])
-                .stdin(Stdio::null())
-                .stdout(out)
-                .spawn();
-            listeners
-                .children
-                .push(child.expect("the monitor can be run"));
-            listeners.files.push(path);
-        }
         listeners.from = listeners.mark(world, 1);
         listeners
     }
 
     fn texts(&self) -> Vec<String> {
-        self.files
-            .iter()
-            .map(|path| fs::read_to_string(path).expect("the file is there"))
-            .collect()
+        self.all.iter().map(Listener::text).collect()
     }
 
     /// Makes changes that name the number until every listener has heard of one.
@@ -92,17 +71,10 @@ impl Listeners {
             let again = line.contains("extern_learn") && !line.contains("Deleted");
             again && world.nics.iter().any(|nic| line.contains(&nic.mac))
         };
-        all.filter(|line| !ours(line) && !announced(line) && !line.trim().is_empty())
+        // The kernel's own membership of groups, which it says in its own time; ours are permanent.
+        let own = |line: &&str| line.starts_with("[MDB]") && line.contains(" temp");
+        all.filter(|line| !ours(line) && !announced(line) && !own(line) && !line.trim().is_empty())
             .map(str::to_string)
             .collect()
-    }
-}
-
-impl Drop for Listeners {
-    fn drop(&mut self) {
-        for child in &mut self.children {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
     }
 }

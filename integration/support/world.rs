@@ -311,6 +311,11 @@ impl<'a> World<'a> {
     /// Gives the instance its device and the NIC, runs it, and has LXD tell of it.
     pub fn run(&mut self, nic: &Nic) {
         self.plug(nic);
+        self.start_in_lxd(nic);
+    }
+
+    /// Runs the instance of a NIC that has its device, and has LXD tell of it.
+    pub fn start_in_lxd(&mut self, nic: &Nic) {
         self.set(nic, Status::Running);
         self.expect(nic);
         self.lxd
@@ -323,11 +328,13 @@ impl<'a> World<'a> {
         self.ns.sh(&format!(
             "ip link add {port} type veth peer name {port}p netns {peers}"
         ));
-        let up = format!(
-            "nsenter -t {peers} -n ip link set {port}p address {} up",
-            nic.mac
-        );
-        self.ns.sh(&up);
+        self.in_peers(&format!("ip link set {port}p address {} up", nic.mac));
+    }
+
+    /// Runs a command where the instances' ends of the veths are.
+    pub fn in_peers(&self, command: &str) {
+        let peers = self.peers.id();
+        self.ns.sh(&format!("nsenter -t {peers} -n {command}"));
     }
 
     pub fn unplug(&self, nic: &Nic) {

@@ -16,6 +16,7 @@ use crate::kernel::rtnl::Op;
 use crate::kernel::{Kernel, KernelError};
 use crate::model::{Facts, FollowUp};
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -103,7 +104,7 @@ fn tell(kernel: &mut Kernel, ops: &[Op]) {
 impl Agent {
     pub(super) fn schedule_announcements(&mut self, report: &Report) {
         let now = Instant::now();
-        let changes: Vec<_> = report
+        let changes: Arc<[_]> = report
             .follow_ups
             .iter()
             .filter(|follow_up| {
@@ -115,7 +116,7 @@ impl Agent {
             .cloned()
             .collect();
         if !changes.is_empty() {
-            let times = AFTER.map(|after| (now + after, changes.clone()));
+            let times = AFTER.map(|after| (now + after, Arc::clone(&changes)));
             self.announcements.extend(times);
             self.announcements.sort_by_key(|(due, _)| *due);
         }
@@ -133,7 +134,7 @@ impl Agent {
             return;
         };
         for (_, changes) in due {
-            for change in &changes {
+            for change in changes.iter() {
                 if let FollowUp::Announce { port, mac } = change {
                     announce_one(&mut self.kernel, port, *mac);
                 }

@@ -17,6 +17,7 @@ use crate::kernel::monitor::{Knock, Monitor};
 use crate::model::{FollowUp, Nic, NicId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -85,7 +86,7 @@ pub struct Agent {
     pub(super) stats: Stats,
     pub(super) deferred: Vec<String>,
     /// When to tell zebra again of which changes, soonest first.
-    pub(super) announcements: Vec<(Instant, Vec<FollowUp>)>,
+    pub(super) announcements: Vec<(Instant, Arc<[FollowUp]>)>,
     pub(super) retry_at: Option<Instant>,
     pub(super) retry_pause: Duration,
     pub(super) nft_generation: u32,
