@@ -364,6 +364,12 @@ impl Host {
         .collect()
     }
 
+    /// Whether the packet filter has been told of a tunnel end point.
+    pub fn lets_in(&self, vtep: &str) -> bool {
+        let set = self.sh("nft list set inet lxmesh_host vteps4");
+        set.contains(&format!("{vtep} comment"))
+    }
+
     /// Writes down from now on what is done to neighbours and FDB entries.
     pub fn listen(&self) {
         until("nothing more to announce", &json!(0), || {

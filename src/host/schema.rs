@@ -314,6 +314,17 @@ impl Network {
     }
 }
 
+impl HostFile {
+    /// Whether the packet filter is to know the tunnel end points that EVPN tells of: where not all
+    /// of them are declared, so that others may be let in; and where nothing may leave for any of
+    /// them in cleartext, as IPsec is for those declared only.
+    pub fn filters_vteps(&self) -> bool {
+        let single = |net: &IpNet| net.prefix_len() == net.max_prefix_len();
+        let declared = self.fabric.supervisors.iter().all(single);
+        self.firewall.enabled && (!declared || self.ipsec.is_some())
+    }
+}
+
 impl Fabric {
     /// Where other hosts of the fabric are: supervisors and reflectors, without overlaps, sorted.
     pub fn hosts(&self) -> Vec<IpNet> {
