@@ -29,3 +29,5 @@ mod repairs;
 mod support;
 #[path = "agent/user.rs"]
 mod user;
+#[path = "agent/vteps.rs"]
+mod vteps;

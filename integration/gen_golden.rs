@@ -32,6 +32,8 @@ const HOSTS: &[(&str, &str, &str)] = &[
     ("ipsec-psk", "supervisor", "198.51.100.11"),
     ("ipsec-psk", "reflector", "198.51.100.101"),
     ("ipsec-mesh", "supervisor", "198.51.100.12"),
+    ("routers", "supervisor", "198.51.100.11"),
+    ("routers", "reflector", "198.51.100.101"),
 ];
 
 /// Programs of the hosts of a fleet, where the reference platform's do not do.
@@ -197,6 +199,11 @@ fn what_a_target_cannot_do_is_refused_by_name() {
         refused("ipv6-underlay", "2001:db8:ffff:1::5", "debian-13"),
         "fabric.supervisors: FRR 10.3 knows IPv4 tunnel end points only; IPv6 needs FRR 10.6\n  \
          remedy: change those keys, install newer programs, or name another target than debian-13"
+    );
+    let old = refused("routers", "198.51.100.11", "debian-12");
+    assert!(
+        old.starts_with("network.announce: FRR 8.4.4 announces routes of the main table only, and those of \"amber\""),
+        "{old}"
     );
     let old = refused("ipsec-psk", "198.51.100.11", "debian-13,strongswan=5.9.5");
     assert!(

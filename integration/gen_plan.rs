@@ -267,3 +267,23 @@ fn connections_that_are_no_more_are_closed_and_no_others() {
     );
     assert_eq!(all.len(), 3, "{all:?}");
 }
+
+#[test]
+fn a_router_outside_is_one_more_session() {
+    let announced = BASE.replace(
+        "vni = 100\n",
+        "vni = 100\nhost_routes = \"main\"\nannounce = true\n",
+    );
+    let told = format!("{announced}[[router]]\naddress = \"203.0.113.1\"\nasn = 64511\n");
+    let there = plan_of(BASE, &told);
+    assert_eq!(there.cost(), Cost::Reload);
+    let says =
+        |plan: &Plan, what: &str| plan.effects.iter().any(|effect| effect.why.contains(what));
+    assert!(
+        says(&there, "a session with 203.0.113.1 is added"),
+        "{there:?}"
+    );
+    let back = plan_of(&told, BASE);
+    assert!(says(&back, "the session with 203.0.113.1 ends"), "{back:?}");
+    assert_eq!(back.cost(), Cost::Reload);
+}

@@ -31,12 +31,19 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
     runtime.block_on(limited).expect("no knock within a minute")
 }
 
+fn not_of(tunnels: Vec<u32>) -> MonitorFilter {
+    MonitorFilter {
+        tunnels,
+        floods: false,
+    }
+}
+
 /// A monitor with the filter, in a namespace with `br0`, `v0` and `v1`.
 fn with_monitor(tunnels: &[&str], body: impl AsyncFnOnce(&Ns, &mut Rtnl, &mut Monitor) + Send) {
     with_bridge(|ns, rtnl| {
         let tunnels = tunnels.iter().map(|t| ns.index(t)).collect();
         block_on(async {
-            let mut monitor = Monitor::open(&MonitorFilter { tunnels }).unwrap();
+            let mut monitor = Monitor::open(&not_of(tunnels)).unwrap();
             body(ns, rtnl, &mut monitor).await;
         });
     });
@@ -143,9 +150,7 @@ fn fdb_entries_on_ports_knock_and_on_tunnels_do_not() {
             assert_eq!(heard(ns, monitor, &command.replace("PORT", "v1")).await, []);
         }
         // The filter can be changed at any time.
-        monitor
-            .set_filter(&MonitorFilter { tunnels: vec![v0] })
-            .unwrap();
+        monitor.set_filter(&not_of(vec![v0])).unwrap();
         assert_eq!(heard(ns, monitor, &add.replace("PORT", "v0")).await, []);
         assert_eq!(heard(ns, monitor, &delete.replace("PORT", "v0")).await, []);
         assert_eq!(
@@ -173,6 +178,38 @@ fn fdb_entries_on_ports_knock_and_on_tunnels_do_not() {
 }
 
 #[test]
+fn where_a_tunnel_floods_to_knocks_if_that_is_asked_for() {
+    with_monitor(&[], async |ns, _, monitor| {
+        ns.sh("ip link add tunnel type vxlan id 7 dstport 4789 local 203.0.113.1 nolearning");
+        let tunnel = ns.index("tunnel");
+        let flood = Knock::Fdb {
+            port: tunnel,
+            bridge: None,
+            mac: Mac::default(),
+            learned: false,
+        };
+        let to = |verb: &str, mac: &str, vtep: &str| {
+            format!("bridge fdb {verb} {mac} dev tunnel dst 203.0.113.{vtep} self")
+        };
+        let zero = "00:00:00:00:00:00";
+        let filter = |floods| MonitorFilter {
+            tunnels: vec![tunnel],
+            floods,
+        };
+        monitor.set_filter(&filter(true)).unwrap();
+        for (verb, vtep) in [("append", "2"), ("append", "3"), ("del", "2"), ("del", "3")] {
+            let heard = heard(ns, monitor, &to(verb, zero, vtep)).await;
+            assert_eq!(heard, std::slice::from_ref(&flood), "{verb} {vtep}");
+        }
+        for mac in ["00:00:00:00:00:01", "02:00:00:00:00:00"] {
+            assert_eq!(heard(ns, monitor, &to("add", mac, "2")).await, []);
+        }
+        monitor.set_filter(&filter(false)).unwrap();
+        assert_eq!(heard(ns, monitor, &to("append", zero, "4")).await, []);
+    });
+}
+
+#[test]
 fn a_hundred_thousand_events_on_tunnels_neither_knock_nor_fill_the_queue() {
     // As many tunnels as a large host has; the kernel would drop 80,000 events of 100,000 for want
     // of room if they were queued.
@@ -180,7 +217,7 @@ fn a_hundred_thousand_events_on_tunnels_neither_knock_nor_fill_the_queue() {
         let tunnel = ns.index("v1");
         let tunnels = (1_000_000..1_001_000).chain([tunnel]).collect();
         block_on(async {
-            let mut monitor = Monitor::open(&MonitorFilter { tunnels }).unwrap();
+            let mut monitor = Monitor::open(&not_of(tunnels)).unwrap();
             for _ in 0..3 {
                 let add: Vec<Op> = (0..20_000)
                     .map(|i| Op::FdbReplace {
@@ -210,7 +247,7 @@ fn more_tunnels_than_a_program_holds_are_still_left_out() {
         let tunnel = ns.index("v1");
         let tunnels = (1_000_000..1_005_000).chain([tunnel]).collect();
         block_on(async {
-            let mut monitor = Monitor::open(&MonitorFilter { tunnels }).unwrap();
+            let mut monitor = Monitor::open(&not_of(tunnels)).unwrap();
             let many: Vec<Op> = (0..10_000)
                 .map(|i| Op::FdbReplace {
                     port: tunnel,

@@ -72,13 +72,18 @@ pub struct Guest {
 
 impl Host {
     pub fn new(underlay: &'static str) -> Self {
+        Self::of_fleet(underlay, |file| file)
+    }
+
+    /// A host of the example fleet with something changed in its host file.
+    pub fn of_fleet(underlay: &'static str, change: impl Fn(String) -> String) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let at = directory.path();
         let fleet = concat!(
             env!("CARGO_MANIFEST_DIR"),
             "/integration/golden/fleets/lab/host.toml"
         );
-        let text = fs::read_to_string(fleet).unwrap() + TEST_KEYS;
+        let text = change(fs::read_to_string(fleet).unwrap()) + TEST_KEYS;
         fs::write(at.join("host.toml"), text).unwrap();
         let file = host::load(&at.join("host.toml")).unwrap_or_else(|error| panic!("{error}"));
         let facts = LocalFacts::of(underlay.parse().unwrap());
@@ -87,6 +92,22 @@ impl Host {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, output.contents).unwrap();
         }
+        Self::furnish(directory, underlay)
+    }
+
+    /// A host that is not of the fleet: only FRR, with this configuration.
+    pub fn outside(underlay: &'static str, conf: &str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let frr = directory.path().join("etc/frr");
+        fs::create_dir_all(&frr).unwrap();
+        fs::write(frr.join("frr.conf"), conf).unwrap();
+        let daemons = "frr_profile=traditional\nzebra_options=\nbgpd_options=\n";
+        fs::write(frr.join("daemons"), daemons).unwrap();
+        Self::furnish(directory, underlay)
+    }
+
+    fn furnish(directory: TempDir, underlay: &'static str) -> Self {
+        let at = directory.path();
         fs::write(at.join("etc/frr/vtysh.conf"), "").unwrap();
         let mut holder = Command::new("unshare")
             .args([
@@ -343,6 +364,12 @@ impl Host {
         .collect()
     }
 
+    /// Whether the packet filter has been told of a tunnel end point.
+    pub fn lets_in(&self, vtep: &str) -> bool {
+        let set = self.sh("nft list set inet lxmesh_host vteps4");
+        set.contains(&format!("{vtep} comment"))
+    }
+
     /// Writes down from now on what is done to neighbours and FDB entries.
     pub fn listen(&self) {
         until("nothing more to announce", &json!(0), || {
@@ -378,6 +405,20 @@ impl Host {
                 .iter()
                 .all(|file| self.sh(&format!("cat /run/test/{file}")).contains(mac))
         });
+    }
+
+    /// What BGP has learned of a family, as "PREFIX via NEXT-HOP".
+    pub fn unicast(&self, family: &str) -> Lines {
+        let table = self.json(&format!("vtysh -c 'show bgp {family} unicast json'"));
+        let routes = table["routes"].as_object().cloned().unwrap_or_default();
+        routes
+            .iter()
+            .map(|(prefix, paths)| {
+                let hops = paths[0]["nexthops"].as_array().expect("next hops");
+                let hop = hops.iter().find(|hop| hop["scope"] != "link-local");
+                format!("{prefix} via {}", text(&hop.expect("one of them")["ip"]))
+            })
+            .collect()
     }
 
     /// All EVPN routes of a type that BGP has, without their distinguishers.

@@ -38,6 +38,11 @@ enabled = false
 web     = 0
 bastion = 15
 
+# Nobody has this address: what a router would be told is seen in the supervisors' own BGP.
+[[router]]
+address = "198.18.255.1"
+asn     = 64511
+
 [[network]]
 name    = "vpc"
 vni     = 100
@@ -49,6 +54,7 @@ vni         = 200
 gateway     = ["203.0.113.1/24", "2001:db8:b::1/64"]
 multicast   = true
 host_routes = "main"
+announce    = true
 
 [[network]]
 name        = "green"
@@ -62,6 +68,7 @@ name        = "amber"
 vni         = 400
 gateway     = ["198.18.1.1/24", "2001:db8:d::1/64"]
 host_routes = 2400
+announce    = true
 """
 
 

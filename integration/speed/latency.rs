@@ -60,10 +60,7 @@ fn listen(fleet: &Fleet<'_>) -> mpsc::Receiver<Instant> {
             .build()
             .expect("a runtime");
         runtime.block_on(async {
-            let mut monitor = Monitor::open(&MonitorFilter {
-                tunnels: Vec::new(),
-            })
-            .expect("events can be had");
+            let mut monitor = Monitor::open(&MonitorFilter::default()).expect("events can be had");
             let _ = ready.send(());
             while monitor.next().await.is_ok() {
                 if out.send(Instant::now()).is_err() {

@@ -64,9 +64,18 @@ struct FirewallValues {
     family: &'static str,
     hosts: String,
     bgp_peers: Vec<String>,
+    /// Routers of the other family.
+    others: Vec<OtherRouters>,
     ike_peers: String,
     vxlan_ports: Vec<String>,
     ipsec: Vec<()>,
+}
+
+#[derive(Serialize)]
+struct OtherRouters {
+    ip: &'static str,
+    family: &'static str,
+    routers: String,
 }
 
 impl FirewallValues {
@@ -82,6 +91,17 @@ impl FirewallValues {
             bgp.extend(&fabric.supervisors);
         }
         bgp.extend(&file.firewall.also);
+        let mut others = Vec::new();
+        if here.supervisor {
+            let routers = file
+                .routers
+                .iter()
+                .map(|router| IpNet::from(router.address));
+            let (same, other): (Vec<_>, Vec<_>) =
+                routers.partition(|router| router.addr().is_ipv6() == six);
+            bgp.extend(same);
+            others = other;
+        }
         let ike = [fabric.hosts(), file.firewall.also.clone()].concat();
         let ports: BTreeSet<u16> = file
             .networks
@@ -98,6 +118,14 @@ impl FirewallValues {
                 vec![]
             } else {
                 vec![elements(&bgp)]
+            },
+            others: match others.is_empty() {
+                true => vec![],
+                false => vec![OtherRouters {
+                    ip: if six { "ip" } else { "ip6" },
+                    family: if six { "4" } else { "6" },
+                    routers: elements(&others),
+                }],
             },
             ike_peers: elements(&ike),
             vxlan_ports: match here.supervisor && !ports.is_empty() {

@@ -3,9 +3,11 @@
 //! Written for FRR 9.0.1 and later. Route distinguishers are explicit, so that they stay when
 //! networks come and go or FRR restarts. Route targets are those that FRR would derive, the low 16
 //! bits of the AS number and the VNI, so that hosts with and without them understand one another.
+//! What routers outside are told is in `routers.rs`.
 
 use super::facts::LocalFacts;
 use super::roles::Here;
+use super::routers::RouterValues;
 use super::template::Templates;
 use super::{OutputFile, RenderError};
 use crate::addr::{IpAddr, IpNet};
@@ -71,6 +73,7 @@ struct BgpValues {
     /// Lines of the address family that make a tunnel end point.
     vtep: Vec<&'static str>,
     vnis: Vec<VniValues>,
+    routers: RouterValues,
 }
 
 #[derive(Serialize)]
@@ -178,6 +181,7 @@ impl BgpValues {
                     .collect(),
                 false => vec![],
             },
+            routers: RouterValues::new(file, here),
             vtep: if here.supervisor {
                 vec!["advertise-all-vni"]
             } else {

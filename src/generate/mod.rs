@@ -14,6 +14,7 @@ mod networkd;
 pub mod plan;
 pub mod readers;
 mod roles;
+mod routers;
 mod strongswan;
 mod sysctl;
 mod target;

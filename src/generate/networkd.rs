@@ -124,6 +124,7 @@ impl NetworkValues {
             multicast,
             vrf,
             host_routes: _,
+            announce: _,
             conntrack_zone: _,
             dns,
             in_services: _,

@@ -2,7 +2,7 @@
 //! of what is installed here. Other modules ask this one, and nobody else looks at a version.
 
 use super::roles::Here;
-use crate::host::HostFile;
+use crate::host::{HostFile, Network, RouteTable};
 use std::fmt;
 use std::process::Command;
 use std::str::FromStr;
@@ -166,6 +166,18 @@ impl Target {
             all.push(format!(
                 "fabric.supervisors: FRR {} knows IPv4 tunnel end points only; IPv6 needs FRR 10.6",
                 self.frr
+            ));
+        }
+        let announced = |network: &&Network| {
+            network.announce && matches!(network.host_routes, Some(RouteTable::Number(_)))
+        };
+        if let Some(network) = file.networks.iter().find(announced)
+            && here.supervisor
+            && self.frr < Version(10, 0, 0)
+        {
+            all.push(format!(
+                "network.announce: FRR {} announces routes of the main table only, and those of \"{}\" are elsewhere; that needs FRR 10.0",
+                self.frr, network.name
             ));
         }
         if file.ipsec.is_some() && self.strongswan < Version(5, 9, 6) {

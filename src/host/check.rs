@@ -6,6 +6,7 @@ use super::mtu::Esp;
 use super::networks;
 use super::policies;
 use super::problem::{Findings, quoted};
+use super::routers;
 use super::schema::{Agent, Dhcp, Fabric, Firewall, HostFile, HostOverrides, Lxd, Role};
 use super::security;
 use super::words::{HostAddress, Identity, PrefixOrAddress, RoleName};
@@ -27,6 +28,7 @@ pub fn check(file: &File, findings: &mut Findings<'_>) -> Option<HostFile> {
         agent,
         dhcp,
         tags,
+        router,
         vrf,
         network,
     } = file;
@@ -48,6 +50,13 @@ pub fn check(file: &File, findings: &mut Findings<'_>) -> Option<HostFile> {
     let ipsec = security::check_ipsec(ipsec, host, findings);
     let supervisors = check_fabric(fabric_table, findings);
     let firewall = check_firewall(firewall, &supervisors, findings);
+    routers::check_routers(
+        list(router),
+        list(network),
+        fabric_table,
+        ipsec.esp,
+        findings,
+    );
     let networks = networks::check(
         list(network),
         list(vrf),
@@ -63,9 +72,10 @@ pub fn check(file: &File, findings: &mut Findings<'_>) -> Option<HostFile> {
     policies::check_services(list(network), fabric_table, &tags, protected, findings);
     let host = check_host(host, fabric_table, findings);
     let fabric = resolve_fabric(fabric_table);
-    let networks = networks?;
+    let (fabric, networks) = (fabric?, networks?);
     Some(HostFile {
-        fabric: fabric?,
+        routers: routers::resolve(list(router), fabric.asn),
+        fabric,
         host,
         bgp,
         ipsec: ipsec.checked,
@@ -89,7 +99,7 @@ pub fn list<T>(list: &Option<Spanned<List<T>>>) -> &[Spanned<T>] {
 }
 
 /// Notes elements that appeared before, by `key`.
-fn check_repeated<T, K: Ord + std::fmt::Display>(
+pub fn check_repeated<T, K: Ord + std::fmt::Display>(
     path: &str,
     items: &[Spanned<T>],
     key: impl Fn(&T) -> K,
@@ -123,19 +133,14 @@ fn check_fabric(fabric: &FabricTable, findings: &mut Findings<'_>) -> Vec<IpNet>
         unprotected_tags: _,
         instances: _,
     } = fabric;
-    if let Some(asn) = asn {
-        let reason = match asn.get_ref().0 {
-            23456 => Some("AS_TRANS, which stands in for large numbers (RFC 6793)"),
-            65535 => Some("reserved (RFC 7300)"),
-            _ => None,
-        };
-        if let Some(reason) = reason {
-            findings.add(
-                asn.span(),
-                format!("fabric.asn: {} is {reason}", asn.get_ref().0),
-                "choose a private number, such as one from 64512 to 65534",
-            );
-        }
+    if let Some(asn) = asn
+        && let Some(reason) = reserved_asn(asn.get_ref().0)
+    {
+        findings.add(
+            asn.span(),
+            format!("fabric.asn: {} is {reason}", asn.get_ref().0),
+            "choose a private number, such as one from 64512 to 65534",
+        );
     }
     let reflector_list = list(reflectors);
     check_repeated(
@@ -170,6 +175,15 @@ fn check_fabric(fabric: &FabricTable, findings: &mut Findings<'_>) -> Vec<IpNet>
         }
     }
     supervisor_list.iter().map(|net| net.get_ref().0).collect()
+}
+
+/// What an AS number is set aside for, if no router has it.
+pub fn reserved_asn(asn: i64) -> Option<&'static str> {
+    match asn {
+        23456 => Some("AS_TRANS, which stands in for large numbers (RFC 6793)"),
+        65535 => Some("reserved (RFC 7300)"),
+        _ => None,
+    }
 }
 
 fn is_single(net: IpNet) -> bool {

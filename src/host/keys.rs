@@ -34,6 +34,7 @@ section! {
         /// Tags: a name and its bit of the packet mark, 0 to 15. With `gbp`, tags travel between
         /// hosts. The bits must be the same on every host. Default: no tags.
         optional tags: TagBits,
+        optional router: List<RouterTable>,
         optional vrf: List<VrfTable>,
         optional network: List<NetworkTable>,
     }
@@ -171,6 +172,18 @@ section! {
 }
 
 section! {
+    /// A BGP router outside of the fabric. Every supervisor has a session with it, tells it the host
+    /// routes of the networks with `announce`, and takes nothing from it. It is told routes of the
+    /// family of its own address: name both of its addresses if it is to have both.
+    RouterTable "[[router]]" {
+        /// Its address, of either family.
+        required address: HostAddress,
+        /// Its autonomous system number. Default: the fabric's.
+        optional asn: Int<1, 4_294_967_294>,
+    }
+}
+
+section! {
     /// A VRF with a table of one's choice. A VRF that a network names needs no such entry.
     VrfTable "[[vrf]]" {
         /// Name of the VRF device, at most 15 bytes.
@@ -208,6 +221,9 @@ section! {
         /// Where host routes (/32 and /128) of instances go: "main", "vrf", or a table's number.
         /// Default: nowhere.
         optional host_routes: HostRoutes,
+        /// Tell the routers of `[[router]]` of these host routes, by BGP. Routes in a VRF's table
+        /// cannot be. Default: false.
+        optional announce: bool,
         /// Connection tracking zone. Default: the VNI if it is at most 65535, else the remainder
         /// of its division by 65535, plus 1.
         optional conntrack_zone: Int<1, 65535>,
@@ -257,6 +273,7 @@ pub fn sections() -> Vec<(&'static str, Vec<&'static str>)> {
         LxdTable::names(),
         AgentTable::names(),
         DhcpTable::names(),
+        RouterTable::names(),
         VrfTable::names(),
         NetworkTable::names(),
     ]

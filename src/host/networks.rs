@@ -443,6 +443,7 @@ fn resolve(
         multicast,
         vrf,
         host_routes,
+        announce,
         conntrack_zone: _,
         dns,
         vxlan_port: _,
@@ -501,6 +502,7 @@ fn resolve(
             None => None,
         },
         host_routes: host_routes.as_ref().map(|routes| routes.get_ref().0),
+        announce: or(announce, |on| *on, false),
         conntrack_zone: zone?,
         dns: list(dns)
             .iter()

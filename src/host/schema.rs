@@ -22,6 +22,8 @@ pub struct HostFile {
     /// Tag name to bit of the packet mark, 0 to 15 (VXLAN's group-policy field has 16 bits).
     pub tags: BTreeMap<String, u8>,
     /// In the order of the file.
+    pub routers: Vec<Router>,
+    /// In the order of the file.
     pub networks: Vec<Network>,
 }
 
@@ -126,6 +128,15 @@ impl Firewall {
     pub const TABLE: &'static str = "lxmesh_host";
 }
 
+/// `[[router]]`: a BGP router outside of the fabric, which is told host routes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Router {
+    /// None of the fabric's own. It is told routes of this family.
+    pub address: IpAddr,
+    /// Default: the fabric's.
+    pub asn: u32,
+}
+
 /// `[lxd]`: where the local LXD or Incus is.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Lxd {
@@ -184,6 +195,8 @@ pub struct Network {
     pub vrf: Option<Vrf>,
     /// Where host routes (/32, /128) of NIC addresses go. Default none.
     pub host_routes: Option<RouteTable>,
+    /// Routers are told of them. Then `host_routes` is the main table or a number up to 65535.
+    pub announce: bool,
     /// Connection tracking zone, 1 to 65535, unique. Default: the VNI where it fits, else the
     /// remainder of its division by 65535, plus 1.
     pub conntrack_zone: u16,
@@ -261,6 +274,10 @@ pub enum RouteTable {
 }
 
 impl Network {
+    /// The metric of host routes that routers are told of. FRR cannot tell protocols of the kernel
+    /// apart, but it can tell metrics, and nobody else uses this one.
+    pub const ANNOUNCED_METRIC: u32 = 242;
+
     /// The number of the table that host routes go to.
     pub fn host_route_table(&self) -> Option<u32> {
         match self.host_routes? {
@@ -294,6 +311,17 @@ impl Network {
                     _ => false,
                 }
         })
+    }
+}
+
+impl HostFile {
+    /// Whether the packet filter is to know the tunnel end points that EVPN tells of: where not all
+    /// of them are declared, so that others may be let in; and where nothing may leave for any of
+    /// them in cleartext, as IPsec is for those declared only.
+    pub fn filters_vteps(&self) -> bool {
+        let single = |net: &IpNet| net.prefix_len() == net.max_prefix_len();
+        let declared = self.fabric.supervisors.iter().all(single);
+        self.firewall.enabled && (!declared || self.ipsec.is_some())
     }
 }
 

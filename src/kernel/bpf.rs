@@ -13,9 +13,10 @@ use std::os::fd::BorrowedFd;
 
 use super::link::{RTM_DELLINK, RTM_NEWLINK};
 use super::mdb_codec::{BR_PORT_MSG, MDBA_MDB, RTM_DELMDB, RTM_NEWMDB};
+use super::monitor::MonitorFilter;
 use super::rtnl::{
-    NDA_PROTOCOL, NDMSG, NTF_EXT_LEARNED, PROTOCOL, RTM_DELNEIGH, RTM_DELROUTE, RTM_NEWNEIGH,
-    RTM_NEWROUTE,
+    NDA_LLADDR, NDA_PROTOCOL, NDMSG, NTF_EXT_LEARNED, PROTOCOL, RTM_DELNEIGH, RTM_DELROUTE,
+    RTM_NEWNEIGH, RTM_NEWROUTE,
 };
 use super::socket::set_option_raw;
 use super::tlv::{ATTR_HEADER, HEADER};
@@ -95,15 +96,16 @@ fn not_from(port: u32) -> Vec<sock_filter> {
 
 /// For the rtnetlink event socket. `own` is the port of our request socket, or 0.
 ///
-/// - AF_BRIDGE neighbours on `tunnels`: dropped (zebra's, as many as the fabric has).
+/// - AF_BRIDGE neighbours on tunnels: dropped (zebra's, as many as the fabric has), but for the
+///   zero MAC if floods are to be told of.
 /// - IPv4 and IPv6 neighbours: kept with our protocol; dropped with zebra's, with NTF_EXT_LEARNED,
 ///   or between asking and knowing.
 /// - Routes: kept with our protocol, or if an operator's has *replaced* one (which may have been
 ///   ours: the kernel sends no RTM_DELROUTE for it); dropped otherwise.
 /// - Multicast groups that a port joins and leaves by itself: dropped.
 /// - Neighbours and routes that `own` has caused: dropped. All else is kept.
-pub(super) fn rtnetlink(tunnels: &[u32], own: u32) -> Vec<sock_filter> {
-    let bridge = bridge_neighbour(tunnels);
+pub(super) fn rtnetlink(filter: &MonitorFilter, own: u32) -> Vec<sock_filter> {
+    let bridge = bridge_neighbour(filter);
     let mut neighbour = vec![
         ldb(BODY),
         ins(
@@ -141,8 +143,24 @@ pub(super) fn rtnetlink(tunnels: &[u32], own: u32) -> Vec<sock_filter> {
     program
 }
 
-fn bridge_neighbour(tunnels: &[u32]) -> Vec<sock_filter> {
-    let mut section = vec![ldw(BODY + 4)];
+fn bridge_neighbour(filter: &MonitorFilter) -> Vec<sock_filter> {
+    let MonitorFilter { tunnels, floods } = filter;
+    let mut section = Vec::new();
+    if *floods {
+        let mac = ATTR_HEADER as u32;
+        section.extend(find_attribute(NDA_LLADDR));
+        section.extend([
+            // 0 is "not found". The six instructions skipped look at what was found.
+            ins(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 6, 0, 0),
+            ins(libc::BPF_MISC | libc::BPF_TAX, 0, 0, 0),
+            ins(libc::BPF_LD | libc::BPF_W | libc::BPF_IND, 0, 0, mac),
+            unless_eq(0, 3),
+            ins(libc::BPF_LD | libc::BPF_H | libc::BPF_IND, 0, 0, mac + 4),
+            unless_eq(0, 1),
+            ret(KEEP),
+        ]);
+    }
+    section.push(ldw(BODY + 4));
     for tunnel in tunnels.iter().take(MAX_TUNNELS) {
         section.extend(if_eq(tunnel.to_be(), DROP));
     }
@@ -150,12 +168,19 @@ fn bridge_neighbour(tunnels: &[u32]) -> Vec<sock_filter> {
     section
 }
 
+/// Loads the place of a neighbour message's attribute, or 0.
+fn find_attribute(kind: u16) -> [sock_filter; 3] {
+    [
+        ins(libc::BPF_LD | libc::BPF_IMM, 0, 0, BODY + NDMSG as u32),
+        ins(libc::BPF_LDX | libc::BPF_IMM, 0, 0, kind.into()),
+        ldw((libc::SKF_AD_OFF + libc::SKF_AD_NLATTR) as u32),
+    ]
+}
+
 fn ip_neighbour(own: u32) -> Vec<sock_filter> {
     let mut section = not_from(own);
+    section.extend(find_attribute(NDA_PROTOCOL));
     section.extend([
-        ins(libc::BPF_LD | libc::BPF_IMM, 0, 0, BODY + NDMSG as u32),
-        ins(libc::BPF_LDX | libc::BPF_IMM, 0, 0, NDA_PROTOCOL.into()),
-        ldw((libc::SKF_AD_OFF + libc::SKF_AD_NLATTR) as u32),
         // 0 is "not found". The six instructions skipped look at what was found.
         ins(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 6, 0, 0),
         ins(libc::BPF_MISC | libc::BPF_TAX, 0, 0, 0),

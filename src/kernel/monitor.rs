@@ -53,6 +53,9 @@ pub struct MonitorFilter {
     /// Interface indexes whose FDB events are dropped: there zebra works, for the whole fabric.
     /// That includes the event of a MAC of ours moving to a tunnel; only a look finds that.
     pub tunnels: Vec<u32>,
+    /// Of these, entries for the zero MAC knock all the same: where a tunnel floods to, one entry
+    /// per other host.
+    pub floods: bool,
 }
 
 /// What to look at again.
@@ -119,8 +122,7 @@ impl Monitor {
     /// a tokio runtime with I/O enabled.
     pub fn open(filter: &MonitorFilter) -> Result<Self, KernelError> {
         let failed = |e| KernelError::from_errno("opening the event sockets", e);
-        let rtnl =
-            event_socket(None, RTNL_GROUPS, &bpf::rtnetlink(&filter.tunnels, 0)).map_err(failed)?;
+        let rtnl = event_socket(None, RTNL_GROUPS, &bpf::rtnetlink(filter, 0)).map_err(failed)?;
         let nft = event_socket(Some(netlink::NETFILTER), NFT_GROUPS, &bpf::nfnetlink(0))
             .map_err(failed)?;
         Ok(Monitor {
@@ -150,7 +152,7 @@ impl Monitor {
     }
 
     fn attach(&self) -> Result<(), KernelError> {
-        let rtnl = bpf::rtnetlink(&self.filter.tunnels, self.rtnl_portid);
+        let rtnl = bpf::rtnetlink(&self.filter, self.rtnl_portid);
         bpf::attach(self.rtnl.fd.as_fd(), &rtnl)
             .and_then(|()| bpf::attach(self.nft.fd.as_fd(), &bpf::nfnetlink(self.nft_portid)))
             .map_err(|e| KernelError::from_errno("attaching the event filters", e))
@@ -275,10 +277,11 @@ fn knock(message: &Message<'_>, filter: &MonitorFilter) -> Option<Knock> {
                 });
             }
             // Again, for tunnels beyond what a program can hold and events from before it.
-            if filter.tunnels.contains(&header.index) {
+            let (mac, bridge) = fdb_key(message)?;
+            let told = filter.floods && mac == Mac::default();
+            if !told && filter.tunnels.contains(&header.index) {
                 return None;
             }
-            let (mac, bridge) = fdb_key(message)?;
             Some(Knock::Fdb {
                 port: header.index,
                 bridge,

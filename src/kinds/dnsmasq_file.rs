@@ -6,7 +6,7 @@ use super::{KernelKind, KindError, Look, Scope};
 use crate::host::{Dhcp, HostFile, Network};
 use crate::kernel::files::{read_if_exists, write_atomic};
 use crate::kernel::{Kernel, fault};
-use crate::model::{Change, Facts, FollowUp, Inputs, Kind, Nic, Owns, Table};
+use crate::model::{About, Change, Facts, FollowUp, Inputs, Kind, Nic, Owns, Table};
 use std::collections::BTreeSet;
 use std::fmt;
 use std::fmt::Write;
@@ -45,7 +45,7 @@ impl fmt::Display for Attrs {
 impl Kind for DnsmasqFile {
     const NAME: &'static str = "dnsmasq_file";
     const OWNS: Owns = Owns::WholeObjects;
-    const PER_NIC: bool = false;
+    const ABOUT: About = About::AllNics;
     type Key = Key;
     type Attrs = Attrs;
 

@@ -15,6 +15,7 @@ pub mod nft_table;
 pub mod port_attrs;
 pub mod route;
 pub mod solicit;
+pub mod vtep;
 pub mod vxlan_attrs;
 
 use crate::host::HostFile;
@@ -149,6 +150,7 @@ pub trait Visitor {
 /// The registry: every kind but the nftables ones, which go as one transaction of their own
 /// before the first port joins, in the order of creation.
 pub fn visit_kinds(visitor: &mut impl Visitor) {
+    visitor.visit::<vtep::Vtep>();
     visitor.visit::<dnsmasq_file::DnsmasqFile>();
     visitor.visit::<bridge_attrs::BridgeAttrs>();
     visitor.visit::<solicit::Solicit>();

@@ -1,9 +1,11 @@
 //! Host routes of NIC addresses, where a network asks for them: /32 and /128 via the SVI, in the
 //! main table, the VRF's, or one by number, for FRR or another routing daemon to redistribute.
-//! Protocol 242 marks ours; a stranger's route to the same prefix is left alone and reported.
+//! Protocol 242 marks ours; a stranger's route to the same prefix is left alone and reported, or,
+//! where routes are announced and so have a metric, simply goes before ours and is not announced.
 
 use super::{KernelKind, KindError, Look, Scope, apply_ops, index_of};
 use crate::addr::{IfName, IpAddr, IpNet};
+use crate::host::Network;
 use crate::kernel::Kernel;
 use crate::kernel::rtnl::{Op, PROTOCOL};
 use crate::model::{Change, Facts, Inputs, Kind, Owns, Table};
@@ -17,7 +19,7 @@ pub struct Route;
 pub struct Key {
     pub table: u32,
     pub destination: IpNet,
-    /// Metric. IPv6 turns an unset one into 1024.
+    /// Metric. IPv6 turns an unset one into 1024; those that FRR announces have one of their own.
     pub priority: u32,
 }
 
@@ -42,8 +44,9 @@ impl fmt::Display for Attrs {
     }
 }
 
-fn priority(address: IpAddr) -> u32 {
+fn priority(network: &Network, address: IpAddr) -> u32 {
     match address {
+        _ if network.announce => Network::ANNOUNCED_METRIC,
         IpAddr::V4(_) => 0,
         IpAddr::V6(_) => 1024,
     }
@@ -74,7 +77,7 @@ impl Kind for Route {
                 let key = Key {
                     table,
                     destination: IpNet::from(address),
-                    priority: priority(address),
+                    priority: priority(network, address),
                 };
                 wanted.insert(
                     key,

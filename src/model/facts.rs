@@ -1,11 +1,11 @@
 //! The links of this host as seen in one pass. Interface indexes are taken from here only, so
 //! that an index never outlives the look that found it.
 
-use crate::addr::IfName;
+use crate::addr::{IfName, IpAddr};
 use crate::host::Network;
 use crate::kernel::link::{Link, LinkKind};
 use crate::kernel::sysctl::NeighSolicit;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A snapshot of links by name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -14,6 +14,8 @@ pub struct Facts {
     names: BTreeMap<u32, IfName>,
     /// Of the SVIs that exist: how often the kernel asks for a neighbour that we did not install.
     pub neigh_solicit: BTreeMap<IfName, NeighSolicit>,
+    /// Where any of the tunnels floods to, or why that is not known. `None` where nobody asks.
+    pub vteps: Option<Result<BTreeSet<IpAddr>, String>>,
 }
 
 /// Whether a network's devices are there and fit.

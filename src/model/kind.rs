@@ -4,6 +4,7 @@ use super::inputs::Inputs;
 use super::table::{Change, Table};
 use crate::addr::{IfName, Mac};
 use std::fmt::{Debug, Display};
+use std::time::Duration;
 
 /// How much of an object is ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,15 +15,30 @@ pub enum Owns {
     AttributesOnly,
 }
 
+/// What an object says something of, and so which passes look at it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum About {
+    /// One NIC: it can be looked at for a few of them.
+    Nic,
+    /// All NICs: it is looked at as a whole, once LXD has told of them.
+    AllNics,
+    /// The host alone: it is looked at with everything, and after others' changes of nftables.
+    Host,
+}
+
 /// A kind of kernel object, as values. How it is read and written is `kinds::KernelKind`.
 pub trait Kind: Sized + 'static {
     /// Short name in logs, plans and status: `fdb`, `neighbour`, …
     const NAME: &'static str;
     const OWNS: Owns;
-    /// False if one object says something of all NICs, so that it cannot be looked at for a few.
-    const PER_NIC: bool = true;
+    const ABOUT: About = About::Nic;
     type Key: Ord + Clone + Debug + Display + Send;
     type Attrs: Eq + Clone + Debug + Display + Send;
+
+    /// For how long an object must have been unwanted before it is deleted.
+    fn lingers() -> Duration {
+        Duration::ZERO
+    }
 
     /// How fast an object in this state is to be put right again if that is needed repeatedly.
     fn pace(_have: &Self::Attrs) -> Pace {

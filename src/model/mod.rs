@@ -13,6 +13,6 @@ pub mod trace;
 
 pub use facts::Facts;
 pub use inputs::Inputs;
-pub use kind::{FollowUp, Kind, Owns, Pace};
+pub use kind::{About, FollowUp, Kind, Owns, Pace};
 pub use nic::{Nic, NicId, NicProblem};
 pub use table::{Change, Table, diff};

@@ -6,7 +6,6 @@ use super::daemon::{Agent, FIRST_RETRY, notify};
 use super::pass::Extent;
 use super::report::Report;
 use crate::dhcp;
-use crate::kernel::monitor::MonitorFilter;
 use crate::model::facts::Readiness;
 use crate::model::{Facts, FollowUp};
 use std::collections::{BTreeMap, BTreeSet};
@@ -86,12 +85,10 @@ impl Agent {
     }
 
     fn follow_tunnels(&mut self) {
-        let tunnels = self.world.tunnels(&self.host);
-        if tunnels != self.filter {
-            match self.monitor.set_filter(&MonitorFilter {
-                tunnels: tunnels.clone(),
-            }) {
-                Ok(()) => self.filter = tunnels,
+        let filter = self.world.monitor_filter(&self.host);
+        if filter != self.filter {
+            match self.monitor.set_filter(&filter) {
+                Ok(()) => self.filter = filter,
                 Err(error) => self.say("monitor", Some(format!("kernel event filter: {error}"))),
             }
         }

@@ -13,7 +13,7 @@ use crate::dhcp;
 use crate::dhcp::at;
 use crate::host::{self, HostFile};
 use crate::kernel::Kernel;
-use crate::kernel::monitor::{Knock, Monitor};
+use crate::kernel::monitor::{Knock, Monitor, MonitorFilter};
 use crate::model::{FollowUp, Nic, NicId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -73,7 +73,7 @@ pub struct Agent {
     pub(super) host_path: PathBuf,
     pub(super) kernel: Kernel,
     pub(super) monitor: Monitor,
-    pub(super) filter: Vec<u32>,
+    pub(super) filter: MonitorFilter,
     pub(super) world: World,
     pub(super) repairs: Repairs,
     pub(super) pending: Pending,

@@ -3,14 +3,15 @@
 
 use super::repairs::{Repairs, Verdict};
 use super::report::{Line, Report};
-use crate::addr::IfName;
+use crate::addr::{IfName, IpAddr, is_assignable};
 use crate::host::HostFile;
+use crate::kernel::link::LinkKind;
 use crate::kernel::sysctl::neigh_solicit;
 use crate::kernel::{Kernel, KernelError, fault};
 use crate::kinds::nft_element::{self, NftElement};
 use crate::kinds::nft_table::{self, NftTable};
 use crate::kinds::{KernelKind, KindError, Look, Scope, Visitor, visit_kinds};
-use crate::model::{Change, Facts, Inputs, Kind, Nic, NicId, Pace, Table, diff};
+use crate::model::{About, Change, Facts, Inputs, Kind, Nic, NicId, Pace, Table, diff};
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
@@ -43,7 +44,37 @@ pub fn look_at_links(kernel: &mut Kernel, host: &HostFile) -> Result<Facts, Kern
     for network in &host.networks {
         read_solicit(&mut facts, &network.bridge);
     }
+    if host.filters_vteps() {
+        let read = read_vteps(kernel, host, &facts);
+        facts.vteps = Some(read.map_err(|error| error.to_string()));
+    }
     Ok(facts)
+}
+
+/// Where any of the tunnels floods to. A tunnel that is not there floods nowhere.
+fn read_vteps(
+    kernel: &mut Kernel,
+    host: &HostFile,
+    facts: &Facts,
+) -> Result<BTreeSet<IpAddr>, KernelError> {
+    let mut all = BTreeSet::new();
+    for tunnel in tunnels(host, facts) {
+        all.extend(kernel.rtnl.vteps(tunnel)?);
+    }
+    all.retain(|vtep| is_assignable(*vtep));
+    Ok(all)
+}
+
+/// Indexes of the networks' tunnels.
+pub fn tunnels(host: &HostFile, facts: &Facts) -> Vec<u32> {
+    let links = host
+        .networks
+        .iter()
+        .filter_map(|network| facts.link(&network.tunnel));
+    links
+        .filter(|link| matches!(link.kind, LinkKind::Vxlan(_)))
+        .map(|link| link.index)
+        .collect()
 }
 
 /// A look at the links of some NICs and of their networks; the rest as known.
@@ -208,9 +239,7 @@ struct Planner<'a> {
 impl Planner<'_> {
     fn run(mut self) -> (Vec<Box<dyn Step>>, NftPlan, Report) {
         let nft = self.plan_nft();
-        if !self.nftables_only {
-            visit_kinds(&mut self);
-        }
+        visit_kinds(&mut self);
         (self.steps, nft, self.report)
     }
 
@@ -297,6 +326,26 @@ impl Planner<'_> {
         }
     }
 
+    /// Leaves out deletions whose time has not come. Without a memory none has.
+    fn let_linger<K: Kind>(&mut self, changes: &mut Vec<Change<K>>) {
+        let lingers = K::lingers();
+        if lingers.is_zero() {
+            return;
+        }
+        let name = |change: &Change<K>| Line::object::<K>(change.key(), true);
+        let is_deletion = |change: &Change<K>| matches!(change, Change::Delete { .. });
+        let unwanted: BTreeSet<String> = changes
+            .iter()
+            .filter(|c| is_deletion(c))
+            .map(name)
+            .collect();
+        let due = match &mut self.repairs {
+            Some(repairs) => repairs.unwanted(K::NAME, unwanted, lingers, Instant::now()),
+            None => BTreeSet::new(),
+        };
+        changes.retain(|change| !is_deletion(change) || due.contains(&name(change)));
+    }
+
     /// What is wanted otherwise than in the last pass is no repair: LXD re-creates a device at each
     /// change of its keys, and nobody undoes anything then.
     fn forget_what_is_new<K: Kind>(&mut self, desired: &Table<K>) {
@@ -374,15 +423,21 @@ fn elements_plan(changes: Vec<Change<NftElement>>) -> NftPlan {
 
 impl Visitor for Planner<'_> {
     fn visit<K: KernelKind>(&mut self) {
-        if !K::PER_NIC && !self.known {
+        let due = match K::ABOUT {
+            About::Nic => !self.nftables_only,
+            About::AllNics => !self.nftables_only && self.known,
+            About::Host => self.before.is_none(),
+        };
+        if !due {
             return;
         }
-        let (desired, scope) = if K::PER_NIC {
-            let desired = K::derive(&self.inputs);
-            let scope = self.scope::<K>(&desired);
-            (desired, scope)
-        } else {
-            (K::derive(&self.whole), Scope::All)
+        let (desired, scope) = match K::ABOUT {
+            About::Nic => {
+                let desired = K::derive(&self.inputs);
+                let scope = self.scope::<K>(&desired);
+                (desired, scope)
+            }
+            About::AllNics | About::Host => (K::derive(&self.whole), Scope::All),
         };
         let observed = match K::observe(&mut self.look, &scope, &desired) {
             Ok(observed) => observed,
@@ -391,6 +446,7 @@ impl Visitor for Planner<'_> {
         self.forget_what_is_new::<K>(&desired);
         let mut changes = diff::<K>(&desired, &observed);
         self.drop_deletes_if_unknown(&mut changes);
+        self.let_linger(&mut changes);
         changes.retain(|change| self.may::<K>(change));
         let (deletes, rest) = changes
             .into_iter()

@@ -3,7 +3,7 @@
 //! kernel flap.
 
 use crate::model::Pace;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 /// Undone this often in a row, it is worth a warning.
@@ -43,6 +43,8 @@ struct Entry {
 #[derive(Debug, Default)]
 pub struct Repairs {
     entries: BTreeMap<(String, bool), Entry>,
+    /// Of kinds whose objects linger: since when each of them has not been wanted.
+    unwanted: BTreeMap<&'static str, BTreeMap<String, Instant>>,
 }
 
 /// Whether a change may be made now.
@@ -84,6 +86,30 @@ impl Repairs {
         }
     }
 
+    /// Takes note of all objects of a kind that are not wanted now; returns those that have not
+    /// been wanted for long enough. What is wanted again meanwhile begins anew.
+    pub fn unwanted(
+        &mut self,
+        kind: &'static str,
+        names: BTreeSet<String>,
+        lingers: Duration,
+        now: Instant,
+    ) -> BTreeSet<String> {
+        let before = self.unwanted.remove(kind).unwrap_or_default();
+        let since: BTreeMap<String, Instant> = names
+            .into_iter()
+            .map(|name| {
+                let since = before.get(&name).copied().unwrap_or(now);
+                (name, since)
+            })
+            .collect();
+        let due = |(_, since): &(&String, &Instant)| now.duration_since(**since) >= lingers;
+        let found = since.iter().filter(due).map(|(name, _)| name.clone());
+        let found = found.collect();
+        self.unwanted.insert(kind, since);
+        found
+    }
+
     /// Forgets a change: it is wanted no longer, or was taken back by ourselves.
     pub fn forget(&mut self, change: &str) {
         for contested in [false, true] {
@@ -101,6 +127,24 @@ impl Repairs {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_not_wanted_is_due_after_a_while_and_begins_anew_once_it_was_wanted() {
+        let mut repairs = Repairs::default();
+        let start = Instant::now();
+        let mut at = |seconds, names: &[&str]| -> Vec<String> {
+            let names = names.iter().map(|name| name.to_string()).collect();
+            let now = start + Duration::from_secs(seconds);
+            let due = repairs.unwanted("vtep", names, Duration::from_secs(300), now);
+            due.into_iter().collect()
+        };
+        assert_eq!(at(0, &["a"]), [""; 0]);
+        assert_eq!(at(100, &["a", "b"]), [""; 0]);
+        assert_eq!(at(200, &["b"]), [""; 0]);
+        assert_eq!(at(300, &["a", "b"]), [""; 0]);
+        assert_eq!(at(400, &["a", "b"]), ["b"]);
+        assert_eq!(at(600, &["a"]), ["a"]);
+    }
 
     #[test]
     fn a_change_that_keeps_coming_back_is_made_ever_more_slowly_and_warned_of_once() {

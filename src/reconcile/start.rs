@@ -58,9 +58,7 @@ pub async fn run(host_path: &Path) -> Result<(), StartError> {
         return Err(StartError::Ruleset(error));
     }
     // Before the first look, so that nothing that happens after it is missed.
-    let mut monitor = Monitor::open(&MonitorFilter {
-        tunnels: Vec::new(),
-    })?;
+    let mut monitor = Monitor::open(&MonitorFilter::default())?;
     monitor.ignore(kernel.rtnl.portid(), kernel.nft.portid())?;
 
     let (requests_in, requests) = mpsc::channel(16);
@@ -75,7 +73,7 @@ pub async fn run(host_path: &Path) -> Result<(), StartError> {
         host_path: host_path.to_path_buf(),
         kernel,
         monitor,
-        filter: Vec::new(),
+        filter: MonitorFilter::default(),
         world: World::default(),
         repairs: Repairs::default(),
         pending: Pending::default(),

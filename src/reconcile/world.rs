@@ -1,10 +1,10 @@
 //! What the daemon knows: LXD's instances as last read, the NICs made of them, the links as last
 //! seen. Pure bookkeeping: what was learned goes in, which NICs to look at comes out.
 
+use super::pass::tunnels;
 use crate::addr::{IfName, IpAddr, Mac};
 use crate::host::HostFile;
-use crate::kernel::link::LinkKind;
-use crate::kernel::monitor::Knock;
+use crate::kernel::monitor::{Knock, MonitorFilter};
 use crate::kinds::port_attrs;
 use crate::lxd::{Instance, InstanceId, Inventory};
 use crate::model::nic::{Draft, Resolved, draft, resolve};
@@ -169,6 +169,9 @@ impl World {
                 mac,
                 learned,
             } => {
+                if *mac == Mac::default() && host.filters_vteps() {
+                    return LookAt::Nftables;
+                }
                 let bridge = bridge.or_else(|| facts.link(facts.name_of(*port)?)?.master);
                 let network = bridge.and_then(network_at);
                 match network.map(|network| ways.mac(&network.name, *mac)) {
@@ -201,19 +204,16 @@ impl World {
         }
     }
 
-    /// Indexes of the tunnels: zebra's entries there need not wake us.
-    pub fn tunnels(&self, host: &HostFile) -> Vec<u32> {
-        let Some(facts) = &self.facts else {
-            return Vec::new();
-        };
-        let links = host
-            .networks
-            .iter()
-            .filter_map(|network| facts.link(&network.tunnel));
-        links
-            .filter(|link| matches!(link.kind, LinkKind::Vxlan(_)))
-            .map(|link| link.index)
-            .collect()
+    /// What the kernel need not tell of: zebra's entries on the tunnels, but where they flood to
+    /// if the packet filter is to know that.
+    pub fn monitor_filter(&self, host: &HostFile) -> MonitorFilter {
+        MonitorFilter {
+            tunnels: match &self.facts {
+                Some(facts) => tunnels(host, facts),
+                None => Vec::new(),
+            },
+            floods: host.filters_vteps(),
+        }
     }
 }
 

@@ -29,9 +29,18 @@ def _until_routes(scene, host, table, wanted):
     scene.until(f"{host.name}: host routes in table {table}", probe)
 
 
+def _until_announced(scene, host, wanted):
+    def probe():
+        table = json.loads(host.sh("vtysh -c 'show bgp ipv4 unicast json'"))
+        found = set(table.get("routes", {}))
+        return [] if found == wanted else [f"{host.name} announces {found}, not {wanted}"]
+
+    scene.until(f"{host.name}: what routers are told", probe)
+
+
 @scenario("host-routes")
 def host_routes(scene):
-    """an instance's host routes are in the main, the VRF's or the named table while it runs, and in no other"""
+    """an instance's host routes are in the main, the VRF's or the named table while it runs, and in no other, and announced"""
     host = scene.sups[0]
     tables = {"blue": MAIN_TABLE, "green": VRF_TABLE, "amber": NAMED_TABLE}
     guests = {
@@ -41,6 +50,8 @@ def host_routes(scene):
         guest = guests[network]
         device = f"svi-{network}"
         _until_routes(scene, host, table, {guest.ipv4: device, guest.ipv6: device})
+    announced = {f"{guests[network].ipv4}/32" for network in ("blue", "amber")}
+    _until_announced(scene, host, announced)
     # what is asked for nowhere is nowhere
     everywhere = {**_host_routes(host, MAIN_TABLE), **_host_routes(host, "all")}
     strangers = [address for address in (scene.c1.ipv4, scene.c1.ipv6) if address in everywhere]
@@ -49,6 +60,7 @@ def host_routes(scene):
         guest.lxc("stop", "-f", guest.name, timeout=120)
     for table in tables.values():
         _until_routes(scene, host, table, {})
+    _until_announced(scene, host, set())
 
 
 @scenario("vrf")

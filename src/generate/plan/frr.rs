@@ -2,6 +2,7 @@
 //! configuration to the other, for hosts without FRR's own `frr-reload.py`.
 
 use super::{Cost, Draft, FileChange, Step};
+use crate::addr::IpAddr;
 use std::collections::BTreeSet;
 
 /// A line below the lines that open its contexts.
@@ -85,7 +86,12 @@ fn peers(before: &[Line], after: &[Line], draft: &mut Draft) {
             .map(|line| line.text.split(' ').collect::<Vec<_>>());
         words
             .filter_map(|words| match words[..] {
-                ["neighbor", peer, "peer-group", _] => Some(peer.to_string()),
+                // Groups have an AS number, too.
+                ["neighbor", peer, "peer-group" | "remote-as", _]
+                    if peer.parse::<IpAddr>().is_ok() =>
+                {
+                    Some(peer.to_string())
+                }
                 _ => None,
             })
             .collect()
