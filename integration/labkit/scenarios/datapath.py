@@ -164,7 +164,7 @@ def _floods(c):
     }
 
 
-@scenario("floods")
+@scenario("floods", usual=False)
 def floods(scene):
     """while one container floods (SYN, UDP, ARP, ND, DHCP, MLD), another of its host goes on connecting: the figures"""
     stage = _Stage(scene)
