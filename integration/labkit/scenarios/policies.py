@@ -424,7 +424,7 @@ def compare(host, packets, arrived, seed):
 
 def main():
     arguments = argparse.ArgumentParser()
-    for name, usual in (("nics", 125), ("rounds", 4), ("packets", 2000), ("seed", random.randrange(1 << 32))):
+    for name, usual in (("nics", 125), ("rounds", 4), ("packets", 1000), ("seed", random.randrange(1 << 32))):
         arguments.add_argument(f"--{name}", type=int, default=usual)
     arguments.add_argument("--lxmesh", default="lxmesh")
     chosen = arguments.parse_args()

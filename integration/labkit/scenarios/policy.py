@@ -13,7 +13,7 @@ from labkit.scenarios import frames, state
 from labkit.scenarios.registry import check, scenario
 from labkit.scenarios.scene import TOOL, until_ready
 
-# Rounds of 250 policies and 2000 packets in `policies-agree`: more for a longer run.
+# Rounds of 250 policies and 1000 packets in `policies-agree`: more for a longer run.
 _ROUNDS = int(os.environ.get("LXMESH_LAB_POLICY_ROUNDS", "4"))
 _POLICIES = "/var/tmp/lxmesh-lab-policies"
 _IN = "user.lxmesh.in_services"
