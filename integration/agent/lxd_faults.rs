@@ -1,7 +1,7 @@
 //! LXD fails in every way it can: nothing is withdrawn, it is said once, and when LXD is well
 //! again everything that changed meanwhile is caught up with.
 
-use super::cold_start::busy_world;
+use super::cold_start::{busy_world, dnsmasq_listens};
 use super::support::fake_lxd::{Fault, Status};
 use super::support::in_netns;
 use super::support::silence::Listeners;
@@ -16,12 +16,8 @@ fn survived(fault: Fault, said: &str) {
             world.launch(&format!("c{n}"), "vpc");
         }
         let mut world = world.started();
-        world.until("dnsmasq has started", |world| {
-            world.status()?["dhcp"]
-                .as_str()?
-                .contains("pid")
-                .then_some(())
-        });
+        // It joins groups when it does, a moment after it was started.
+        world.until("dnsmasq listens", dnsmasq_listens);
         let listeners = Listeners::new(&world);
         world.lxd.fail(fault);
         // Asked for by name, and by a listing; the repair of something else still works.
