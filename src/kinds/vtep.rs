@@ -9,8 +9,8 @@
 use super::{KernelKind, KindError, Look, Scope};
 use crate::addr::IpAddr;
 use crate::host::Firewall;
-use crate::kernel::Kernel;
 use crate::kernel::nft::{Element, ElementOp, Family};
+use crate::kernel::{Kernel, fault};
 use crate::model::{About, Change, Facts, Inputs, Kind, Owns, Table};
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -113,6 +113,7 @@ impl KernelKind for Vtep {
         changes: &[Change<Self>],
     ) -> Vec<Result<(), KindError>> {
         let ops: Vec<ElementOp> = changes.iter().map(op).collect();
+        fault::point();
         let done = kernel
             .nft
             .transaction(&ops)

@@ -11,13 +11,13 @@ _JOURNAL_LINES = 40
 
 
 def chosen(names):
-    """The scenarios of those names, or of themes (a name's beginning); all without names."""
+    """The scenarios of those names, or of themes (a name's beginning); all the usual ones without names."""
     known = all_scenarios()
     if not names:
-        return known
+        return [one for one in known if one.usual]
     picked = []
     for name in names:
-        found = [one for one in known if one.name == name or one.name.startswith(name + "-") or _theme(one) == name]
+        found = [one for one in known if one.name == name or one.name.startswith(name + "-") or _theme(one) == name and one.usual]
         if not found:
             raise LabError(f"no scenario {name!r}; `integration/lab test --list` names them")
         picked += found
@@ -26,7 +26,7 @@ def chosen(names):
 
 def listing():
     """[(name, what it shows)] in the order of the run."""
-    return [(one.name, one.text) for one in all_scenarios()]
+    return [(one.name, one.text if one.usual else f"{one.text} (only by name)") for one in all_scenarios()]
 
 
 def _theme(one):
