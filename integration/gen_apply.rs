@@ -411,6 +411,14 @@ fn graph_and_completions_print() {
         mermaid.contains("flowchart TB") && mermaid.contains("198.51.100.101"),
         "{mermaid}"
     );
+    let routers =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("integration/golden/fleets/routers/host.toml");
+    let told = "BGP: host routes of vpc, amber";
+    let svg = run(&["graph", routers.to_str().unwrap()]);
+    assert!(svg.contains(told) && svg.contains("AS 64511"), "{svg}");
+    let mermaid = run(&["graph", routers.to_str().unwrap(), "--format", "mermaid"]);
+    let arrow = format!("networks -->|\"{told}\"| routers\n");
+    assert!(mermaid.contains(&arrow), "{mermaid}");
     for shell in ["bash", "zsh", "fish"] {
         assert!(run(&["completions", shell]).contains("rollback"));
     }

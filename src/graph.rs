@@ -11,6 +11,10 @@ pub struct Picture {
     reflectors: Vec<Card>,
     supervisors: Vec<Card>,
     networks: Vec<Card>,
+    /// Outside of the fabric.
+    routers: Vec<Card>,
+    /// What they are told of.
+    announced: String,
     /// What runs between hosts.
     sessions: String,
     tunnels: String,
@@ -21,6 +25,8 @@ pub struct Picture {
 struct Card {
     lines: Vec<String>,
 }
+
+const ROUTERS: &str = "Routers outside of the fabric";
 
 /// More networks than these are counted, not drawn.
 const MOST: usize = 24;
@@ -68,6 +74,12 @@ impl Picture {
             reflectors,
             supervisors,
             networks: networks(file),
+            routers: file
+                .routers
+                .iter()
+                .map(|router| Card::new([router.address.to_string(), format!("AS {}", router.asn)]))
+                .collect(),
+            announced: announced(file),
             sessions: format!("BGP EVPN{encrypted}"),
             tunnels: format!(
                 "{mesh}VXLAN between all supervisors, UDP port {}{encrypted}",
@@ -100,6 +112,7 @@ impl Picture {
         row("reflectors", "Reflectors", &self.reflectors);
         row("supervisors", &self.tunnels, &self.supervisors);
         row("networks", "Networks on every supervisor", &self.networks);
+        row("routers", ROUTERS, &self.routers);
         if !self.reflectors.is_empty() && !self.supervisors.is_empty() {
             let _ = writeln!(text, "  reflectors <-->|\"{}\"| supervisors", self.sessions);
         }
@@ -109,6 +122,13 @@ impl Picture {
                 false => "supervisors",
             };
             let _ = writeln!(text, "  {above} --- networks");
+        }
+        if !self.routers.is_empty() {
+            let _ = writeln!(
+                text,
+                "  networks -->|\"{}\"| routers",
+                plain(&self.announced)
+            );
         }
         text
     }
@@ -129,6 +149,7 @@ impl Picture {
                 "#fef3c7",
                 "#b45309",
             ),
+            (ROUTERS, &self.routers, "#ede9fe", "#6d28d9"),
         ];
         let rows: Vec<_> = rows
             .into_iter()
@@ -164,7 +185,25 @@ impl Picture {
         while labels.len() + 1 < rows {
             labels.push("");
         }
+        // Routers are the last row, and networks the one above.
+        if let (false, Some(last)) = (self.routers.is_empty(), labels.last_mut()) {
+            *last = self.announced.as_str();
+        }
         labels
+    }
+}
+
+/// Whose host routes routers are told of.
+fn announced(file: &HostFile) -> String {
+    let names: Vec<&str> = file
+        .networks
+        .iter()
+        .filter(|network| network.announce)
+        .map(|network| network.name.as_str())
+        .collect();
+    match names[..] {
+        [] | [_] | [_, _] | [_, _, _] => format!("BGP: host routes of {}", names.join(", ")),
+        _ => format!("BGP: host routes of {} networks", names.len()),
     }
 }
 

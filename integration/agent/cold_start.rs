@@ -36,7 +36,7 @@ pub fn busy_world(ns: &super::support::Ns) -> World<'_> {
     world.started()
 }
 
-fn dnsmasq_listens(world: &mut World<'_>) -> Option<()> {
+pub fn dnsmasq_listens(world: &mut World<'_>) -> Option<()> {
     let sockets = world.ns.sh("ss -Hlnup sport = 67; ss -Hlnup sport = 547");
     (sockets.matches("dnsmasq").count() >= 2).then_some(())
 }

@@ -1,11 +1,12 @@
 //! LXD fails in every way it can: nothing is withdrawn, it is said once, and when LXD is well
 //! again everything that changed meanwhile is caught up with.
 
-use super::cold_start::busy_world;
+use super::cold_start::{busy_world, dnsmasq_listens};
 use super::support::fake_lxd::{Fault, Status};
 use super::support::in_netns;
 use super::support::silence::Listeners;
-use super::support::world::World;
+use super::support::world::{PATIENCE, World};
+use std::os::unix::net::UnixDatagram;
 
 /// A fault during listings, and single reads; then well again.
 fn survived(fault: Fault, said: &str) {
@@ -15,12 +16,8 @@ fn survived(fault: Fault, said: &str) {
             world.launch(&format!("c{n}"), "vpc");
         }
         let mut world = world.started();
-        world.until("dnsmasq has started", |world| {
-            world.status()?["dhcp"]
-                .as_str()?
-                .contains("pid")
-                .then_some(())
-        });
+        // It joins groups when it does, a moment after it was started.
+        world.until("dnsmasq listens", dnsmasq_listens);
         let listeners = Listeners::new(&world);
         world.lxd.fail(fault);
         // Asked for by name, and by a listing; the repair of something else still works.
@@ -211,4 +208,40 @@ fn without_lxd_from_the_start_a_deleted_table_comes_back_closed() {
         world.lxd.heal();
         world.in_step();
     });
+}
+
+/// systemd must not wait for, and then kill, an agent that leaves everything as it was because LXD
+/// says what cannot be.
+#[test]
+fn an_agent_that_starts_while_lxd_errs_is_ready() {
+    for fault in [Fault::EmptyListing, Fault::Status500, Fault::Garbage] {
+        in_netns(|ns| {
+            let mut world = World::new(ns);
+            world.launch("c1", "vpc");
+            let mut world = world.started();
+            world.stop();
+            let path = world.path("notify");
+            let systemd = UnixDatagram::bind(&path).unwrap();
+            systemd.set_read_timeout(Some(PATIENCE)).unwrap();
+            let path = path.to_str().unwrap().to_string();
+            world.environment.insert("NOTIFY_SOCKET".into(), path);
+            let mut told = String::new();
+            let mut until = |line: &str| {
+                while !told.lines().any(|told| told.contains(line)) {
+                    let mut buffer = [0; 4096];
+                    let length = systemd.recv(&mut buffer);
+                    let length = length.unwrap_or_else(|e| panic!("{fault:?}: {e}: {told}"));
+                    told += std::str::from_utf8(&buffer[..length]).unwrap();
+                    told += "\n";
+                }
+            };
+            // The answer comes after the first pass.
+            world.lxd.fail(Fault::Hang);
+            world.start();
+            until("waiting for LXD");
+            world.lxd.fail(fault);
+            until("READY=1");
+            world.in_step();
+        });
+    }
 }

@@ -38,9 +38,10 @@ enabled = false
 web     = 0
 bastion = 15
 
-# Nobody has this address: what a router would be told is seen in the supervisors' own BGP.
+# Nobody has this address, and no host asks for it, so that nothing of the session is on the
+# underlay: what a router would be told is seen in the supervisors' own BGP.
 [[router]]
-address = "198.18.255.1"
+address = "198.18.1.254"
 asn     = 64511
 
 [[network]]

@@ -274,6 +274,7 @@ impl Agent {
                         );
                         self.lxd.error = Some(text.clone());
                         self.say("lxd listing", Some(text));
+                        self.report_to_systemd();
                         return;
                     }
                     Listed::Taken { unnamed } => {
