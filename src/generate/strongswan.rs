@@ -36,7 +36,7 @@ pub fn render(
     let output = |template: &str, path: &str| {
         templates.output(template, &CharonValues::NEW, '#', path.into(), 0o644)
     };
-    Ok(vec![
+    let mut outputs = vec![
         templates.output(
             "strongswan/lxmesh.conf",
             &values,
@@ -52,8 +52,16 @@ pub fn render(
             "/etc/sysctl.d/60-lxmesh-ipsec.conf".into(),
             0o644,
         )?,
-    ])
+    ];
+    // Units of NixOS are its modules'.
+    if !facts.target.is_nixos() {
+        outputs.push(output("strongswan/unit.conf", UNIT)?);
+    }
+    Ok(outputs)
 }
+
+/// An addition to the unit of charon-systemd.
+const UNIT: &str = "/etc/systemd/system/strongswan.service.d/10-lxmesh.conf";
 
 /// Retransmissions of charon: strongswan.conf(5), "IKEv2 RETRANSMISSION".
 #[derive(Serialize)]

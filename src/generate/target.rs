@@ -65,9 +65,12 @@ const KNOWN: &[(&str, [Version; 4], &str)] = &[
             Version(6, 0, 1),
             Version(1, 1, 3),
         ],
-        "/run/current-system/sw/bin/nft",
+        NIXOS_NFT,
     ),
 ];
+
+/// Where NixOS keeps nft.
+const NIXOS_NFT: &str = "/run/current-system/sw/bin/nft";
 
 /// An unknown target, or an unreadable version.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -140,18 +143,22 @@ impl Target {
                 .and_then(Version::first_in)
                 .unwrap_or(or)
         };
-        let nixos = "/run/current-system/sw/bin/nft";
         Target {
             name: "detect".into(),
             systemd: ask("systemctl", "--version", reference.systemd),
             frr: ask("/usr/lib/frr/bgpd", "--version", reference.frr),
             strongswan: ask("swanctl", "--help", reference.strongswan),
             nft: ask("nft", "--version", reference.nft),
-            nft_program: match std::path::Path::new(nixos).exists() {
-                true => nixos,
+            nft_program: match std::path::Path::new(NIXOS_NFT).exists() {
+                true => NIXOS_NFT,
                 false => reference.nft_program,
             },
         }
+    }
+
+    /// Whether units are made by NixOS, whose directories are read-only.
+    pub fn is_nixos(&self) -> bool {
+        self.nft_program == NIXOS_NFT
     }
 
     /// `ManageForeignNextHops=` of networkd.conf(5).

@@ -56,6 +56,10 @@ const SOURCES: &[(&str, &str)] = &[
         include_str!("../../templates/strongswan/lxmesh.conf"),
     ),
     (
+        "strongswan/unit.conf",
+        include_str!("../../templates/strongswan/unit.conf"),
+    ),
+    (
         "sysctl/ipsec.conf",
         include_str!("../../templates/sysctl/ipsec.conf"),
     ),

@@ -6,6 +6,7 @@ import time
 
 from labkit import fleet
 from labkit.scenarios.registry import check, scenario
+from labkit.settings import INSIDE
 
 CONF = fleet.HOST_FILE
 STATE = "/var/lib/lxmesh-gen"
@@ -176,3 +177,30 @@ def apply_unconfirmed(scene):
         host.sh("lxmesh-gen confirm")
         time.sleep(1)
         check("vxlan-extra" in host.sh("ip -o link"), "what was confirmed is gone")
+
+
+@scenario("apply-reboot")
+def apply_reboot(scene):
+    """a host restarted before anybody confirmed comes back as it was, and so do its containers"""
+    host, guest = scene.sups[2], scene.c3
+    with _restored(scene, [host]) as before:
+        files = _files(host)
+        _apply(host, before[host.name] + _NETWORK, "--confirm 600")
+        check("vxlan-extra" in host.sh("ip -o link"), "the network is not there while it waits")
+        running = host.sh("readlink /proc/1/ns/pid")
+        begun = time.monotonic()
+        host.run(["systemctl", "--no-block", "reboot"])
+
+        def probe():
+            return [f"{host.name} still runs"] if host.sh("readlink /proc/1/ns/pid") == running else []
+
+        scene.until(f"{host.name}: restarted", probe, patience=180, interval=1)
+        _settled(scene, host)
+        check(_files(host) == files, lambda: f"{files}\n{_files(host)}")
+        check("vxlan-extra" not in host.sh("ip -o link"), "the network is still there")
+        # the lab's instances do not start by themselves
+        host.run([f"{INSIDE}/lxd-ready"], timeout=300)
+        guest.lxc("start", guest.name, timeout=180)
+        scene.dressed(guest)
+        scene.reaches(guest, scene.c1.ipv4, scene.c2.ipv6)
+        scene.note(f"from the restart to the container's first answer: {time.monotonic() - begun:.0f} s")

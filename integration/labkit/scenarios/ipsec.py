@@ -1,8 +1,9 @@
-"""The fabric encrypted, with certificates of two authorities: what the wire shows, and what a cold
-start of strongSwan costs. The first of these tests that runs turns encryption on, the end of the
-theme turns it off, both by `lxmesh-gen apply` on every host."""
+"""The fabric encrypted, with certificates of two authorities: what the wire shows, who is kept out,
+and what re-keying, a restart and a cold start of strongSwan cost. The first of these tests that runs
+turns encryption on, the end of the theme turns it off, both by `lxmesh-gen apply` on every host."""
 
 import contextlib
+import json
 import re
 import time
 
@@ -14,9 +15,15 @@ CONF = fleet.HOST_FILE
 _DOMAIN = "lab.example"
 _PKI = "/var/tmp/lab-pki"
 _CAPTURE = "/var/tmp/lab-wire.pcap"
+# How long it may take until packets pass again after strongSwan was restarted on one host. What is
+# measured is printed; emulated machines are slow.
+RESTART_LIMIT_S = 30
+# New authentication replaces the associations at once, and what is on its way by the old ones is lost.
+REAUTHENTICATION_LIMIT_S = 5
 
 # Runs on the machine around the hosts, whose root file systems it reaches. Arguments: supervisors,
-# then `--`, then reflectors.
+# then `--`, then reflectors. For all but the first of either there is a certificate that nobody
+# should believe: of a stranger, revoked, or of the authority for the other role.
 _AUTHORITIES = f"""\
 set -eu
 [ ! -d {_PKI} ] || exit 0
@@ -24,20 +31,21 @@ umask 077
 mkdir {_PKI}; cd {_PKI}
 key() {{ pki --gen --type ecdsa --size 256 --outform pem > "$1.key"; }}
 authority() {{ key "$1"; pki --self --ca --in "$1.key" --type ecdsa --dn "CN=$1" --outform pem > "$1.pem"; }}
-issue() {{ # HOST AUTHORITY
-    pki --issue --in "$1.key" --type ecdsa --cacert "$2.pem" --cakey "$2.key" --dn "CN=$1" --san "$1.{_DOMAIN}" \\
+issue() {{ # FILE HOST AUTHORITY
+    pki --issue --in "$1.key" --type ecdsa --cacert "$3.pem" --cakey "$3.key" --dn "CN=$2" --san "$2.{_DOMAIN}" \\
         --outform pem > "$1.pem"
 }}
-for name in supervisors reflectors; do authority $name & done
-for name; do [ $name = -- ] || key $name & done
+for name in supervisors reflectors strangers; do authority $name & done
+for name in "$@" sup2-bad sup3-bad rr2-bad; do [ $name = -- ] || key $name & done
 wait
 by=supervisors
 for name; do
-    if [ $name = -- ]; then by=reflectors; else issue $name $by & fi
+    if [ $name = -- ]; then by=reflectors; else issue $name $name $by & fi
 done
+issue sup2-bad sup2 strangers & issue sup3-bad sup3 supervisors & issue rr2-bad rr2 supervisors &
 wait
-list() {{ pki --signcrl --cacert $1.pem --cakey $1.key --outform pem > $1.crl; }}
-list supervisors & list reflectors &
+list() {{ by=$1; shift; pki --signcrl --cacert $by.pem --cakey $by.key "$@" --outform pem > $by.crl; }}
+list supervisors --reason key-compromise --cert sup3-bad.pem & list reflectors &
 wait
 for name; do
     [ $name != -- ] || continue
@@ -94,9 +102,10 @@ def _renew(scene):
     mtu = int(scene.sups[0].sh("cat /sys/class/net/svi-vpc/mtu"))
 
     def one(guest):
+        # the host's DHCP server may be older than its files for a moment
         script = (
-            f"killall -USR1 udhcpc; for try in $(seq 100); do [ $(cat /sys/class/net/eth0/mtu) != {mtu} ] || exit 0;"
-            "sleep 0.1; done; echo the MTU is $(cat /sys/class/net/eth0/mtu); exit 1"
+            f"for try in $(seq 60); do [ $(cat /sys/class/net/eth0/mtu) != {mtu} ] || exit 0;"
+            "killall -USR1 udhcpc; sleep 0.5; done; echo the MTU is $(cat /sys/class/net/eth0/mtu); exit 1"
         )
         guest.place.sh(script)
 
@@ -147,7 +156,7 @@ def _sealed(scene, *pairs):
     """During the block the underlay carries ESP between the pairs of hosts, and of anything else only
     IKE, and what makes hosts find one another."""
     outside = scene.lab.outside
-    with outside.running(["tcpdump", "-U", "-n", "-i", "ul", "-s", "96", "-Z", "root", "-w", _CAPTURE]) as capture:
+    with outside.running(["tcpdump", "--immediate-mode", "-U", "-n", "-i", "ul", "-s", "96", "-Z", "root", "-w", _CAPTURE]) as capture:
         for line in capture.lines():
             if "listening on" in line:
                 break
@@ -181,6 +190,56 @@ def ipsec_wire(scene):
             full = scene.ping_all(scene.c1, [scene.c2.ipv4], f"-M do -s {mtu - 28}")
             check(full, f"packets of {mtu} bytes do not reach {scene.c2.name}")
             check(not scene.ping_all(scene.c1, [scene.c2.ipv4], f"-M do -s {mtu - 27}"), f"one of {mtu + 1} bytes does")
+
+
+@scenario("ipsec-rekey")
+def ipsec_rekey(scene):
+    """re-keying loses no ping; new authentication and a restart of strongSwan cost what is told"""
+    _encrypted(scene)
+    host, other = scene.sups[1], scene.sups[0]
+    names = ["lxmesh-fleet", *("lxmesh-" + one.address.replace(".", "-") for one in scene.lab.reflectors)]
+    keys = [f"swanctl --rekey --ike {name}" for name in names]
+    keys += [f"swanctl --rekey --child {name}" for name in ("vxlan-to", "vxlan-from", "bgp-to")]
+    with _sealed(scene, (host, other)):
+        with scene.no_ping_lost(*scene.ring(), what="re-keying"):
+            _replaced(scene, host, keys)
+        pings = scene.pings(*scene.ring())
+        try:
+            pings.started()
+            _replaced(scene, host, [f"swanctl --rekey --reauth --ike {name}" for name in names])
+        finally:
+            results = pings.stop()
+        _gaps(scene, results, "authenticated anew", REAUTHENTICATION_LIMIT_S)
+        pings = scene.pings(*scene.ring())
+        try:
+            pings.started()
+            host.run(["systemctl", "restart", "strongswan"])
+            scene.reaches(scene.c1, scene.c2.ipv4, patience=RESTART_LIMIT_S)
+            scene.reaches(scene.c2, scene.c3.ipv6, patience=RESTART_LIMIT_S)
+        finally:
+            results = pings.stop()
+    _gaps(scene, results, "strongSwan restarted", RESTART_LIMIT_S)
+
+
+def _replaced(scene, host, commands):
+    """Runs them, and returns when the host has none of the associations that it had before."""
+    before = _spis(host)
+    host.sh(" && ".join(commands) + " > /dev/null")
+
+    def probe():
+        left = before & _spis(host)
+        return [f"{host.name}: associations {left} are still there, of {before}"] if left else []
+
+    scene.until("every association replaced", probe)
+
+
+def _gaps(scene, results, what, limit_s):
+    scene.note(f"{what}: " + "; ".join(map(str, results)))
+    check(max(result.gap_s for result in results) < limit_s, lambda: f"{what}: more than {limit_s} s without an answer: {results}")
+
+
+def _spis(host):
+    return set(re.findall(r"spi (0x[0-9a-f]{8})", host.sh("ip xfrm state"))) - {"0x00000000"}
 
 
 # As after the hosts' start: no association, no policy, and no session: those have noticed.
@@ -221,3 +280,42 @@ def ipsec_cold_start(scene):
             scene.note(f"{one.label} to {other.label}, {known} associations before: {took}")
             check(known == "0", f"{one.host.name} has {known} associations with {other.host.name} already: this shows nothing")
             check(len(replies) == 5, f"{one.label} to {other.label}: of 5 first packets, answered: {took}")
+
+
+def _certificates(scene, suffix, hosts):
+    """Gives the hosts those keys and certificates, and starts strongSwan there with nothing in its memory."""
+    for host in hosts:
+        own, etc = f"{_PKI}/{host.name}{suffix}", f"/srv/lab/{host.name}/root/etc/swanctl"
+        scene.lab.outside.sh(f"cp {own}.pem {etc}/x509/host.pem && cp {own}.key {etc}/private/host.pem")
+    scene.lab.each(hosts, lambda host: host.run(["systemctl", "restart", "strongswan"]))
+
+
+@scenario("ipsec-outsiders")
+def ipsec_outsiders(scene):
+    """kept out: a stranger's host, a revoked one, and a supervisor that poses as a reflector"""
+    _encrypted(scene)
+    first, reflector = scene.sups[0], scene.lab.reflectors[0]
+    outsiders = [scene.sups[1], scene.sups[2], scene.lab.reflectors[1]]
+    reasons = ["no trusted .* found for 'sup2", "certificate was revoked", "not authenticated by CA 'CN=reflectors'"]
+    since = first.sh("date +%s")
+    try:
+        _certificates(scene, "-bad", outsiders)
+        found = scene.ping_all(scene.c1, [scene.c2.ipv4, scene.c3.ipv4], "-c 5")
+        check(not found, lambda: f"{found} answer")
+
+        def probe():
+            said = first.sh(
+                "swanctl --list-sas 2> /dev/null; echo ===; vtysh -c 'show bgp l2vpn evpn summary json';"
+                f"echo ===; journalctl -q -o cat -u strongswan --since @{since}"
+            )
+            associations, sessions, journal = said.split("\n===\n")
+            inside = set(re.findall(r"(?m)^\S+: #\d+, ESTABLISHED.*\n.*\n\s+remote '.*' @ ([0-9.]+)", associations))
+            up = {address for address, peer in json.loads(sessions)["peers"].items() if peer["state"] == "Established"}
+            lacks = [f"{first.name} has associations with {inside}"] if inside != {reflector.address} else []
+            lacks += [f"{first.name} has sessions with {up}"] if up != {reflector.address} else []
+            return lacks + [f"{first.name}'s strongSwan says nothing like {one!r}" for one in reasons if not re.search(one, journal)]
+
+        scene.until("outsiders kept out", probe)
+    finally:
+        _certificates(scene, "", outsiders)
+        _all_talk(scene)
