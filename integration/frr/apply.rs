@@ -106,6 +106,7 @@ impl Fabric {
 const ADD_REFLECTOR: &str =
     r#"s/^reflectors.*/reflectors = ["198.51.100.101", "198.51.100.102", "198.51.100.103"]/"#;
 const WRONG_ASN: &str = "s/^asn .*/asn = 64999/";
+const WRONG_REFLECTOR: &str = r#"s/^reflectors.*/reflectors = ["198.51.100.150"]/"#;
 
 /// A host without the package that has frr-reload.py.
 const NO_RELOAD: &str = "cp -a /usr/lib/frr /run/lib-frr; rm /run/lib-frr/frr-reload.py; mount --bind /run/lib-frr /usr/lib/frr";
@@ -152,6 +153,23 @@ fn a_wrong_as_number_is_undone_with_and_without_frrs_own_reload() {
         until("the session is back", &true, || fabric.is_well());
         assert!(fabric.is_settled());
     }
+}
+
+#[test]
+fn a_wrong_reflector_is_undone() {
+    let fabric = Fabric::new();
+    let before = fabric.conf();
+    let said = fabric.apply(WRONG_REFLECTOR, "--health-limit 5");
+    assert!(said.ends_with("status 1\n"), "{said}");
+    for part in [
+        "198.51.100.12 no longer announces VNI 100",
+        "everything is as it was before",
+    ] {
+        assert!(said.contains(part), "{part} is missing:\n{said}");
+    }
+    assert_eq!(fabric.conf(), before);
+    until("the session is back", &true, || fabric.is_well());
+    assert!(fabric.is_settled());
 }
 
 #[test]
