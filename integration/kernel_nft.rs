@@ -153,6 +153,25 @@ fn elements_read_as_nft_made_them() {
 }
 
 #[test]
+fn chains_on_a_hook_are_told_from_others_and_other_tables() {
+    with_table(|ns, nft| {
+        assert_eq!(nft.hooked_chains(Family::Inet, "u").unwrap(), [""; 0]);
+        ns.nft(
+            "table inet u {
+               chain a { type filter hook input priority 0; policy drop; }
+               chain b { }
+               chain c { type filter hook output priority 0; }
+             }
+             table inet v {
+               chain d { type filter hook input priority 0; }
+             }",
+        );
+        assert_eq!(nft.hooked_chains(Family::Inet, "u").unwrap(), ["a", "c"]);
+        assert_eq!(nft.hooked_chains(Family::Bridge, "u").unwrap(), [""; 0]);
+    });
+}
+
+#[test]
 fn an_absent_table_or_set_is_none_and_an_empty_set_is_empty() {
     with_table(|_, nft| {
         assert_eq!(

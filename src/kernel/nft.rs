@@ -36,7 +36,7 @@ const NFTA_LIST_ELEM: u16 = 1;
 const NFTA_TABLE_NAME: u16 = 1;
 const NFTA_CHAIN_TABLE: u16 = 1;
 const NFTA_CHAIN_NAME: u16 = 3;
-const NFTA_CHAIN_POLICY: u16 = 5;
+const NFTA_CHAIN_HOOK: u16 = 4;
 const NFTA_SET_TABLE: u16 = 1;
 const NFTA_SET_NAME: u16 = 2;
 const NFTA_SET_FLAGS: u16 = 3;
@@ -321,8 +321,8 @@ impl Nft {
         Ok(found)
     }
 
-    /// The chains of a table whose policy is to drop; none if there is no such table.
-    pub fn dropping_chains(
+    /// The chains of a table that are on a hook; none if there is no such table.
+    pub fn hooked_chains(
         &mut self,
         family: Family,
         table: &str,
@@ -336,9 +336,9 @@ impl Nft {
             |m| {
                 let attrs = m.attrs(NFGENMSG);
                 let ours = m.kind == NEWCHAIN && attrs.find(NFTA_CHAIN_TABLE)?.text()? == table;
-                let policy = attrs.find(NFTA_CHAIN_POLICY)?.be32()?;
+                attrs.find(NFTA_CHAIN_HOOK)?;
                 let name = attrs.find(NFTA_CHAIN_NAME)?.text()?;
-                (ours && policy == libc::NF_DROP as u32).then_some(name)
+                ours.then_some(name)
             },
         )
     }

@@ -153,29 +153,50 @@ fn both(bridge: &[u8; 32], inet: &[u8; 32]) -> Vec<u8> {
 }
 
 /// Replaces both tables with the given elements, in one transaction, and stamps them.
-///
-/// The kernel makes the old rules void at one stroke with the new ones valid, and takes the old
-/// chains off their hooks after that, one by one (`nf_tables_commit()`). In between they are empty,
-/// and would drop everything if that is their policy: so it is made a rule before.
 pub fn replace(kernel: &mut Kernel, elements: &Table<NftElement>) -> Result<(), KindError> {
-    let softened = soften(kernel)?;
-    if !softened.is_empty() {
+    let Gate { made, opened } = gate(kernel)?;
+    let mut text = text();
+    if !made.is_empty() {
         fault::point();
-        kernel.nft.run(&softened)?;
-    }
-    load(kernel, &text(), elements)
-}
-
-/// Text that turns the policy to drop of each loaded chain into its last rule.
-fn soften(kernel: &mut Kernel) -> Result<String, KindError> {
-    let mut script = String::new();
-    for family in [Family::Bridge, Family::Inet] {
-        for chain in kernel.nft.dropping_chains(family, TABLE)? {
-            let of = format!("{} {TABLE} {chain}", family.name());
-            script += &format!("add rule {of} drop\nadd chain {of} {{ policy accept; }}\n");
+        // Without it some packets are lost, and none passes that should not.
+        match kernel.nft.run(&made) {
+            Ok(()) => text.insert_str(0, &opened),
+            Err(error) => tracing::warn!(%error, "packets may be lost while tables are replaced"),
         }
     }
-    Ok(script)
+    load(kernel, &text, elements)
+}
+
+/// What lets the old tables pass everything from the very moment on that the new ones are in force.
+/// The kernel makes the elements of old maps void at that moment and takes the old chains off their
+/// hooks a little later: what meets them in between finds no verdict, and is dropped. A set has its
+/// new element from that moment on, too, and keeps it.
+#[derive(Debug, Default)]
+struct Gate {
+    /// A transaction before: a set without elements, and a rule in front of all others of each
+    /// chain that has a hook. Changes nothing.
+    made: String,
+    /// The beginning of the transaction that replaces the tables.
+    opened: String,
+}
+
+fn gate(kernel: &mut Kernel) -> Result<Gate, KindError> {
+    let mut gate = Gate::default();
+    for family in [Family::Bridge, Family::Inet] {
+        let chains = kernel.nft.hooked_chains(family, TABLE)?;
+        if chains.is_empty() {
+            continue;
+        }
+        let of = format!("{} {TABLE}", family.name());
+        gate.made += &format!("add set {of} gate {{ type mark; }}\n");
+        for chain in chains {
+            // Any packet has a mark, and of any mark this leaves 0.
+            let rule = "meta mark and 0x0 @gate accept";
+            gate.made += &format!("insert rule {of} {chain} {rule}\n");
+        }
+        gate.opened += &format!("add element {of} gate {{ 0x0 }}\n");
+    }
+    Ok(gate)
 }
 
 /// Makes both tables where there are none. Without a deletion the kernel waits for nobody.

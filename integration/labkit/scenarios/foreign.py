@@ -49,7 +49,8 @@ _LOOK = f"""\
 section() {{ printf '\\n=== %s\\n' "$1"; }}
 section links; ip -j -d link show dev {_BRIDGE}; ip -j -d link show dev {_TUNNEL}
 section addresses; ip -4 addr show dev {_BRIDGE} scope global
-section fdb; bridge fdb show br {_BRIDGE} | sort
+# groups that the kernel itself listens to come in their own time
+section fdb; bridge fdb show br {_BRIDGE} | grep -v "^33:33:" | sort
 section neighbours; ip neigh show dev {_BRIDGE} nud permanent | sort
 section routes; ip route show proto static; ip -6 route show proto static
 section bridge table; nft list table bridge lab_foreign
