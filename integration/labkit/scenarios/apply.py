@@ -15,6 +15,7 @@ _FILES = (
     "cd / && find etc/frr etc/systemd etc/sysctl.d etc/modules-load.d etc/lxmesh var/lib/lxmesh -type f "
     "-exec md5sum {} + | sort -k 2"
 )
+_STARTED = "cut -d ' ' -f 22 /proc/1/stat"
 _NETWORK = '\n[[network]]\nname = "extra"\nvni = 990\ngateway = ["198.18.0.1/24"]\n'
 
 
@@ -187,12 +188,13 @@ def apply_reboot(scene):
         files = _files(host)
         _apply(host, before[host.name] + _NETWORK, "--confirm 600")
         check("vxlan-extra" in host.sh("ip -o link"), "the network is not there while it waits")
-        running = host.sh("readlink /proc/1/ns/pid")
+        # when its init was started, in ticks of the machine
+        running = host.sh(_STARTED)
         begun = time.monotonic()
         host.run(["systemctl", "--no-block", "reboot"])
 
         def probe():
-            return [f"{host.name} still runs"] if host.sh("readlink /proc/1/ns/pid") == running else []
+            return [f"{host.name} still runs"] if host.sh(_STARTED) == running else []
 
         scene.until(f"{host.name}: restarted", probe, patience=180, interval=1)
         _settled(scene, host)
