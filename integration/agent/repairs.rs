@@ -2,6 +2,7 @@
 //! right, and nothing of others is touched.
 
 use super::cold_start::busy_world;
+use super::support::listener::Listener;
 use super::support::world::{NETWORKS, Nic, World, network_devices};
 use super::support::{Ns, in_netns};
 
@@ -198,6 +199,38 @@ fn a_deleted_set_is_repaired() {
     each_is_repaired(&[
         "nft flush set bridge lxmesh out_svc; nft delete set bridge lxmesh out_svc",
     ]);
+}
+
+/// What passes the old tables while the kernel takes them down is the new ones' business: each old
+/// chain gets a gate, and the transaction that replaces the tables opens it.
+#[test]
+fn tables_that_are_replaced_stand_open_behind_the_new_ones() {
+    in_netns(|ns| {
+        let mut world = World::new(ns);
+        world.launch("c1", "vpc");
+        let mut world = world.started();
+        let listener = Listener::start(&["nft", "monitor"], world.path("told"));
+        world.until("the listener is there", |_| {
+            ns.sh("nft 'add table ip heard; delete table ip heard'");
+            (!listener.text().is_empty()).then_some(())
+        });
+        let hook = "{ type filter hook forward priority -500; }";
+        ns.sh(&format!(
+            "nft 'add chain bridge lxmesh hole {hook}; add chain inet lxmesh hole {hook}'"
+        ));
+        world.until("the tables are replaced", |_| {
+            (!ns.sh("nft list ruleset").contains("hole")).then_some(())
+        });
+        world.in_step();
+        let told = listener.text();
+        for family in ["bridge", "inet"] {
+            let rule = format!("rule {family} lxmesh hole ");
+            let gate = |line: &str| line.contains(&rule) && line.contains("@gate accept");
+            assert!(told.lines().any(gate), "{family} has no gate:\n{told}");
+            let opened = format!("add element {family} lxmesh gate {{ 0x00000000 }}");
+            assert!(told.contains(&opened), "{opened}:\n{told}");
+        }
+    });
 }
 
 #[test]
