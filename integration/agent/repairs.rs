@@ -176,12 +176,20 @@ fn vtep_learning_of_a_tunnel_is_repaired() {
 }
 
 #[test]
+fn the_device_group_of_a_tunnel_is_repaired() {
+    each_is_repaired(&["ip link set vxlan-vpc group 7"]);
+}
+
+#[test]
 fn deleted_and_altered_elements_are_repaired() {
     each_is_repaired(&[
         "nft 'delete element bridge lxmesh ports { \"PORT\" }'",
         "nft 'delete element bridge lxmesh id4 { \"PORT\" . MAC . V4 }'",
         "nft 'delete element bridge lxmesh zones { \"PORT\" }'",
         "nft 'delete element bridge lxmesh zones { \"PORT\" }; add element bridge lxmesh zones { \"PORT\" : 7 }'",
+        "nft 'flush map bridge lxmesh zone4'",
+        "nft 'flush map bridge lxmesh zone6'",
+        "nft 'delete element bridge lxmesh overlay_zones { \"vxlan-vpc\" }'",
         "nft 'add element bridge lxmesh in_svc { \"PORT\" . tcp . 22 }'",
         "nft 'flush set bridge lxmesh svis'",
         "nft 'flush set inet lxmesh ports'",

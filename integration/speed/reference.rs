@@ -2,6 +2,7 @@
 //! one `bridge -batch`.
 
 use std::fmt::Write;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
 use crate::Plan;
@@ -54,7 +55,7 @@ fn nft_script(plan: &Plan, fleet: &Fleet<'_>) -> String {
     }
     script.push_str(
         "add element bridge lxmesh svis { \"svi-vpc\" }\nadd element inet lxmesh svis { \"svi-vpc\" }\n\
-         add element bridge lxmesh overlay { \"vxlan-vpc\" }\nadd element bridge lxmesh zones { \"vxlan-vpc\" : 100 }\n",
+         add element bridge lxmesh overlay { \"vxlan-vpc\" }\nadd element bridge lxmesh overlay_zones { \"vxlan-vpc\" : 100 }\n",
     );
     let mut set = |name: &str, element: &dyn Fn(&Nic) -> Vec<String>| {
         let elements: Vec<String> = fleet.nics.iter().flat_map(element).collect();
@@ -91,6 +92,26 @@ fn nft_script(plan: &Plan, fleet: &Fleet<'_>) -> String {
     set("bridge lxmesh zones", &|nic| {
         vec![format!("\"{}\" : 100", nic.port)]
     });
+    let source = |nic: &Nic, ethertype| {
+        format!(
+            "\"{}\" . 0x{}{ethertype}",
+            nic.port,
+            nic.mac.replace(':', "")
+        )
+    };
+    set("bridge lxmesh zone4", &|nic| {
+        let address = u32::from(nic.ipv4.parse::<Ipv4Addr>().expect("an address"));
+        vec![format!("{} . {address:#x} : 100", source(nic, "0800"))]
+    });
+    set("bridge lxmesh zone6", &|nic| {
+        nic.addresses()[1..]
+            .iter()
+            .map(|address| {
+                let address = u128::from(address.parse::<Ipv6Addr>().expect("an address"));
+                format!("{} . {address:#x} : 100", source(nic, "86dd"))
+            })
+            .collect()
+    });
     set("bridge lxmesh in_svc", &|nic| services(nic, &IN_SERVICES));
     set("bridge lxmesh out_svc", &|nic| services(nic, &OUT_SERVICES));
     script
@@ -98,7 +119,7 @@ fn nft_script(plan: &Plan, fleet: &Fleet<'_>) -> String {
 
 fn ip_script(fleet: &Fleet<'_>) -> String {
     let mut script = String::from(
-        "link set svi-vpc type bridge mcast_snooping 1 mcast_querier 1 mcast_igmp_version 3 mcast_mld_version 2 mcast_router 2 mcast_query_response_interval 100\n\
+        "link set vxlan-vpc group 5003341\nlink set svi-vpc type bridge mcast_snooping 1 mcast_querier 1 mcast_igmp_version 3 mcast_mld_version 2 mcast_router 2 mcast_query_response_interval 100\n\
          link set vxlan-vpc type bridge_slave learning off flood off mcast_flood off bcast_flood off guard on mcast_router 0 neigh_suppress on\n",
     );
     for nic in &fleet.nics {

@@ -2,7 +2,7 @@
 //! `nft`. Both are lists of lines; the differences are what is wrong.
 
 use std::collections::BTreeSet;
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use serde_json::Value;
 
@@ -23,7 +23,7 @@ impl World<'_> {
         let mut lines = Lines::new();
         for Network { name, vni, .. } in NETWORKS {
             lines.insert(format!("svi svi-{name} snooping 1 querier 1 igmp 3 mld 2 router 2 response 100 solicit 0 0 0 0"));
-            lines.insert(format!("tunnel vxlan-{name} learning false"));
+            lines.insert(format!("tunnel vxlan-{name} learning false group 5003341"));
             lines.insert(format!(
                 "port vxlan-{name} in svi-{name} {}",
                 port_line(false, true)
@@ -32,7 +32,7 @@ impl World<'_> {
                 lines.insert(format!("set {set} svi-{name}"));
             }
             lines.insert(format!("set bridge overlay vxlan-{name}"));
-            lines.insert(format!("set bridge zones vxlan-{name} : {vni}"));
+            lines.insert(format!("set bridge overlay_zones vxlan-{name} : {vni}"));
         }
         for family in ["bridge", "inet"] {
             lines.insert(format!("set {family} vxlan_udp 4789"));
@@ -128,7 +128,11 @@ impl World<'_> {
                 ));
             }
             if link["linkinfo"]["info_kind"] == "vxlan" && !stranger {
-                lines.insert(format!("tunnel {name} learning {}", data["learning"]));
+                let group = text(&link["group"]);
+                lines.insert(format!(
+                    "tunnel {name} learning {} group {group}",
+                    data["learning"]
+                ));
             }
             let master = link.get("master").map_or(String::new(), text);
             if !master.starts_with("svi-") {
@@ -240,6 +244,9 @@ fn wanted_of(nic: &Nic, lines: &mut Lines) {
         ));
         let set = if address.contains(':') { "id6" } else { "id4" };
         lines.insert(format!("set bridge {set} {port} . {mac} . {address}"));
+        if *mark == 0 {
+            lines.insert(format!("{} : {vni}", source_line(port, mac, address)));
+        }
         if address.contains(':') {
             lines.insert(format!(
                 "mdb svi-{name} {port} {} permanent",
@@ -300,6 +307,24 @@ fn wanted_of(nic: &Nic, lines: &mut Lines) {
     }
     if ipv4.is_some() || ipv6.is_some() {
         lines.insert(format!("{dhcp},{instance}"));
+    }
+}
+
+/// The element that knows a sender by port, MAC with ethertype, and address, in nft's words for
+/// payload: numbers, and in hexadecimal what has more than 64 bits.
+fn source_line(port: &str, mac: &str, address: &str) -> String {
+    let mac = u64::from_str_radix(&mac.replace(':', ""), 16).expect("a MAC");
+    match address.parse().expect("an address") {
+        IpAddr::V4(v4) => format!(
+            "set bridge zone4 {port} . {} . {}",
+            mac << 16 | 0x0800,
+            u32::from(v4)
+        ),
+        IpAddr::V6(v6) => format!(
+            "set bridge zone6 {port} . {} . {:#x}",
+            mac << 16 | 0x86dd,
+            u128::from(v6)
+        ),
     }
 }
 

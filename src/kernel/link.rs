@@ -24,6 +24,7 @@ pub(super) const IFLA_MASTER: u16 = 10;
 pub(super) const IFLA_LINKINFO: u16 = 18;
 pub(super) const IFLA_AF_SPEC: u16 = 26;
 pub(super) const IFLA_EXT_MASK: u16 = 29;
+pub(super) const IFLA_GROUP: u16 = 27;
 const IFLA_LINK_NETNSID: u16 = 37;
 
 pub(super) const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
@@ -86,6 +87,8 @@ pub struct Link {
     pub up: bool,
     /// Operationally up (IFF_RUNNING).
     pub running: bool,
+    /// Device group, a number that whoever runs the host may give to links; 0 if nobody did.
+    pub group: u32,
     /// Index of the bridge, VRF or bond that it is in.
     pub master: Option<u32>,
     /// True if its peer (a veth's other end) is in another network namespace.
@@ -172,6 +175,7 @@ impl Link {
             mtu: 0,
             up: flags & IFF_UP != 0,
             running: flags & IFF_RUNNING != 0,
+            group: 0,
             master: None,
             peer_netns: false,
             addr_gen_mode: None,
@@ -185,6 +189,7 @@ impl Link {
                 IFLA_ADDRESS if ethernet => link.mac = attr.mac(),
                 IFLA_MTU => link.mtu = attr.u32()?,
                 IFLA_MASTER => link.master = attr.u32().filter(|m| *m != 0),
+                IFLA_GROUP => link.group = attr.u32()?,
                 IFLA_LINK_NETNSID => link.peer_netns = true,
                 IFLA_AF_SPEC => link.addr_gen_mode = addr_gen_mode(&attr),
                 IFLA_LINKINFO => (link.kind, link.port) = link_info(&attr)?,

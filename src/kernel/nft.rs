@@ -144,6 +144,20 @@ pub fn verdict(code: i32, chain: &str) -> Vec<u8> {
     [&code.to_be_bytes(), chain.as_bytes()].concat()
 }
 
+/// Whether a payload expression that begins at a source MAC and goes on over the ethertype shows a
+/// VLAN tag which the kernel has taken off the packet, as one of the ethertype alone does: since
+/// Linux 6.6 (`nft_payload_need_vlan_adjust()` in net/netfilter/nft_payload.c).
+pub fn shows_vlan_tags() -> bool {
+    release_shows_vlan_tags(&rustix::system::uname().release().to_string_lossy())
+}
+
+fn release_shows_vlan_tags(release: &str) -> bool {
+    let mut numbers = release
+        .split(|c: char| !c.is_ascii_digit())
+        .map_while(|number| number.parse::<u32>().ok());
+    (numbers.next(), numbers.next()) >= (Some(6), Some(6))
+}
+
 /// A request socket in one network namespace.
 pub struct Nft {
     socket: Socket,
@@ -438,4 +452,21 @@ fn parse_comment(mut userdata: &[u8]) -> Option<String> {
         userdata = &rest[value.len()..];
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_release_is_told_from_an_older_one() {
+        for (release, shows) in [
+            ("6.6.0", true),
+            ("6.12.117+deb13-cloud-amd64", true),
+            ("7.0-rc1", true),
+            ("6.5.13-x", false),
+            ("5.15.0", false),
+            ("", false),
+        ] {
+            assert_eq!(super::release_shows_vlan_tags(release), shows, "{release}");
+        }
+    }
 }

@@ -4,9 +4,9 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::link::{
-    AF_INET6, IFF_UP, IFLA_AF_SPEC, IFLA_INET6_ADDR_GEN_MODE, IFLA_INFO_DATA, IFLA_INFO_KIND,
-    IFLA_INFO_SLAVE_DATA, IFLA_INFO_SLAVE_KIND, IFLA_LINKINFO, IFLA_MASTER, RTM_NEWLINK, br,
-    brport, vxlan,
+    AF_INET6, IFF_UP, IFLA_AF_SPEC, IFLA_GROUP, IFLA_INET6_ADDR_GEN_MODE, IFLA_INFO_DATA,
+    IFLA_INFO_KIND, IFLA_INFO_SLAVE_DATA, IFLA_INFO_SLAVE_KIND, IFLA_LINKINFO, IFLA_MASTER,
+    RTM_NEWLINK, br, brport, vxlan,
 };
 use super::mdb_codec::{self, RTM_DELMDB, RTM_NEWMDB};
 use super::rtnl::{
@@ -77,6 +77,11 @@ pub enum Op {
     LinkAddrGenMode {
         index: u32,
         mode: u8,
+    },
+    /// Puts a link into a device group.
+    LinkGroup {
+        index: u32,
+        group: u32,
     },
     Port {
         index: u32,
@@ -195,6 +200,7 @@ impl Op {
             | Op::LinkDown { .. }
             | Op::LinkMaster { .. }
             | Op::LinkAddrGenMode { .. }
+            | Op::LinkGroup { .. }
             | Op::Join { .. }
             | Op::PortUp { .. }
             | Op::Port { .. }
@@ -228,6 +234,10 @@ impl Op {
             Op::LinkAddrGenMode { index, mode } => {
                 link(w, index, 0, 0);
                 addr_gen_mode(w, mode);
+            }
+            Op::LinkGroup { index, group } => {
+                link(w, index, 0, 0);
+                w.u32(IFLA_GROUP, group);
             }
             Op::Join {
                 index,
@@ -484,6 +494,9 @@ impl fmt::Display for Op {
             Op::PortUp { index, .. } => write!(f, "setting bridge port {index} up"),
             Op::Port { index, .. } => write!(f, "setting attributes of bridge port {index}"),
             Op::Bridge { index, .. } => write!(f, "setting attributes of bridge {index}"),
+            Op::LinkGroup { index, group } => {
+                write!(f, "putting link {index} into group {group}")
+            }
             Op::Vxlan { index, .. } => write!(f, "setting learning of VXLAN link {index}"),
             Op::FdbReplace { port, mac } => write!(f, "putting {mac} on bridge port {port}"),
             Op::FdbMark { port, mac, .. } => write!(f, "marking {mac} on bridge port {port}"),

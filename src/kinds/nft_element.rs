@@ -11,6 +11,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 
+const ETHERTYPE_IP: u16 = 0x0800;
+const ETHERTYPE_IP6: u16 = 0x86dd;
+
 /// One element of a set or map of table `lxmesh`.
 #[derive(Debug)]
 pub struct NftElement;
@@ -134,7 +137,7 @@ fn network_elements(inputs: &Inputs<'_>, wanted: &mut Table<NftElement>) {
             );
             put(
                 wanted,
-                Set::Zones,
+                Set::OverlayZones,
                 &[tunnel],
                 Some(Value::Zone(network.conntrack_zone)),
             );
@@ -154,19 +157,21 @@ fn nic_elements(inputs: &Inputs<'_>, wanted: &mut Table<NftElement>) {
         put(wanted, Set::Ports, &[port], None);
         put(wanted, Set::MacOf, &[port, mac], None);
         put(wanted, Set::MacRaw, &[port, mac], None);
+        let zone = Some(Value::Zone(network.conntrack_zone));
         for address in nic.addresses() {
-            let set = match address {
-                IpAddr::V4(_) => Set::Id4,
-                IpAddr::V6(_) => Set::Id6,
+            let (set, at_once, ethertype) = match address {
+                IpAddr::V4(_) => (Set::Id4, Set::Zone4, ETHERTYPE_IP),
+                IpAddr::V6(_) => (Set::Id6, Set::Zone6, ETHERTYPE_IP6),
             };
-            put(wanted, set, &[port, mac, Value::Ip(address)], None);
+            let address = Value::Ip(address);
+            put(wanted, set, &[port, mac, address], None);
+            // Tags have to be put on the packet; the longer way does that.
+            if nic.tags == 0 && inputs.facts.shows_vlan_tags {
+                let source = Value::MacAndType(nic.mac, ethertype);
+                put(wanted, at_once, &[port, source, address], zone);
+            }
         }
-        put(
-            wanted,
-            Set::Zones,
-            &[port],
-            Some(Value::Zone(network.conntrack_zone)),
-        );
+        put(wanted, Set::Zones, &[port], zone);
         if nic.tags != 0 {
             put(
                 wanted,

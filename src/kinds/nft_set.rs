@@ -24,6 +24,8 @@ pub enum Set {
     Ports,
     /// Tunnels.
     Overlay,
+    /// Tunnel → conntrack zone of its SVI.
+    OverlayZones,
     /// Tunnel . SVI MAC of any supervisor.
     Routers,
     /// Port . MAC.
@@ -37,6 +39,10 @@ pub enum Set {
     Marks,
     /// Port → conntrack zone of its SVI.
     Zones,
+    /// Port . MAC and ethertype . address → the same zone, of NICs without tags: what most packets
+    /// are, known by one look-up.
+    Zone4,
+    Zone6,
     /// UDP ports of tunnels.
     VxlanUdp,
     /// Port . protocol . destination port: open to everyone.
@@ -82,8 +88,13 @@ pub enum Field {
     Mac,
     /// 48 bits of payload.
     MacRaw,
+    /// 64 bits of payload: a source MAC and the ethertype behind it.
+    MacAndType,
     Ip4,
     Ip6,
+    /// Addresses as payload: the packet's family is not looked at.
+    Ip4Raw,
+    Ip6Raw,
     Protocol,
     Port,
     Mark,
@@ -101,6 +112,7 @@ pub enum Value<'a> {
     IfIndex(u32),
     IfName(&'a IfName),
     Mac(Mac),
+    MacAndType(Mac, u16),
     Ip(IpAddr),
     Protocol(u8),
     Port(u16),
@@ -120,11 +132,12 @@ pub struct Bytes {
 }
 
 impl Set {
-    pub const ALL: [Set; 31] = [
+    pub const ALL: [Set; 34] = [
         Set::Svis,
         Set::Mcast,
         Set::Ports,
         Set::Overlay,
+        Set::OverlayZones,
         Set::Routers,
         Set::MacOf,
         Set::MacRaw,
@@ -132,6 +145,8 @@ impl Set {
         Set::Id6,
         Set::Marks,
         Set::Zones,
+        Set::Zone4,
+        Set::Zone6,
         Set::VxlanUdp,
         Set::OutSvc,
         Set::InSvc,
@@ -167,6 +182,7 @@ impl Set {
             Set::Mcast => "mcast",
             Set::Ports | Set::InetPorts => "ports",
             Set::Overlay => "overlay",
+            Set::OverlayZones => "overlay_zones",
             Set::Routers => "routers",
             Set::MacOf => "mac",
             Set::MacRaw => "lla",
@@ -174,6 +190,8 @@ impl Set {
             Set::Id6 => "id6",
             Set::Marks => "marks",
             Set::Zones => "zones",
+            Set::Zone4 => "zone4",
+            Set::Zone6 => "zone6",
             Set::VxlanUdp | Set::InetVxlanUdp => "vxlan_udp",
             Set::OutSvc => "out_svc",
             Set::InSvc => "in_svc",
@@ -201,6 +219,7 @@ impl Set {
             Set::Svis | Set::Mcast | Set::InetSvis | Set::InetPorts => &[IfName],
             Set::Ports
             | Set::Overlay
+            | Set::OverlayZones
             | Set::Marks
             | Set::Zones
             | Set::OutMore
@@ -215,6 +234,8 @@ impl Set {
             Set::MacRaw => &[IfIndex, MacRaw],
             Set::Id4 => &[IfIndex, Mac, Ip4],
             Set::Id6 => &[IfIndex, Mac, Ip6],
+            Set::Zone4 => &[IfIndex, MacAndType, Ip4Raw],
+            Set::Zone6 => &[IfIndex, MacAndType, Ip6Raw],
             Set::VxlanUdp | Set::InetVxlanUdp => &[Port],
             Set::OutSvc | Set::InSvc => &[IfIndex, Protocol, Port],
             Set::Out4 | Set::In4 => &[IfIndexBe, Protocol, Port, Ip4],
@@ -228,7 +249,7 @@ impl Set {
     pub fn data(self) -> Option<Field> {
         match self {
             Set::Marks => Some(Field::Mark),
-            Set::Zones => Some(Field::Zone),
+            Set::Zones | Set::OverlayZones | Set::Zone4 | Set::Zone6 => Some(Field::Zone),
             Set::Out4 | Set::Out6 | Set::In4 | Set::In6 => Some(Field::Verdict),
             Set::LimitNew | Set::LimitControl | Set::LimitConnections => Some(Field::Verdict),
             _ => None,
@@ -242,6 +263,7 @@ impl Set {
             Set::Svis
                 | Set::Mcast
                 | Set::Overlay
+                | Set::OverlayZones
                 | Set::Routers
                 | Set::VxlanUdp
                 | Set::InetSvis
@@ -253,9 +275,11 @@ impl Set {
 impl Field {
     fn len(self) -> usize {
         match self {
-            Field::IfIndex | Field::IfIndexBe | Field::Ip4 | Field::Mark | Field::MarkBe => 4,
-            Field::IfName | Field::Ip6 => 16,
+            Field::IfIndex | Field::IfIndexBe | Field::Mark | Field::MarkBe => 4,
+            Field::Ip4 | Field::Ip4Raw => 4,
+            Field::IfName | Field::Ip6 | Field::Ip6Raw => 16,
             Field::Mac | Field::MacRaw => 6,
+            Field::MacAndType => 8,
             Field::Protocol => 1,
             Field::Port | Field::Zone => 2,
             // As long as it is; it is never part of a key.
@@ -280,6 +304,10 @@ impl Bytes {
                     out.push(&padded);
                 }
                 Value::Mac(mac) => out.push(&mac.0),
+                Value::MacAndType(mac, ethertype) => {
+                    out.push(&mac.0);
+                    out.push(&ethertype.to_be_bytes());
+                }
                 Value::Ip(IpAddr::V4(address)) => out.push(&address.octets()),
                 Value::Ip(IpAddr::V6(address)) => out.push(&address.octets()),
                 Value::Protocol(number) => out.push(&[*number]),
@@ -379,9 +407,10 @@ fn write_field(out: &mut String, field: Field, part: &[u8]) {
             write!(out, "\"{}\"", String::from_utf8_lossy(&part[..end]))
         }
         Field::Mac => write!(out, "{}", Mac(head(part))),
-        Field::MacRaw => {
-            let [a, b, c, d, e, f] = head(part);
-            write!(out, "0x{a:02x}{b:02x}{c:02x}{d:02x}{e:02x}{f:02x}")
+        Field::MacRaw | Field::MacAndType | Field::Ip4Raw | Field::Ip6Raw => {
+            let digits = part[..field.len()].iter();
+            let digits: String = digits.map(|byte| format!("{byte:02x}")).collect();
+            write!(out, "0x{digits}")
         }
         Field::Ip4 => write!(out, "{}", Ipv4Addr::from(head::<4>(part))),
         Field::Ip6 => write!(out, "{}", Ipv6Addr::from(head::<16>(part))),
@@ -423,6 +452,15 @@ mod tests {
         assert_eq!(port.as_slice(), [0x12, 0xb5]);
         let raw = Bytes::of(&[Value::IfIndex(7), Value::Mac(mac)]);
         assert_eq!(raw.text(Set::MacRaw.key()), "7 . 0x00163e3f4216");
+        let whole = Bytes::of(&[
+            Value::IfIndex(7),
+            Value::MacAndType(mac, 0x86dd),
+            Value::Ip("2001:db8::a".parse().unwrap()),
+        ]);
+        assert_eq!(
+            whole.text(Set::Zone6.key()),
+            "7 . 0x00163e3f421686dd . 0x20010db800000000000000000000000a"
+        );
         let name: IfName = "svi-vpc".parse().unwrap();
         assert_eq!(
             Bytes::of(&[Value::IfName(&name)]).text(Set::Svis.key()),

@@ -9,6 +9,10 @@ use crate::kernel::rtnl::Op;
 use crate::model::{Change, Facts, Inputs, Kind, Owns, Table};
 use std::fmt;
 
+/// Device group of tunnels ("LXM"): the rules tell by it at once what comes from a tunnel and goes to
+/// one, and look into the set `overlay` where it is missing. The set decides what is let in.
+pub const TUNNEL_GROUP: u32 = 0x4c584d;
+
 /// A network's VXLAN device.
 #[derive(Debug)]
 pub struct VxlanAttrs;
@@ -17,6 +21,8 @@ pub struct VxlanAttrs;
 pub struct Attrs {
     /// The VXLAN device's own learning of VTEPs from packets.
     pub learning: bool,
+    /// See [`TUNNEL_GROUP`].
+    pub group: u32,
     pub port: PortSettings,
 }
 
@@ -24,6 +30,9 @@ impl fmt::Display for Attrs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.learning {
             f.write_str("VTEP learning, ")?;
+        }
+        if self.group != TUNNEL_GROUP {
+            write!(f, "device group {}, ", self.group)?;
         }
         write!(f, "{}", self.port)
     }
@@ -51,6 +60,7 @@ impl Kind for VxlanAttrs {
                     network.tunnel.clone(),
                     Attrs {
                         learning: false,
+                        group: TUNNEL_GROUP,
                         port,
                     },
                 )
@@ -75,6 +85,7 @@ impl KernelKind for VxlanAttrs {
                 };
                 let attrs = Attrs {
                     learning: data.learning,
+                    group: link.group,
                     port: link.port?,
                 };
                 Some((network.tunnel.clone(), attrs))
@@ -99,6 +110,12 @@ impl KernelKind for VxlanAttrs {
                     learning: want.learning,
                 });
             }
+            if have.group != want.group {
+                ops.push(Op::LinkGroup {
+                    index,
+                    group: want.group,
+                });
+            }
             if have.port != want.port {
                 ops.push(Op::Port {
                     index,
@@ -107,5 +124,15 @@ impl KernelKind for VxlanAttrs {
             }
             Ok(ops)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_rules_know_the_device_group() {
+        let rules = include_str!("../../templates/datapath-rules.nft");
+        let group = format!("define tunnels = {:#x}\n", super::TUNNEL_GROUP);
+        assert!(rules.contains(&group));
     }
 }

@@ -14,6 +14,9 @@ pub struct Facts {
     names: BTreeMap<u32, IfName>,
     /// Of the SVIs that exist: how often the kernel asks for a neighbour that we did not install.
     pub neigh_solicit: BTreeMap<IfName, NeighSolicit>,
+    /// Whether a look at a source MAC together with the ethertype shows a VLAN tag that the kernel has
+    /// taken off the packet (`kernel::nft::shows_vlan_tags`).
+    pub shows_vlan_tags: bool,
     /// Where any of the tunnels floods to, or why that is not known. `None` where nobody asks.
     pub vteps: Option<Result<BTreeSet<IpAddr>, String>>,
 }

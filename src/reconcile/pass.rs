@@ -6,6 +6,7 @@ use super::report::{Line, Report};
 use crate::addr::{IfName, IpAddr, is_assignable};
 use crate::host::HostFile;
 use crate::kernel::link::LinkKind;
+use crate::kernel::nft::shows_vlan_tags;
 use crate::kernel::sysctl::neigh_solicit;
 use crate::kernel::{Kernel, KernelError, fault};
 use crate::kinds::nft_element::{self, NftElement};
@@ -41,6 +42,7 @@ pub struct Wanted<'a> {
 /// A look at all links.
 pub fn look_at_links(kernel: &mut Kernel, host: &HostFile) -> Result<Facts, KernelError> {
     let mut facts = Facts::new(kernel.rtnl.links()?);
+    facts.shows_vlan_tags = shows_vlan_tags();
     for network in &host.networks {
         read_solicit(&mut facts, &network.bridge);
     }

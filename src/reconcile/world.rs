@@ -296,6 +296,7 @@ mod tests {
             up: true,
             running: true,
             master: Some(3),
+            group: 0,
             peer_netns: true,
             addr_gen_mode: Some(1),
             kind: LinkKind::Other,

@@ -102,7 +102,7 @@ def _complaints(attack, result):
     """What is wrong with one attack's result, as texts."""
     for place, count in result["arrived"].items():
         if place not in attack.may:
-            yield f"{count} frames arrived: {place}"
+            yield f"{count} frames arrived: {place} {result['sample']}".rstrip()
     for name in attack.counters:
         if not result["rose"].get(name):
             yield f"the counter {name} did not rise, only {result['rose']}"

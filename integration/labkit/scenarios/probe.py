@@ -88,6 +88,7 @@ class Sight:
             for needle in attempt.get("forbidden", []):
                 self.forbidden.append((needle["at"], bytes.fromhex(needle["needle"]), number))
         self.arrived = {}  # attempt: {place: frames}
+        self.samples = {}  # attempt: the first frame with forbidden bytes, in hexadecimal
         self.wanted = {}  # what is waited for: (place, needle): seen
 
     def look(self, patience):
@@ -111,6 +112,7 @@ class Sight:
         for where, needle, number in self.forbidden:
             if where == place and needle in frame:
                 self.note(number, place)
+                self.samples.setdefault(number, frame.hex())
 
     def note(self, number, place):
         of = self.arrived.setdefault(number, {})
@@ -267,6 +269,7 @@ def run(plan):
             sight.note(int(digits) if at >= 0 and digits.isdigit() else 0, "host socket")
     for number, result in enumerate(results):
         result["arrived"] = sight.arrived.get(number, {})
+        result["sample"] = sight.samples.get(number, "")
     print(json.dumps(results))
 
 

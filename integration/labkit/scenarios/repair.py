@@ -4,6 +4,7 @@ Everything happens on the first host, which has two containers; what is compared
 the agent keeps there.
 """
 
+import ipaddress
 import time
 
 from labkit.scenarios import state
@@ -99,6 +100,7 @@ def bridge_and_tunnel(scene):
     _repaired(scene, scene.c1.host, [
         ("querier off", f"ip link set {SVI} type bridge mcast_querier 0 mcast_query_response_interval 1000", rf"~ bridge {SVI}"),
         ("tunnel port", f"bridge link set dev {TUNNEL} learning on flood on mcast_flood on neigh_suppress off", rf"~ tunnel {TUNNEL}"),
+        ("tunnel group", f"ip link set {TUNNEL} group 7", rf"~ tunnel {TUNNEL} device group 7"),
         ("tunnel learning", f"ip link set {TUNNEL} type vxlan learning", rf"~ tunnel {TUNNEL} VTEP learning"),
     ])
     _reachable(scene)
@@ -120,9 +122,12 @@ def set_elements(scene):
             delete("lla", f'"{nic.port}" . {raw:#x}'),
             delete("id4", f'"{nic.port}" . {nic.mac} . {nic.ipv4}'), delete("id6", f'"{nic.port}" . {nic.mac} . {nic.ipv6}'),
             delete("ports", f'"{nic.port}"', "inet"),
+            delete("zone4", f'"{nic.port}" . {raw << 16 | 0x0800:#x} . {int(ipaddress.ip_address(nic.ipv4)):#x}'),
+            delete("zone6", f'"{nic.port}" . {raw << 16 | 0x86DD:#x} . {int(ipaddress.ip_address(nic.ipv6)):#x}'),
         ]), r"\+ nft_element @id6"),
         ("what names the networks", "; ".join([
             delete("svis", '"svi-blue"'), delete("mcast", '"svi-blue"'), delete("overlay", f'"{TUNNEL}"'),
+            delete("overlay_zones", f'"{TUNNEL}"'),
             delete("vxlan_udp", "4789"), delete("svis", f'"{SVI}"', "inet"),
         ]), r"\+ nft_element @svis"),
         # in one transaction, or the repair comes between

@@ -27,6 +27,7 @@ exit 0
 # Sets whose elements the agent keeps; the rest are filled by the rules.
 _SETS = {
     "svis", "mcast", "ports", "overlay", "routers", "mac", "lla", "id4", "id6", "marks", "zones",
+    "overlay_zones", "zone4", "zone6",
     "vxlan_udp", "out_svc", "in_svc", "out_more", "in_more", "out4", "out6", "in4", "in6", "in_tags",
     "limited", "limit_new", "limit_ctl", "limit_conns", "audited", "logged",
 }
@@ -149,10 +150,11 @@ class State:
             found += [f"group {entry}" for entry in self.groups if entry["port"] == nic.port]
             if self.links.get(nic.port, {}).get("master"):
                 found.append(f"{nic.port} in {self.links[nic.port]['master']}")
+        payload = {str(int(nic.mac.replace(":", ""), 16) << 16 | ethertype) for ethertype in (0x0800, 0x86DD)}
         for name, elements in self.sets.items():
             for element in elements:
                 parts = element.split(" . ")
-                if nic.mac in parts or set(nic.addresses) & set(parts) or (port and nic.port in parts):
+                if nic.mac in parts or payload & set(parts) or set(nic.addresses) & set(parts) or (port and nic.port in parts):
                     found.append(f"set {name}: {element}")
         found += [f"DHCP: {line}" for line in self.dhcp if nic.mac in line or (nic.ipv4 and f",{nic.ipv4}" in line)]
         return found
@@ -202,7 +204,7 @@ class State:
             all_of.add(f"port {name} {link.get('master')} {up} " + _some(data, _PORT_KEYS))
         all_of.add("bridge " + _some(self.links.get(SVI, {}).get("linkinfo", {}).get("info_data", {}), _BRIDGE_KEYS))
         learning = self.links.get(TUNNEL, {}).get("linkinfo", {}).get("info_data", {}).get("learning")
-        all_of.add(f"tunnel learning {learning}")
+        all_of.add(f"tunnel learning {learning} group {self.links.get(TUNNEL, {}).get('group')}")
         all_of |= {f"dhcp {line}" for line in self.dhcp}
         all_of.add(f"dhcp config {self.dhcp_config}")
         all_of |= {f"sysctl {line}" for line in self.solicit}
