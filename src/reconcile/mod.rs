@@ -5,6 +5,7 @@ mod aftermath;
 mod announce;
 mod daemon;
 mod denials;
+pub mod explain;
 pub mod lxd_task;
 mod metrics;
 pub mod pass;
