@@ -221,6 +221,23 @@ fn every_reason_not_to_be_connected_is_told_with_its_remedy() {
     });
 }
 
+#[test]
+fn without_the_right_to_read_the_filters_it_cannot_be_told() {
+    in_netns(|ns| {
+        let mut world = World::new(ns);
+        world.launch("c1", "vpc");
+        let mut world = world.started();
+        world.wrapper = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"]
+            .map(str::to_string)
+            .into();
+        let (status, document) = explain(&world, "c1");
+        assert_eq!(status, Some(1), "{document:#}");
+        assert!(amiss(&document).contains(&pair("nft_element", "unknown")));
+        world.wrapper.clear();
+        assert_eq!(explain(&world, "c1").0, Some(0));
+    });
+}
+
 /// Who has an address that two claim is a matter of who had it before, which the agent knows.
 #[test]
 fn a_contested_address_is_told_to_be_whose_the_agent_says() {

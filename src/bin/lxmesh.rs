@@ -152,8 +152,10 @@ fn main() -> ExitCode {
                             .expect("an explanation is plain data")),
                         false => say(&explanation.text()),
                     }
+                    let mut nics = explanation.nics.iter();
                     match explanation.in_step {
                         true => ExitCode::SUCCESS,
+                        false if nics.any(|nic| nic.cannot_be_told()) => ExitCode::from(FAILED),
                         false => ExitCode::from(CHANGES),
                     }
                 }

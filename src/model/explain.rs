@@ -237,6 +237,12 @@ impl Known<'_> {
 }
 
 impl NicExplanation {
+    /// Something could not be read, so that nobody can tell.
+    pub fn cannot_be_told(&self) -> bool {
+        let mut all = self.objects.iter().chain(&self.of_network);
+        all.any(|object| object.state == State::Unknown)
+    }
+
     /// Takes in what it and its network should have.
     pub fn put(&mut self, objects: Vec<Object>, of_network: Vec<Object>) {
         let there = |object: &Object| object.state == State::There;
