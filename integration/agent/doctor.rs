@@ -97,12 +97,18 @@ fn findings_are_what_other_programs_say() {
             about(&document, "kernel")[0].1.contains(release.trim()),
             "{document:#}"
         );
-        let nft = ns.sh("nft --version | grep -o '[0-9][0-9.]*' | head -1");
-        let nft = nft.trim();
-        let nft = about(&document, "programs")
-            .into_iter()
-            .find(|(_, text)| text.starts_with(&format!("nftables {nft}")));
-        assert!(nft.is_some(), "{document:#}");
+        let programs = about(&document, "programs");
+        for (program, command) in [
+            ("nftables", "nft --version"),
+            ("FRR", "/usr/lib/frr/bgpd --version"),
+            ("systemd", "systemctl --version"),
+            ("dnsmasq", "/usr/sbin/dnsmasq --version"),
+        ] {
+            let number = ns.sh(&format!("{command} | grep -o '[0-9][0-9.]*' | head -1"));
+            let start = format!("{program} {}", number.trim());
+            let found = programs.iter().any(|(_, text)| text.starts_with(&start));
+            assert!(found, "no {start:?} in {programs:#?}");
+        }
         // This machine's kernel may have them or not.
         ns.sh("nft add table bridge probe; nft 'add chain bridge probe c { type filter hook prerouting priority 0; }'");
         for (feature, rule) in [

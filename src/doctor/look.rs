@@ -149,7 +149,11 @@ fn versions(host: &HostFile) -> BTreeMap<&'static str, Result<String, String>> {
     let mut all = BTreeMap::new();
     for (name, words) in PROGRAMS {
         if name != "strongSwan" || host.ipsec.is_some() {
-            let said = commands::run(LIMIT_S, words);
+            let mut said = commands::run(LIMIT_S, words);
+            // Not every distribution has bgpd there, and vtysh tells its version among its help.
+            if name == "FRR" && said.is_err() {
+                said = commands::run(LIMIT_S, &["vtysh", "--help"]);
+            }
             all.insert(name, said.map_err(|error| error.to_string()));
         }
     }
