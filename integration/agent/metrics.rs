@@ -84,8 +84,10 @@ fn numbers_follow_what_happens() {
         until_is(&mut world, "lxmesh_repairs_total{kind=\"nft_table\"}", 1.0);
         assert_eq!(repairs(&world).len(), 2, "{:?}", repairs(&world));
 
-        let dnsmasq = ns.sh("pgrep -x dnsmasq | while read -r p; do [ \"$(readlink /proc/$p/ns/net)\" = \"$(readlink /proc/self/ns/net)\" ] && echo $p; done; true");
-        ns.sh(&format!("kill {}", dnsmasq.trim()));
+        let sockets = ns.sh("ss -Hlnup 'sport = :67'");
+        let pid = sockets.split("pid=").nth(1).expect("dnsmasq listens");
+        let pid = pid.split(',').next().unwrap_or_default();
+        ns.sh(&format!("kill {pid}"));
         until_is(&mut world, "lxmesh_dnsmasq_exits_total", 1.0);
         until_is(&mut world, "lxmesh_dnsmasq_running", 1.0);
 
