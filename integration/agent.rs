@@ -17,10 +17,16 @@ mod commands;
 mod convergence;
 #[path = "agent/crashes.rs"]
 mod crashes;
+#[path = "agent/doctor.rs"]
+mod doctor;
+#[path = "agent/explain.rs"]
+mod explain;
 #[path = "agent/lifecycle.rs"]
 mod lifecycle;
 #[path = "agent/lxd_faults.rs"]
 mod lxd_faults;
+#[path = "agent/metrics.rs"]
+mod metrics;
 #[path = "agent/policy.rs"]
 mod policy;
 #[path = "agent/repairs.rs"]

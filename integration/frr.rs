@@ -26,7 +26,7 @@ mod support;
 use std::process::Command;
 
 use host::{Guest, Host, Lines, NETWORKS, run, until};
-use serde_json::json;
+use serde_json::{Value, json};
 
 struct Fabric {
     a: Host,
@@ -257,6 +257,33 @@ fn full_passes_leave_what_zebra_installed_alone() {
     assert_eq!(fabric.a.heard_of(&[&c10, &c20]), Vec::<String>::new());
     assert_eq!(fabric.a.passes().1, changes);
     fabric.in_step(&[&c10], &[&c20]);
+}
+
+#[test]
+fn the_doctor_knows_whether_sessions_are_established() {
+    let fabric = Fabric::new();
+    let level = |host: &Host| -> String {
+        let doctor = concat!(env!("CARGO_BIN_EXE_lxmesh"), " doctor --json");
+        let text = host.sh(&format!(
+            "{doctor} --host-file /run/test/host.toml || [ $? = 2 ]"
+        ));
+        let document: Value = serde_json::from_str(&text).unwrap();
+        let findings = document["findings"].as_array().unwrap();
+        let of_bgp = findings.iter().find(|finding| finding["topic"] == "bgp");
+        let finding = of_bgp.unwrap();
+        let text = finding["text"].as_str().unwrap();
+        assert!(text.contains("198.51.100.102 is "), "{text}");
+        finding["level"].as_str().unwrap().to_string()
+    };
+    // The fleet's other reflector is not there.
+    let some = "warning".to_string();
+    let Fabric { a, reflector, .. } = &fabric;
+    until("a has one session", &some, || level(a));
+    until("the reflector has sessions", &some, || level(reflector));
+    reflector.stop_frr("KILL", "bgpd");
+    until("a has none", &"problem".to_string(), || level(a));
+    reflector.start_frr("bgpd");
+    until("a has one again", &some, || level(a));
 }
 
 #[test]

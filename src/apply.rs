@@ -6,7 +6,7 @@
 //! Below a directory other than `/` only files are written: no program runs by them.
 
 mod activate;
-mod commands;
+pub mod commands;
 mod fault;
 pub mod health;
 mod journal;

@@ -18,10 +18,12 @@
 //! | graph | addr host |
 //! | dhcp | |
 //! | control | |
+//! | doctor | addr host lxd kernel model kinds generate apply control |
 //! | reconcile | addr host lxd kernel policy model kinds dhcp control |
 //!
 //! `model` takes only plain values from `kernel` (`kernel::link`, `kernel::sysctl`,
-//! `kernel::conntrack::Entry`); nothing but `kinds` and `reconcile` makes system calls through it.
+//! `kernel::conntrack::Entry`); nothing but `kinds`, `reconcile`, `apply` and
+//! `doctor` makes system calls through it.
 
 #![cfg_attr(test, allow(clippy::disallowed_methods))]
 
@@ -29,6 +31,7 @@ pub mod addr;
 pub mod apply;
 pub mod control;
 pub mod dhcp;
+pub mod doctor;
 pub mod draft;
 pub mod generate;
 pub mod graph;

@@ -22,8 +22,17 @@ _lxmesh() {
             lxmesh,completions)
                 cmd="lxmesh__subcmd__completions"
                 ;;
+            lxmesh,doctor)
+                cmd="lxmesh__subcmd__doctor"
+                ;;
+            lxmesh,explain)
+                cmd="lxmesh__subcmd__explain"
+                ;;
             lxmesh,help)
                 cmd="lxmesh__subcmd__help"
+                ;;
+            lxmesh,metrics)
+                cmd="lxmesh__subcmd__metrics"
                 ;;
             lxmesh,plan)
                 cmd="lxmesh__subcmd__plan"
@@ -43,8 +52,17 @@ _lxmesh() {
             lxmesh__subcmd__help,completions)
                 cmd="lxmesh__subcmd__help__subcmd__completions"
                 ;;
+            lxmesh__subcmd__help,doctor)
+                cmd="lxmesh__subcmd__help__subcmd__doctor"
+                ;;
+            lxmesh__subcmd__help,explain)
+                cmd="lxmesh__subcmd__help__subcmd__explain"
+                ;;
             lxmesh__subcmd__help,help)
                 cmd="lxmesh__subcmd__help__subcmd__help"
+                ;;
+            lxmesh__subcmd__help,metrics)
+                cmd="lxmesh__subcmd__help__subcmd__metrics"
                 ;;
             lxmesh__subcmd__help,plan)
                 cmd="lxmesh__subcmd__help__subcmd__plan"
@@ -65,7 +83,7 @@ _lxmesh() {
 
     case "${cmd}" in
         lxmesh)
-            opts="-h -V --host-file --help --version agent plan status trace purge completions help"
+            opts="-h -V --host-file --help --version agent plan status metrics explain doctor trace purge completions help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -118,8 +136,44 @@ _lxmesh() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        lxmesh__subcmd__doctor)
+            opts="-h --json --host-file --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --host-file)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        lxmesh__subcmd__explain)
+            opts="-h --json --host-file --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --host-file)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         lxmesh__subcmd__help)
-            opts="agent plan status trace purge completions help"
+            opts="agent plan status metrics explain doctor trace purge completions help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -160,7 +214,49 @@ _lxmesh() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        lxmesh__subcmd__help__subcmd__doctor)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        lxmesh__subcmd__help__subcmd__explain)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         lxmesh__subcmd__help__subcmd__help)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        lxmesh__subcmd__help__subcmd__metrics)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -230,6 +326,24 @@ _lxmesh() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        lxmesh__subcmd__metrics)
+            opts="-h --host-file --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --host-file)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         lxmesh__subcmd__plan)
             opts="-h --json --host-file --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
@@ -267,12 +381,16 @@ _lxmesh() {
             return 0
             ;;
         lxmesh__subcmd__status)
-            opts="-h --json --host-file --help"
+            opts="-h --json --watch --host-file --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                --watch)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --host-file)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0

@@ -30,6 +30,9 @@ complete -c lxmesh -n "__fish_lxmesh_needs_command" -s V -l version -d 'Print ve
 complete -c lxmesh -n "__fish_lxmesh_needs_command" -f -a "agent" -d 'Keep the kernel in step with LXD until told to stop'
 complete -c lxmesh -n "__fish_lxmesh_needs_command" -f -a "plan" -d 'Show what the agent would change now, changing nothing'
 complete -c lxmesh -n "__fish_lxmesh_needs_command" -f -a "status" -d 'Show whether this host is in step, and what is wrong if not'
+complete -c lxmesh -n "__fish_lxmesh_needs_command" -f -a "metrics" -d 'Print the agent\'s counters for Prometheus'
+complete -c lxmesh -n "__fish_lxmesh_needs_command" -f -a "explain" -d 'Say why the NICs of an instance are, or are not, connected, changing nothing'
+complete -c lxmesh -n "__fish_lxmesh_needs_command" -f -a "doctor" -d 'Say whether kernel, programs and network are fit for what the host file asks of this host, changing nothing'
 complete -c lxmesh -n "__fish_lxmesh_needs_command" -f -a "trace" -d 'Say which rule decides about a flow, by the policies of this host\'s NICs'
 complete -c lxmesh -n "__fish_lxmesh_needs_command" -f -a "purge" -d 'Remove everything that LXMesh made in the kernel. Instances lose their connection'
 complete -c lxmesh -n "__fish_lxmesh_needs_command" -f -a "completions" -d 'Print completions for a shell'
@@ -39,9 +42,18 @@ complete -c lxmesh -n "__fish_lxmesh_using_subcommand agent" -s h -l help -d 'Pr
 complete -c lxmesh -n "__fish_lxmesh_using_subcommand plan" -l host-file -d 'The host file' -r -F
 complete -c lxmesh -n "__fish_lxmesh_using_subcommand plan" -l json -d 'As one JSON document'
 complete -c lxmesh -n "__fish_lxmesh_using_subcommand plan" -s h -l help -d 'Print help'
+complete -c lxmesh -n "__fish_lxmesh_using_subcommand status" -l watch -d 'Again and again, until interrupted' -r
 complete -c lxmesh -n "__fish_lxmesh_using_subcommand status" -l host-file -d 'The host file' -r -F
-complete -c lxmesh -n "__fish_lxmesh_using_subcommand status" -l json -d 'As one JSON document'
+complete -c lxmesh -n "__fish_lxmesh_using_subcommand status" -l json -d 'As one JSON document; with --watch one a line'
 complete -c lxmesh -n "__fish_lxmesh_using_subcommand status" -s h -l help -d 'Print help'
+complete -c lxmesh -n "__fish_lxmesh_using_subcommand metrics" -l host-file -d 'The host file' -r -F
+complete -c lxmesh -n "__fish_lxmesh_using_subcommand metrics" -s h -l help -d 'Print help'
+complete -c lxmesh -n "__fish_lxmesh_using_subcommand explain" -l host-file -d 'The host file' -r -F
+complete -c lxmesh -n "__fish_lxmesh_using_subcommand explain" -l json -d 'As one JSON document'
+complete -c lxmesh -n "__fish_lxmesh_using_subcommand explain" -s h -l help -d 'Print help'
+complete -c lxmesh -n "__fish_lxmesh_using_subcommand doctor" -l host-file -d 'The host file' -r -F
+complete -c lxmesh -n "__fish_lxmesh_using_subcommand doctor" -l json -d 'As one JSON document'
+complete -c lxmesh -n "__fish_lxmesh_using_subcommand doctor" -s h -l help -d 'Print help'
 complete -c lxmesh -n "__fish_lxmesh_using_subcommand trace" -l from -d 'Ask about many flows at once: one SOURCE DESTINATION TRAFFIC a line, "-" for standard input' -r -F
 complete -c lxmesh -n "__fish_lxmesh_using_subcommand trace" -l host-file -d 'The host file' -r -F
 complete -c lxmesh -n "__fish_lxmesh_using_subcommand trace" -l json -d 'As one JSON document; with --from one a line'
@@ -51,10 +63,13 @@ complete -c lxmesh -n "__fish_lxmesh_using_subcommand purge" -l yes -d 'Really d
 complete -c lxmesh -n "__fish_lxmesh_using_subcommand purge" -s h -l help -d 'Print help'
 complete -c lxmesh -n "__fish_lxmesh_using_subcommand completions" -l host-file -d 'The host file' -r -F
 complete -c lxmesh -n "__fish_lxmesh_using_subcommand completions" -s h -l help -d 'Print help'
-complete -c lxmesh -n "__fish_lxmesh_using_subcommand help; and not __fish_seen_subcommand_from agent plan status trace purge completions help" -f -a "agent" -d 'Keep the kernel in step with LXD until told to stop'
-complete -c lxmesh -n "__fish_lxmesh_using_subcommand help; and not __fish_seen_subcommand_from agent plan status trace purge completions help" -f -a "plan" -d 'Show what the agent would change now, changing nothing'
-complete -c lxmesh -n "__fish_lxmesh_using_subcommand help; and not __fish_seen_subcommand_from agent plan status trace purge completions help" -f -a "status" -d 'Show whether this host is in step, and what is wrong if not'
-complete -c lxmesh -n "__fish_lxmesh_using_subcommand help; and not __fish_seen_subcommand_from agent plan status trace purge completions help" -f -a "trace" -d 'Say which rule decides about a flow, by the policies of this host\'s NICs'
-complete -c lxmesh -n "__fish_lxmesh_using_subcommand help; and not __fish_seen_subcommand_from agent plan status trace purge completions help" -f -a "purge" -d 'Remove everything that LXMesh made in the kernel. Instances lose their connection'
-complete -c lxmesh -n "__fish_lxmesh_using_subcommand help; and not __fish_seen_subcommand_from agent plan status trace purge completions help" -f -a "completions" -d 'Print completions for a shell'
-complete -c lxmesh -n "__fish_lxmesh_using_subcommand help; and not __fish_seen_subcommand_from agent plan status trace purge completions help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c lxmesh -n "__fish_lxmesh_using_subcommand help; and not __fish_seen_subcommand_from agent plan status metrics explain doctor trace purge completions help" -f -a "agent" -d 'Keep the kernel in step with LXD until told to stop'
+complete -c lxmesh -n "__fish_lxmesh_using_subcommand help; and not __fish_seen_subcommand_from agent plan status metrics explain doctor trace purge completions help" -f -a "plan" -d 'Show what the agent would change now, changing nothing'
+complete -c lxmesh -n "__fish_lxmesh_using_subcommand help; and not __fish_seen_subcommand_from agent plan status metrics explain doctor trace purge completions help" -f -a "status" -d 'Show whether this host is in step, and what is wrong if not'
+complete -c lxmesh -n "__fish_lxmesh_using_subcommand help; and not __fish_seen_subcommand_from agent plan status metrics explain doctor trace purge completions help" -f -a "metrics" -d 'Print the agent\'s counters for Prometheus'
+complete -c lxmesh -n "__fish_lxmesh_using_subcommand help; and not __fish_seen_subcommand_from agent plan status metrics explain doctor trace purge completions help" -f -a "explain" -d 'Say why the NICs of an instance are, or are not, connected, changing nothing'
+complete -c lxmesh -n "__fish_lxmesh_using_subcommand help; and not __fish_seen_subcommand_from agent plan status metrics explain doctor trace purge completions help" -f -a "doctor" -d 'Say whether kernel, programs and network are fit for what the host file asks of this host, changing nothing'
+complete -c lxmesh -n "__fish_lxmesh_using_subcommand help; and not __fish_seen_subcommand_from agent plan status metrics explain doctor trace purge completions help" -f -a "trace" -d 'Say which rule decides about a flow, by the policies of this host\'s NICs'
+complete -c lxmesh -n "__fish_lxmesh_using_subcommand help; and not __fish_seen_subcommand_from agent plan status metrics explain doctor trace purge completions help" -f -a "purge" -d 'Remove everything that LXMesh made in the kernel. Instances lose their connection'
+complete -c lxmesh -n "__fish_lxmesh_using_subcommand help; and not __fish_seen_subcommand_from agent plan status metrics explain doctor trace purge completions help" -f -a "completions" -d 'Print completions for a shell'
+complete -c lxmesh -n "__fish_lxmesh_using_subcommand help; and not __fish_seen_subcommand_from agent plan status metrics explain doctor trace purge completions help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'

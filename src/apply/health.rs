@@ -32,9 +32,8 @@ pub struct Tunnel {
 
 /// Looks at BGP and at the kernel.
 pub fn observe() -> Health {
-    let summary = run(20, &["vtysh", "-c", "show bgp l2vpn evpn summary json"]);
     let mut health = Health {
-        peers: summary.map_or_else(|_| BTreeSet::new(), |text| established(&text)),
+        peers: established(&bgp(20).unwrap_or_default()),
         ..Health::default()
     };
     let Ok(mut rtnl) = Rtnl::open() else {
@@ -63,23 +62,37 @@ pub fn observe() -> Health {
     health
 }
 
-/// The addresses in `peers` with the state "Established", wherever FRR's version has that object.
-fn established(json: &str) -> BTreeSet<IpAddr> {
-    fn search(value: &Value, found: &mut BTreeSet<IpAddr>) {
+/// The state of each EVPN session, as FRR calls it; asked for at most so many seconds.
+pub fn bgp(limit_s: u32) -> Result<BTreeMap<IpAddr, String>, CommandError> {
+    let summary = run(
+        limit_s,
+        &["vtysh", "-c", "show bgp l2vpn evpn summary json"],
+    );
+    summary.map(|text| sessions(&text))
+}
+
+fn established(sessions: &BTreeMap<IpAddr, String>) -> BTreeSet<IpAddr> {
+    let up = sessions.iter().filter(|(_, state)| *state == "Established");
+    up.map(|(address, _)| *address).collect()
+}
+
+/// The addresses in `peers` and their states, wherever FRR's version has that object.
+fn sessions(json: &str) -> BTreeMap<IpAddr, String> {
+    fn search(value: &Value, found: &mut BTreeMap<IpAddr, String>) {
         let Value::Object(object) = value else {
             return;
         };
         if let Some(Value::Object(peers)) = object.get("peers") {
-            let up = peers
-                .iter()
-                .filter(|(_, peer)| peer["state"] == "Established");
-            found.extend(up.filter_map(|(address, _)| address.parse::<IpAddr>().ok()));
+            found.extend(peers.iter().filter_map(|(address, peer)| {
+                let state = peer["state"].as_str().unwrap_or("unknown");
+                Some((address.parse::<IpAddr>().ok()?, state.to_string()))
+            }));
         }
         for value in object.values() {
             search(value, found);
         }
     }
-    let mut found = BTreeSet::new();
+    let mut found = BTreeMap::new();
     if let Ok(value) = serde_json::from_str::<Value>(json) {
         search(&value, &mut found);
     }
@@ -279,9 +292,11 @@ mod tests {
         let peers =
             r#"{"peers":{"192.0.2.1":{"state":"Established"},"192.0.2.2":{"state":"Active"}}}"#;
         let one = BTreeSet::from(["192.0.2.1".parse().unwrap()]);
-        assert_eq!(established(peers), one);
-        assert_eq!(established(&format!("{{\"default\":{peers}}}")), one);
-        assert_eq!(established("% BGP instance not found"), BTreeSet::new());
+        let up = |json: &str| established(&sessions(json));
+        assert_eq!(up(peers), one);
+        assert_eq!(up(&format!("{{\"default\":{peers}}}")), one);
+        assert_eq!(sessions(peers).len(), 2);
+        assert_eq!(sessions("% BGP instance not found"), BTreeMap::new());
     }
 
     #[test]

@@ -2,13 +2,13 @@
 //! the library's.
 
 use clap::{CommandFactory, Parser, Subcommand};
-use lxmesh::control::{screen, server};
+use lxmesh::control::server;
 use lxmesh::host::HostFile;
 use lxmesh::model::Nic;
 use lxmesh::model::trace::{Question, Trace, trace};
 use lxmesh::reconcile::report::Report;
-use lxmesh::reconcile::{preview, purge, start};
-use lxmesh::{host, kernel};
+use lxmesh::reconcile::{explain, preview, purge, start};
+use lxmesh::{doctor, host, kernel};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -44,6 +44,26 @@ enum Command {
     },
     /// Show whether this host is in step, and what is wrong if not.
     Status {
+        /// As one JSON document; with --watch one a line.
+        #[arg(long)]
+        json: bool,
+        /// Again and again, until interrupted.
+        #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2", value_parser = clap::value_parser!(u64).range(1..=86400))]
+        watch: Option<u64>,
+    },
+    /// Print the agent's counters for Prometheus.
+    Metrics,
+    /// Say why the NICs of an instance are, or are not, connected, changing nothing.
+    Explain {
+        /// INSTANCE or INSTANCE/DEVICE, with PROJECT/ before it outside the default project.
+        instance: String,
+        /// As one JSON document.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Say whether kernel, programs and network are fit for what the host file asks of this host,
+    /// changing nothing.
+    Doctor {
         /// As one JSON document.
         #[arg(long)]
         json: bool,
@@ -76,9 +96,12 @@ enum Command {
     Completions { shell: clap_complete::Shell },
 }
 
+#[path = "lxmesh/status.rs"]
+mod status;
+
 /// Exit status for anything that could not be done.
 const FAILED: u8 = 1;
-/// Exit status of `plan` if something would change.
+/// Exit status of `plan`, `status`, `explain` and `doctor` if something is not as it should be.
 const CHANGES: u8 = 2;
 /// Exit status of `trace` if the flow is denied, in one address family at least.
 const DENIED: u8 = 2;
@@ -107,27 +130,52 @@ fn main() -> ExitCode {
             Ok(report) => print_plan(&report, json),
             Err(error) => fail(&error),
         },
-        Command::Status { json } => {
-            let host = match host::load(&host_file) {
-                Ok(host) => host,
-                Err(error) => return fail(&error),
-            };
-            match runtime.block_on(server::ask(&host.agent.control_socket)) {
-                Ok(status) => {
-                    if json {
-                        say(&serde_json::to_string_pretty(&status).expect("a status is plain data"));
-                    } else {
-                        say(&screen::render(&status));
+        Command::Status { json, watch } => match host::load(&host_file) {
+            Ok(host) => runtime.block_on(status::show(&host.agent.control_socket, json, watch)),
+            Err(error) => fail(&error),
+        },
+        Command::Metrics => match host::load(&host_file) {
+            Ok(host) => match runtime.block_on(server::ask_metrics(&host.agent.control_socket)) {
+                Ok(text) => {
+                    say(&text);
+                    ExitCode::SUCCESS
+                }
+                Err(error) => fail(&error),
+            },
+            Err(error) => fail(&error),
+        },
+        Command::Explain { instance, json } => {
+            match runtime.block_on(explain::explain(&host_file, &instance)) {
+                Ok(explanation) => {
+                    match json {
+                        true => say(&serde_json::to_string_pretty(&explanation)
+                            .expect("an explanation is plain data")),
+                        false => say(&explanation.text()),
                     }
-                    if status.in_step {
-                        ExitCode::SUCCESS
-                    } else {
-                        ExitCode::from(CHANGES)
+                    let mut nics = explanation.nics.iter();
+                    match explanation.in_step {
+                        true => ExitCode::SUCCESS,
+                        false if nics.any(|nic| nic.cannot_be_told()) => ExitCode::from(FAILED),
+                        false => ExitCode::from(CHANGES),
                     }
                 }
                 Err(error) => fail(&error),
             }
         }
+        Command::Doctor { json } => match runtime.block_on(doctor::examine(&host_file)) {
+            Ok(diagnosis) => {
+                match json {
+                    true => say(&serde_json::to_string_pretty(&diagnosis)
+                        .expect("a diagnosis is plain data")),
+                    false => say(&diagnosis.text()),
+                }
+                match diagnosis.problems {
+                    0 => ExitCode::SUCCESS,
+                    _ => ExitCode::from(CHANGES),
+                }
+            }
+            Err(error) => fail(&error),
+        },
         Command::Trace {
             source,
             destination,

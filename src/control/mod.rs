@@ -1,6 +1,7 @@
-//! How the operator's commands talk to the agent: one line in, one JSON document out, over a unix
-//! socket that root and members of the agent's group can open.
+//! How the operator's commands talk to the agent: one word in, one JSON document or the
+//! metrics out, over a unix socket that root and members of the agent's group can open.
 
+pub mod metrics;
 pub mod peer;
 pub mod screen;
 pub mod server;

@@ -1,4 +1,5 @@
-//! The control socket. A request is one word and a line feed; the answer is one JSON document.
+//! The control socket. A request is one word and a line feed; the answer is one JSON document, or
+//! the metrics as text.
 
 use super::peer::{Allowed, Peer};
 use serde::Deserialize;
@@ -20,9 +21,35 @@ const MAX_CLIENTS: usize = 16;
 /// What somebody who may not ask is told.
 const REFUSED: &str = r#"{"error":"only root and the agent's group may ask"}"#;
 
+/// What can be asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Question {
+    Status,
+    Metrics,
+}
+
+impl Question {
+    const ALL: [Question; 2] = [Question::Status, Question::Metrics];
+
+    fn word(self) -> &'static str {
+        match self {
+            Question::Status => "status",
+            Question::Metrics => "metrics",
+        }
+    }
+
+    /// The question that a line asks.
+    fn of(line: &[u8]) -> Option<Self> {
+        let word = line.strip_suffix(b"\n")?;
+        let mut all = Question::ALL.into_iter();
+        all.find(|question| question.word().as_bytes() == word)
+    }
+}
+
 /// A request that the daemon answers.
 #[derive(Debug)]
 pub struct Request {
+    pub question: Question,
     pub answer: oneshot::Sender<String>,
 }
 
@@ -87,16 +114,19 @@ async fn answer(
         tracing::debug!(user = peer.user, "refused on the control socket");
         return stream.write_all(REFUSED.as_bytes()).await;
     }
-    let text = match word.as_slice() {
-        b"status\n" => {
+    let text = match Question::of(&word) {
+        Some(question) => {
             let (answer, answered) = oneshot::channel();
-            let asked = requests.send(Request { answer }).await;
+            let asked = requests.send(Request { question, answer }).await;
             match (asked, answered.await) {
                 (Ok(()), Ok(text)) => text,
                 _ => return Ok(()),
             }
         }
-        _ => r#"{"error":"the agent understands: status"}"#.into(),
+        None => {
+            let words = Question::ALL.map(Question::word).join(", ");
+            format!("{{\"error\":\"the agent understands: {words}\"}}")
+        }
     };
     stream.write_all(text.as_bytes()).await
 }
@@ -122,13 +152,25 @@ struct Refusal {
 
 /// Asks the agent for its status.
 pub async fn ask(path: &Path) -> Result<super::Status, AskError> {
+    let text = answer_to(Question::Status, path).await?;
+    serde_json::from_slice(&text).map_err(|error| AskError::Answer(error.to_string()))
+}
+
+/// Asks the agent for its metrics.
+pub async fn ask_metrics(path: &Path) -> Result<String, AskError> {
+    let text = answer_to(Question::Metrics, path).await?;
+    String::from_utf8(text).map_err(|error| AskError::Answer(error.to_string()))
+}
+
+async fn answer_to(question: Question, path: &Path) -> Result<Vec<u8>, AskError> {
     let not_running = |why: String| AskError::NotRunning {
         path: path.into(),
         why,
     };
     let exchange = async {
         let mut stream = UnixStream::connect(path).await?;
-        stream.write_all(b"status\n").await?;
+        let line = format!("{}\n", question.word());
+        stream.write_all(line.as_bytes()).await?;
         let mut text = Vec::new();
         stream.take(MAX_ANSWER).read_to_end(&mut text).await?;
         Ok::<_, std::io::Error>(text)
@@ -145,5 +187,5 @@ pub async fn ask(path: &Path) -> Result<super::Status, AskError> {
         let path = path.into();
         return Err(AskError::Refused { path, why });
     }
-    serde_json::from_slice(&text).map_err(|error| AskError::Answer(error.to_string()))
+    Ok(text)
 }

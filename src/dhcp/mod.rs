@@ -27,6 +27,26 @@ pub enum State {
     Failed { why: String },
 }
 
+/// The same, and how often it came to that.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    pub state: State,
+    /// How often dnsmasq was started.
+    pub starts: u64,
+    /// How often it ended although nobody had told it to.
+    pub exits: u64,
+}
+
+impl Default for Seen {
+    fn default() -> Self {
+        Seen {
+            state: State::NotStarted,
+            starts: 0,
+            exits: 0,
+        }
+    }
+}
+
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// A signal that comes before dnsmasq has installed its handlers would end it.
@@ -39,7 +59,7 @@ pub async fn run(
     program: PathBuf,
     config: PathBuf,
     mut orders: mpsc::Receiver<Order>,
-    state: watch::Sender<State>,
+    seen: watch::Sender<Seen>,
 ) {
     let mut wanted = false;
     let mut stopped_by_us = false;
@@ -62,8 +82,11 @@ pub async fn run(
             Err(error) => format!("starting {}: {error}", program.display()),
             Ok(mut child) => {
                 tracing::info!(pid = child.id(), "dnsmasq started");
-                state.send_replace(State::Running {
-                    pid: child.id().unwrap_or(0),
+                seen.send_modify(|seen| {
+                    seen.starts += 1;
+                    seen.state = State::Running {
+                        pid: child.id().unwrap_or(0),
+                    };
                 });
                 match follow(&mut child, &mut orders).await {
                     End::Ordered => {
@@ -72,7 +95,10 @@ pub async fn run(
                         continue;
                     }
                     End::Over => return,
-                    End::Died(why) => why,
+                    End::Died(why) => {
+                        seen.send_modify(|seen| seen.exits += 1);
+                        why
+                    }
                 }
             }
         };
@@ -84,7 +110,7 @@ pub async fn run(
             retry_in_ms = pause.as_millis() as u64,
             "dnsmasq is not running"
         );
-        state.send_replace(State::Failed { why });
+        seen.send_modify(|seen| seen.state = State::Failed { why });
         tokio::select! {
             () = tokio::time::sleep(pause) => pause = (pause * 2).min(LONGEST_PAUSE),
             order = orders.recv() => match order {
@@ -95,7 +121,6 @@ pub async fn run(
     }
 }
 
-/// Ends at that time; never without one.
 /// Ends at that time; never without one.
 pub(crate) async fn at(time: Option<Instant>) {
     match time {

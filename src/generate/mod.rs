@@ -89,6 +89,17 @@ pub fn render(file: &HostFile, facts: &LocalFacts) -> Result<Vec<OutputFile>, Re
     Ok(outputs)
 }
 
+/// Of these, a supervisor's files of sysctl.d and modules-load.d: what the kernel should be like,
+/// whatever programs there are.
+pub fn kernel_files(file: &HostFile) -> Result<Vec<OutputFile>, RenderError> {
+    let templates = template::Templates::new()?;
+    let mut outputs = sysctl::render(file, &templates)?;
+    if file.ipsec.is_some() {
+        outputs.push(strongswan::kernel_settings(&templates)?);
+    }
+    Ok(outputs)
+}
+
 /// What the user should know although nothing is wrong.
 pub fn notes(file: &HostFile) -> Vec<String> {
     let mut notes = Vec::new();

@@ -45,19 +45,24 @@ pub fn render(
             0o640,
         )?,
         output("strongswan/charon.conf", "/etc/strongswan.d/lxmesh.conf")?,
-        templates.output(
-            "sysctl/ipsec.conf",
-            &template::NOTHING,
-            '#',
-            "/etc/sysctl.d/60-lxmesh-ipsec.conf".into(),
-            0o644,
-        )?,
+        kernel_settings(templates)?,
     ];
     // Units of NixOS are its modules'.
     if !facts.target.is_nixos() {
         outputs.push(output("strongswan/unit.conf", UNIT)?);
     }
     Ok(outputs)
+}
+
+/// What the kernel is to do while there is no association yet.
+pub fn kernel_settings(templates: &Templates) -> Result<OutputFile, RenderError> {
+    templates.output(
+        "sysctl/ipsec.conf",
+        &template::NOTHING,
+        '#',
+        "/etc/sysctl.d/60-lxmesh-ipsec.conf".into(),
+        0o644,
+    )
 }
 
 /// An addition to the unit of charon-systemd.

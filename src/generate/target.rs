@@ -216,7 +216,7 @@ impl Target {
 
 impl Version {
     /// The first number in a text, with what follows it: "nftables v1.0.6 (…)", "systemd 252 (…)".
-    fn first_in(text: &str) -> Option<Self> {
+    pub fn first_in(text: &str) -> Option<Self> {
         let start = text.find(|c: char| c.is_ascii_digit())?;
         let end = text[start..].find(|c: char| !c.is_ascii_digit() && c != '.');
         let numbers = &text[start..end.map_or(text.len(), |end| start + end)];

@@ -70,6 +70,13 @@ impl Kind for DnsmasqFile {
         }
     }
 
+    /// Its line; what is not by NICs stays away.
+    fn share(attrs: &Attrs, nic: &Nic) -> Attrs {
+        let start = format!("{},", nic.mac);
+        let own = attrs.0.lines().filter(|line| line.starts_with(&start));
+        Attrs(own.map(|line| format!("{line}\n")).collect())
+    }
+
     fn derive(inputs: &Inputs<'_>) -> Table<Self> {
         if !inputs.host.dhcp.enabled {
             return Table::<Self>::new();

@@ -1,7 +1,7 @@
 //! Asking LXD or Incus over its unix socket: where the socket is, one request, its limits, and
 //! errors that say what to do. Never writes.
 
-use super::inventory::{Acls, Instance, InstanceId};
+use super::inventory::{Acls, Details, Instance, InstanceId};
 use super::wire::{self, Envelope};
 use reqwest::StatusCode;
 use serde::Deserialize;
@@ -176,11 +176,7 @@ impl Client {
 
     /// One instance; `None` only if the server says in so many words that there is none (404).
     pub async fn instance(&self, id: &InstanceId) -> Result<Option<Instance>, LxdError> {
-        let path = format!(
-            "/1.0/instances/{}?project={}",
-            escape(&id.name),
-            escape(&id.project)
-        );
+        let path = path_of(id);
         match self.get::<wire::Instance>(&path, REQUEST_TIMEOUT).await {
             Ok(instance) => {
                 let mut instance = Instance::from(instance);
@@ -195,6 +191,18 @@ impl Client {
                     path,
                 })
             }
+            Err(LxdError::Status { status: 404, .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What only a person wants to know of it.
+    pub async fn details(&self, id: &InstanceId) -> Result<Option<Details>, LxdError> {
+        match self
+            .get::<wire::Instance>(&path_of(id), REQUEST_TIMEOUT)
+            .await
+        {
+            Ok(instance) => Ok(Some(instance.into())),
             Err(LxdError::Status { status: 404, .. }) => Ok(None),
             Err(error) => Err(error),
         }
@@ -295,6 +303,14 @@ fn chain(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text
+}
+
+fn path_of(id: &InstanceId) -> String {
+    format!(
+        "/1.0/instances/{}?project={}",
+        escape(&id.name),
+        escape(&id.project)
+    )
 }
 
 /// Percent-encodes all but unreserved characters (RFC 3986 section 2.3).

@@ -87,6 +87,40 @@ pub struct LxdNic {
     pub log_drops: Option<String>,
 }
 
+/// Why a device is none of ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotOurs {
+    /// No network device.
+    NoNic,
+    /// Its `nictype`; empty if it belongs to a network of LXD's own.
+    NotP2p(String),
+    /// No `user.lxmesh.parent`.
+    NoParent,
+}
+
+/// What only a person wants to know of an instance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Details {
+    /// Of LXD's `shared/api/status_code.go`.
+    pub status_code: u32,
+    /// Its NICs that are none of ours.
+    pub others: Vec<(String, NotOurs)>,
+}
+
+impl From<wire::Instance> for Details {
+    fn from(instance: wire::Instance) -> Self {
+        let devices = instance.expanded_devices.iter();
+        let others = devices.filter_map(|(device, keys)| {
+            let why = nic(device, keys, &instance.expanded_config).err()?;
+            (why != NotOurs::NoNic).then(|| (device.clone(), why))
+        });
+        Details {
+            status_code: instance.status_code,
+            others: others.collect(),
+        }
+    }
+}
+
 /// What can be limited.
 pub const LIMITS: [&str; 4] = [
     "connections",
@@ -115,7 +149,7 @@ impl From<wire::Instance> for Instance {
         } = instance;
         let nics = devices
             .iter()
-            .filter_map(|(device, keys)| nic(device, keys, &config))
+            .filter_map(|(device, keys)| nic(device, keys, &config).ok())
             .collect();
         Instance {
             id: InstanceId { project, name },
@@ -137,13 +171,16 @@ fn presence(status_code: u32) -> Presence {
     }
 }
 
-fn nic(device: &str, keys: &wire::Keys, config: &wire::Keys) -> Option<LxdNic> {
+fn nic(device: &str, keys: &wire::Keys, config: &wire::Keys) -> Result<LxdNic, NotOurs> {
     let own = |key: &str| keys.get(key).filter(|text| !text.is_empty());
     let ours = |key: &str| own(&format!("{KEY}{key}"));
-    if own("type")? != "nic" || own("nictype")? != "p2p" {
-        return None;
+    if own("type").is_none_or(|kind| kind != "nic") {
+        return Err(NotOurs::NoNic);
     }
-    let parent = ours("parent")?.clone();
+    if own("nictype").is_none_or(|kind| kind != "p2p") {
+        return Err(NotOurs::NotP2p(own("nictype").cloned().unwrap_or_default()));
+    }
+    let parent = ours("parent").ok_or(NotOurs::NoParent)?.clone();
     let volatile = |key: &str| {
         config
             .get(&format!("volatile.{device}.{key}"))
@@ -169,7 +206,7 @@ fn nic(device: &str, keys: &wire::Keys, config: &wire::Keys) -> Option<LxdNic> {
         let text = ours(key).or_else(|| config.get(&format!("{KEY}{key}")))?;
         (!text.is_empty()).then(|| text.clone())
     };
-    Some(LxdNic {
+    Ok(LxdNic {
         device: device.to_string(),
         parent,
         host_name: volatile("host_name"),
@@ -249,6 +286,26 @@ mod tests {
                 out_services: "udp/53 tcp/53".into(),
                 ..LxdNic::default()
             }]
+        );
+    }
+
+    #[test]
+    fn devices_that_are_not_ours_say_why() {
+        let json = r#"{"name":"c1","status_code":102,"expanded_config":{},"expanded_devices":{
+            "root":{"type":"disk","path":"/"},
+            "br":{"type":"nic","nictype":"bridged","user.lxmesh.parent":"vpc"},
+            "net":{"type":"nic","network":"lxdbr0"},
+            "bare":{"type":"nic","nictype":"p2p","user.lxmesh.parent":""},
+            "vpc":{"type":"nic","nictype":"p2p","user.lxmesh.parent":"vpc"}}}"#;
+        let details = Details::from(serde_json::from_str::<wire::Instance>(json).unwrap());
+        assert_eq!(details.status_code, 102);
+        assert_eq!(
+            details.others,
+            [
+                ("bare".into(), NotOurs::NoParent),
+                ("br".into(), NotOurs::NotP2p("bridged".into())),
+                ("net".into(), NotOurs::NotP2p(String::new())),
+            ]
         );
     }
 

@@ -7,5 +7,5 @@ pub mod inventory;
 pub mod wire;
 
 pub use client::{Client, LxdError};
-pub use inventory::{Acls, Instance, InstanceId, Inventory, LxdNic, Presence};
+pub use inventory::{Acls, Details, Instance, InstanceId, Inventory, LxdNic, NotOurs, Presence};
 pub use wire::{Acl, AclRule};

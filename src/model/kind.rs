@@ -1,6 +1,7 @@
 //! What a kernel object is to the reconciler.
 
 use super::inputs::Inputs;
+use super::nic::Nic;
 use super::table::{Change, Table};
 use crate::addr::{IfName, Mac};
 use std::fmt::{Debug, Display};
@@ -48,6 +49,11 @@ pub trait Kind: Sized + 'static {
     /// What else there is to do once the change has been made.
     fn follow_up(_change: &Change<Self>) -> Option<FollowUp> {
         None
+    }
+
+    /// The part of an object that is about one NIC, where an object is about many.
+    fn share(attrs: &Self::Attrs, _nic: &Nic) -> Self::Attrs {
+        attrs.clone()
     }
 
     /// The objects that should be there. Pure; must not depend on anything but the inputs.

@@ -2,6 +2,7 @@
 //! the one diff between them. Nothing here talks to anybody.
 
 mod acl;
+pub mod explain;
 pub mod facts;
 pub mod inputs;
 pub mod kind;
@@ -15,4 +16,4 @@ pub use facts::Facts;
 pub use inputs::Inputs;
 pub use kind::{About, FollowUp, Kind, Owns, Pace};
 pub use nic::{Nic, NicId, NicProblem};
-pub use table::{Change, Table, diff};
+pub use table::{Change, Found, Table, compare, diff};

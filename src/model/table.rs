@@ -24,6 +24,23 @@ pub enum Change<K: Kind> {
     },
 }
 
+/// How something that is wanted was found.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Found<'a, A> {
+    Same,
+    Other(&'a A),
+    Missing,
+}
+
+/// The one comparison of what is wanted with what is there.
+pub fn compare<'a, A: Eq>(want: &A, have: Option<&'a A>) -> Found<'a, A> {
+    match have {
+        Some(have) if have == want => Found::Same,
+        Some(have) => Found::Other(have),
+        None => Found::Missing,
+    }
+}
+
 impl<K: Kind> Change<K> {
     pub fn key(&self) -> &K::Key {
         match self {
@@ -57,18 +74,18 @@ pub fn diff<K: Kind>(desired: &Table<K>, observed: &Table<K>) -> Vec<Change<K>> 
         }
     }
     for (key, want) in desired {
-        match observed.get(key) {
-            Some(have) if have == want => {}
-            Some(have) => changes.push(Change::Update {
+        match compare(want, observed.get(key)) {
+            Found::Same => {}
+            Found::Other(have) => changes.push(Change::Update {
                 key: key.clone(),
                 have: have.clone(),
                 want: want.clone(),
             }),
-            None if whole => changes.push(Change::Create {
+            Found::Missing if whole => changes.push(Change::Create {
                 key: key.clone(),
                 want: want.clone(),
             }),
-            None => {}
+            Found::Missing => {}
         }
     }
     changes

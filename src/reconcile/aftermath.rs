@@ -5,6 +5,7 @@ use super::announce;
 use super::daemon::{Agent, FIRST_RETRY, notify};
 use super::pass::Extent;
 use super::report::Report;
+use super::tally::same_devices;
 use crate::dhcp;
 use crate::model::facts::Readiness;
 use crate::model::{Facts, FollowUp};
@@ -57,6 +58,8 @@ impl Agent {
         }
     }
     pub(super) fn after_pass(&mut self, extent: &Extent, facts: Facts, report: &Report) {
+        let unprompted = self.wants_the_same(&facts);
+        self.tally.pass(extent, report, unprompted);
         announce::withdraw(&mut self.kernel, &self.host, &facts, &report.follow_ups);
         // A look at nftables alone has done nothing about the links that it saw: their events must
         // still find them changed.
@@ -82,6 +85,21 @@ impl Agent {
         self.schedule_retry(report);
         self.say_readiness();
         self.report_to_systemd();
+    }
+
+    /// Whether a pass that saw these links had nothing to do but put right what somebody else
+    /// changed: what is wanted is as it was in the last one, and that one left nothing undone.
+    fn wants_the_same(&mut self, facts: &Facts) -> bool {
+        let new_host_file = std::mem::take(&mut self.tally.new_host_file);
+        let nics = self.world.nics();
+        !new_host_file
+            && self.stats.troubled.is_none()
+            && nics == Some(self.world.passed.as_slice())
+            && self
+                .world
+                .facts
+                .as_ref()
+                .is_some_and(|before| same_devices(&self.host, &self.world.passed, before, facts))
     }
 
     fn follow_tunnels(&mut self) {

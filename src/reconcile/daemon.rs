@@ -6,9 +6,10 @@ use super::lxd_task::{Ask, Update, jittered};
 use super::pass::{Extent, Wanted, look_at_links, plan};
 use super::repairs::Repairs;
 use super::start::StartError;
+use super::tally::Tally;
 use super::world::{Listed, LookAt, World};
 use crate::addr::IfName;
-use crate::control::server::Request;
+use crate::control::server::{Question, Request};
 use crate::dhcp;
 use crate::dhcp::at;
 use crate::host::{self, HostFile};
@@ -18,7 +19,7 @@ use crate::model::{FollowUp, Nic, NicId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -80,10 +81,11 @@ pub struct Agent {
     pub(super) lxd: LxdState,
     pub(super) asks: mpsc::Sender<Ask>,
     pub(super) dhcp_orders: Option<mpsc::Sender<dhcp::Order>>,
-    pub(super) dhcp_state: watch::Receiver<dhcp::State>,
+    pub(super) dhcp_state: watch::Receiver<dhcp::Seen>,
     pub(super) dhcp_started: bool,
     pub(super) started: Instant,
     pub(super) stats: Stats,
+    pub(super) tally: Tally,
     pub(super) deferred: Vec<String>,
     /// When to tell zebra again of which changes, soonest first.
     pub(super) announcements: Vec<(Instant, Arc<[FollowUp]>)>,
@@ -166,7 +168,10 @@ impl Agent {
                     self.pending.everything_by(Instant::now());
                 }
                 Some(request) = requests.recv() => {
-                    let text = serde_json::to_string(&self.status()).expect("a status is plain data");
+                    let text = match request.question {
+                        Question::Status => serde_json::to_string(&self.status()).expect("a status is plain data"),
+                        Question::Metrics => self.metrics(),
+                    };
                     // Who asked may be gone.
                     let _ = request.answer.send(text);
                 }
@@ -184,6 +189,7 @@ impl Agent {
                 tracing::info!(file = %self.host_path.display(), "host file read again");
                 self.leave_networks(&host);
                 self.host = host;
+                self.tally.new_host_file = true;
                 self.say("host file", None);
                 self.world.forget_drafts();
                 self.world.resolve(&self.host);
@@ -226,6 +232,7 @@ impl Agent {
         match plan(&mut self.kernel, wanted, &extent, None) {
             Ok(plan) => {
                 let (facts, report) = plan.apply(&mut self.kernel);
+                self.tally.pass(&extent, &report, false);
                 self.world.passed = staying;
                 self.world.facts = Some(facts);
                 self.log_pass(&extent, &report);
@@ -239,6 +246,7 @@ impl Agent {
         match update {
             Update::Connected(server) => {
                 tracing::info!(server, "connected to LXD");
+                self.tally.lxd_connections += 1;
                 self.lxd.server = server;
                 self.lxd.connected = true;
                 self.lxd.error = None;
@@ -289,6 +297,7 @@ impl Agent {
                 self.lxd.connected = true;
                 self.lxd.error = None;
                 self.lxd.listed = Some(Instant::now());
+                self.tally.lxd_listed = Some(SystemTime::now());
                 self.pending.everything |= first;
             }
         }
@@ -300,6 +309,7 @@ impl Agent {
         // After a long pass, leave others at least as much time.
         let soon = now + KERNEL_SETTLE.max(self.stats.last_took);
         for knock in knocks {
+            self.tally.events_lost += u64::from(*knock == Knock::Lost);
             match self.world.look_at(knock, &self.host) {
                 LookAt::Nothing => {}
                 LookAt::Nic(id) => {

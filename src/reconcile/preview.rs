@@ -3,10 +3,15 @@
 use super::pass::{Extent, Wanted, look_at_links, plan};
 use super::report::Report;
 use super::world::{Listed, World};
-use crate::host::{self, HostFile, LoadError};
+use crate::addr::IpAddr;
+use crate::control::server::ask;
+use crate::control::status::{NicStatus, Status};
+use crate::host::{self, Denied, HostFile, Limits, LoadError};
 use crate::kernel::{Kernel, KernelError};
-use crate::model::Nic;
+use crate::lxd::InstanceId;
+use crate::model::{Nic, NicId};
 use std::path::Path;
+use std::sync::Arc;
 
 /// What a full pass would change now, changing nothing: for `lxmesh plan`.
 pub async fn preview(host_path: &Path) -> Result<Report, PreviewError> {
@@ -20,6 +25,7 @@ pub async fn preview(host_path: &Path) -> Result<Report, PreviewError> {
     if let Listed::Incredible { attached } = world.put_listing(client.instances().await?) {
         return Err(PreviewError::Incredible(attached));
     }
+    world.resolved.nics = remembered(ask(&host.agent.control_socket).await.ok().as_ref());
     world.resolve(&host);
     let wanted = Wanted {
         host: &host,
@@ -49,6 +55,51 @@ pub async fn nics(host_path: &Path) -> Result<(HostFile, Vec<Nic>), PreviewError
     Ok((host, world.resolved.nics))
 }
 
+/// The NICs that a running agent has, as far as it matters for who keeps an address that several
+/// claim: that is a matter of who had it before.
+pub(super) fn remembered(agent: Option<&Status>) -> Vec<Nic> {
+    let nics = agent.map_or(&[][..], |status| &status.nics);
+    nics.iter().filter_map(remember).collect()
+}
+
+fn remember(nic: &NicStatus) -> Option<Nic> {
+    let (project, name) = match nic.instance.split_once('/') {
+        Some(both) => both,
+        None => ("default", nic.instance.as_str()),
+    };
+    let addresses: Vec<IpAddr> = nic
+        .addresses
+        .iter()
+        .filter_map(|a| a.parse().ok())
+        .collect();
+    let instance = InstanceId {
+        project: project.into(),
+        name: name.into(),
+    };
+    Some(Nic {
+        id: NicId {
+            instance,
+            device: nic.device.clone(),
+        },
+        network: nic.network.clone(),
+        port: nic.port.parse().ok()?,
+        mac: nic.mac.parse().ok()?,
+        ipv4: addresses.iter().find_map(|address| match address {
+            IpAddr::V4(four) => Some(*four),
+            IpAddr::V6(_) => None,
+        }),
+        ipv6: addresses.iter().find_map(|address| match address {
+            IpAddr::V6(six) if !six.is_unicast_link_local() => Some(*six),
+            _ => None,
+        }),
+        inward: Arc::default(),
+        outward: Arc::default(),
+        tags: 0,
+        limits: Limits::default(),
+        denied: Denied::default(),
+    })
+}
+
 /// Why there is no plan.
 #[derive(Debug, thiserror::Error)]
 pub enum PreviewError {
@@ -60,4 +111,34 @@ pub enum PreviewError {
     Kernel(#[from] KernelError),
     #[error("LXD lists no instance at all while {0} of their NICs are attached here; not believed")]
     Incredible(usize),
+    #[error("{0}")]
+    Name(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_agent_tells_of_a_nic_is_enough_to_know_what_it_claims() {
+        let status = Status {
+            nics: vec![NicStatus {
+                instance: "prod/web1".into(),
+                device: "eth0".into(),
+                network: "vpc".into(),
+                port: "veth1".into(),
+                mac: "00:16:3e:00:00:01".into(),
+                addresses: ["192.0.2.11", "2001:db8::11", "fe80::216:3eff:fe00:1"]
+                    .map(str::to_string)
+                    .into(),
+                connected: true,
+            }],
+            ..Status::default()
+        };
+        let nics = remembered(Some(&status));
+        assert_eq!(nics[0].id.to_string(), "prod/web1 device eth0");
+        let addresses: Vec<String> = nics[0].addresses().map(|a| a.to_string()).collect();
+        assert_eq!(addresses, status.nics[0].addresses);
+        assert!(remembered(None).is_empty());
+    }
 }

@@ -5,6 +5,7 @@ use super::denials::Denials;
 use super::lxd_task;
 use super::privilege;
 use super::repairs::Repairs;
+use super::tally::Tally;
 use super::world::World;
 use crate::control::peer::Allowed;
 use crate::control::server;
@@ -89,6 +90,7 @@ pub async fn run(host_path: &Path) -> Result<(), StartError> {
         dhcp_started: false,
         started: Instant::now(),
         stats: Stats::default(),
+        tally: Tally::default(),
         deferred: Vec::new(),
         announcements: Vec::new(),
         retry_at: None,
@@ -147,10 +149,10 @@ fn start_dhcp(
     host: &HostFile,
 ) -> (
     Option<mpsc::Sender<dhcp::Order>>,
-    watch::Receiver<dhcp::State>,
+    watch::Receiver<dhcp::Seen>,
     DhcpTask,
 ) {
-    let (state_in, state) = watch::channel(dhcp::State::NotStarted);
+    let (state_in, state) = watch::channel(dhcp::Seen::default());
     if !(host.dhcp.enabled && host.dhcp.run) {
         return (None, state, None);
     }

@@ -23,7 +23,7 @@ impl Agent {
             .iter()
             .map(|p| p.to_string())
             .collect();
-        let dhcp = match &*self.dhcp_state.borrow() {
+        let dhcp = match &self.dhcp_state.borrow().state {
             dhcp::State::NotStarted if !self.host.dhcp.enabled => "off".to_string(),
             dhcp::State::NotStarted if !self.host.dhcp.run => "files only".to_string(),
             dhcp::State::NotStarted => "not started".to_string(),

@@ -1,0 +1,242 @@
+//! What can be seen of this host. Every question has a time limit, and none changes anything: nft
+//! checks without loading, and `show` is all that vtysh is told. Decides nothing.
+
+use super::files::{self, Module};
+use crate::addr::IpAddr;
+use crate::apply::{commands, health};
+use crate::control::Status;
+use crate::control::server;
+use crate::generate::{self, Here, LocalFacts};
+use crate::host::HostFile;
+use crate::kernel::link::LinkKind;
+use crate::kernel::{Kernel, KernelError};
+use crate::kinds::nft_table;
+use crate::lxd::{Client, client};
+use crate::model::Facts;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, Ipv6Addr, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::path::Path;
+use std::time::Duration;
+
+/// Seconds that a program, or LXD, may take.
+const LIMIT_S: u32 = 10;
+/// Other tunnel end points whose path is looked at: they share its first hops, where MTUs differ.
+const PATHS: usize = 8;
+
+/// All that was seen; what could not be is an error's text.
+pub struct Seen {
+    pub here: Result<Here, String>,
+    /// `uname -r`.
+    pub kernel: String,
+    /// What the kernel's packet filter was asked for, by name of the module that has it.
+    pub features: Vec<(&'static str, Result<(), KernelError>)>,
+    /// Of the modules that are to be loaded at boot, which are there.
+    pub modules: BTreeMap<String, Module>,
+    /// What the programs say of their versions.
+    pub versions: BTreeMap<&'static str, Result<String, String>>,
+    pub strongswan: Option<Result<(), String>>,
+    /// Name and version of the server.
+    pub lxd: Result<String, String>,
+    /// Values of kernel settings; `None` where the kernel has no such setting.
+    pub sysctls: BTreeMap<String, Option<String>>,
+    pub facts: Result<Facts, String>,
+    pub addresses: BTreeSet<IpAddr>,
+    /// Bytes that the route to another host of the fabric carries, as the kernel knows.
+    pub paths: BTreeMap<IpAddr, Result<u32, String>>,
+    pub bgp: Result<BTreeMap<IpAddr, String>, String>,
+    pub agent: Result<Status, String>,
+}
+
+/// Programs, and how they tell their version.
+pub const PROGRAMS: [(&str, &[&str]); 4] = [
+    ("nftables", &["nft", "--version"]),
+    ("FRR", &["/usr/lib/frr/bgpd", "--version"]),
+    ("systemd", &["systemctl", "--version"]),
+    ("strongSwan", &["swanctl", "--help"]),
+];
+
+/// A rule for each thing that the ruleset needs of the kernel and that is a module of its own.
+const RULES: [(&str, &str); 3] = [
+    ("nft_meta_bridge", "meta ibrname \"lxmesh\" accept"),
+    ("nf_conntrack_bridge", "ct state new accept"),
+    ("nft_log", "log prefix \"lxmesh\" group 242"),
+];
+
+pub async fn look(host: &HostFile) -> Seen {
+    let local = LocalFacts::read_without_programs();
+    let here = match &local {
+        Ok(local) => generate::detect(host, local).map_err(|error| error.to_string()),
+        Err(error) => Err(error.to_string()),
+    };
+    let release = read("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let wanted = generate::kernel_files(host).unwrap_or_default();
+    let modules = wanted.iter().flat_map(files::modules);
+    let modules = modules.map(|name| {
+        let place = module(&name, &release);
+        (name, place)
+    });
+    let settings = wanted.iter().flat_map(files::settings);
+    let sysctls = settings.map(|setting| {
+        let path = format!("/proc/sys/{}", setting.key.replace('.', "/"));
+        (setting.key, read(&path))
+    });
+    let mut kernel = Kernel::open();
+    let features = match &mut kernel {
+        Ok(kernel) => features(kernel),
+        Err(_) => Vec::new(),
+    };
+    let facts = match &mut kernel {
+        Ok(kernel) => kernel.rtnl.links().map(Facts::new),
+        Err(error) => Err(error.clone()),
+    };
+    let mut others: BTreeSet<IpAddr> = host.fabric.reflectors.iter().copied().collect();
+    if let (Ok(kernel), Ok(facts)) = (&mut kernel, &facts) {
+        others.extend(vteps(kernel, facts).into_iter().take(PATHS));
+    }
+    if let Ok(here) = &here {
+        others.remove(&here.underlay);
+    }
+    let bgp = health::bgp(LIMIT_S);
+    Seen {
+        here,
+        kernel: release.clone(),
+        features,
+        modules: modules.collect(),
+        versions: versions(host),
+        strongswan: host.ipsec.as_ref().map(|_| {
+            let stats = commands::run(LIMIT_S, &["swanctl", "--stats"]);
+            stats.map(drop).map_err(|error| error.to_string())
+        }),
+        lxd: lxd(host).await,
+        sysctls: sysctls.collect(),
+        facts: facts.map_err(|error| error.to_string()),
+        addresses: local.map(|local| local.addresses).unwrap_or_default(),
+        paths: others.into_iter().map(|to| (to, path_mtu(to))).collect(),
+        bgp: bgp.map_err(|error| error.to_string()),
+        agent: server::ask(&host.agent.control_socket)
+            .await
+            .map_err(|error| error.to_string()),
+    }
+}
+
+fn read(path: impl AsRef<Path>) -> Option<String> {
+    let text = std::fs::read_to_string(path).ok()?;
+    Some(text.split_whitespace().collect::<Vec<_>>().join(" "))
+}
+
+/// Asks the kernel as the agent does at its start, by a check that loads nothing.
+fn features(kernel: &mut Kernel) -> Vec<(&'static str, Result<(), KernelError>)> {
+    let mut all: Vec<(&'static str, Result<(), KernelError>)> = RULES
+        .iter()
+        .map(|(name, rule)| {
+            let hook = "type filter hook prerouting priority 0;";
+            let script =
+                format!("table bridge lxmesh_doctor {{\nchain c {{\n{hook}\n{rule}\n}}\n}}\n");
+            (*name, kernel.nft.check(&script))
+        })
+        .collect();
+    if all.iter().all(|(_, result)| result.is_ok()) {
+        let whole = nft_table::check(kernel).map_err(|error| {
+            KernelError::ours("the agent's ruleset", libc::EINVAL, error.to_string())
+        });
+        all.push(("ruleset", whole));
+    }
+    all
+}
+
+fn versions(host: &HostFile) -> BTreeMap<&'static str, Result<String, String>> {
+    let mut all = BTreeMap::new();
+    for (name, words) in PROGRAMS {
+        if name != "strongSwan" || host.ipsec.is_some() {
+            let mut said = commands::run(LIMIT_S, words);
+            // Not every distribution has bgpd there, and vtysh tells its version among its help.
+            if name == "FRR" && said.is_err() {
+                said = commands::run(LIMIT_S, &["vtysh", "--help"]);
+            }
+            all.insert(name, said.map_err(|error| error.to_string()));
+        }
+    }
+    if host.dhcp.enabled && host.dhcp.run {
+        let program = host.dhcp.program.display().to_string();
+        let said = commands::run(LIMIT_S, &[&program, "--version"]);
+        all.insert("dnsmasq", said.map_err(|error| error.to_string()));
+    }
+    all
+}
+
+async fn lxd(host: &HostFile) -> Result<String, String> {
+    let ask = async {
+        let socket = client::find_socket(host.lxd.socket.as_deref())?;
+        Client::new(&socket)?.identify().await
+    };
+    match tokio::time::timeout(Duration::from_secs(LIMIT_S.into()), ask).await {
+        Ok(answer) => answer.map_err(|error| error.to_string()),
+        Err(_) => Err(format!("LXD does not answer within {LIMIT_S} s")),
+    }
+}
+
+/// Where tunnels flood to.
+fn vteps(kernel: &mut Kernel, facts: &Facts) -> BTreeSet<IpAddr> {
+    let tunnels: Vec<u32> = facts
+        .links()
+        .filter(|link| matches!(link.kind, LinkKind::Vxlan(_)))
+        .map(|link| link.index)
+        .collect();
+    let vteps = tunnels
+        .into_iter()
+        .flat_map(|tunnel| kernel.rtnl.vteps(tunnel).unwrap_or_default());
+    vteps.filter(|vtep| !vtep.is_multicast()).collect()
+}
+
+/// What the kernel would send to an address without a fragment. Nothing is sent.
+fn path_mtu(to: IpAddr) -> Result<u32, String> {
+    const DISCARD: u16 = 9;
+    let (from, level, option): (IpAddr, _, _) = match to {
+        IpAddr::V4(_) => (Ipv4Addr::UNSPECIFIED.into(), libc::IPPROTO_IP, libc::IP_MTU),
+        IpAddr::V6(_) => (
+            Ipv6Addr::UNSPECIFIED.into(),
+            libc::IPPROTO_IPV6,
+            libc::IPV6_MTU,
+        ),
+    };
+    let failed = |error: std::io::Error| error.to_string();
+    let socket = UdpSocket::bind((from, 0)).map_err(failed)?;
+    socket.connect((to, DISCARD)).map_err(failed)?;
+    let mut mtu: libc::c_int = 0;
+    let mut length = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: `mtu` has room for the `length` bytes that are announced.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            level,
+            option,
+            (&raw mut mtu).cast(),
+            &mut length,
+        )
+    };
+    match result {
+        0 => Ok(mtu.unsigned_abs()),
+        _ => Err(failed(std::io::Error::last_os_error())),
+    }
+}
+
+/// Where a module is. `/sys/module` shows those that are loaded, and of those that are built in only
+/// some; modules.builtin and modules.dep list the rest.
+fn module(name: &str, release: &str) -> Module {
+    if Path::new("/sys/module").join(name).exists() {
+        return Module::Loaded;
+    }
+    let roots = ["", "/run/current-system/kernel-modules"];
+    let list = |file: &str| {
+        let paths = roots.map(|root| format!("{root}/lib/modules/{release}/{file}"));
+        paths
+            .iter()
+            .find_map(|path| std::fs::read_to_string(path).ok())
+    };
+    files::place_of(
+        name,
+        list("modules.builtin").as_deref(),
+        list("modules.dep").as_deref(),
+    )
+}
