@@ -42,7 +42,7 @@ class Flood:
         if self.child == 0:
             (frame, offset), turn = self.words, 0
             while True:
-                flood(self.raw, frame, offset, 256, self.check or None)
+                flood(self.raw, frame, offset, 256, self.check or None, 256 * turn)
                 turn += 1
                 self.sent[:] = struct.pack("Q", 256 * turn)
         return self

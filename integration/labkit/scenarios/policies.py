@@ -50,6 +50,7 @@ control_socket = "{at}/control.sock"
 reload_interval_s = 3600
 [dhcp]
 enabled = false
+directory = "{at}/dnsmasq"
 [tags]
 {tags}
 [[network]]

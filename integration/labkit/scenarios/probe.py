@@ -135,12 +135,12 @@ def measure(commands):
 # -- sending and what must pass ----------------------------------------------------------------
 
 
-def flood(raw, frame, offset, count, check=None):
-    """The frame `count` times, with the 16-bit number at `offset` counting up."""
+def flood(raw, frame, offset, count, check=None, start=0):
+    """The frame `count` times, with the 16-bit number at `offset` counting up, from `start` more than it is."""
     frame = bytearray(frame)
     first = int.from_bytes(frame[offset:offset + 2], "big")
     summed = int.from_bytes(frame[check:check + 2], "big") if check else 0
-    for step in range(count):
+    for step in range(start, start + count):
         number = (first + step) & 0xFFFF
         frame[offset:offset + 2] = number.to_bytes(2, "big")
         if check:
