@@ -2,7 +2,8 @@
 # Builds the Vagrant box lxmesh/trixie for libvirt from Debian's own archive, for places where no
 # box can be downloaded: vagrant/box.sh [FILE.box]
 #
-# Debian 13 with everything that provision.sh would install. Needs mmdebstrap, e2fsprogs, qemu-utils
+# Debian 13 with everything that provision.sh would install, from LXMESH_MIRROR or else the archive
+# of this machine's own apt configuration. Needs mmdebstrap, e2fsprogs, qemu-utils
 # and vagrant (for its public key); root; no boot loader, no loop devices, no mounts.
 set -eu
 out=$(realpath -m "${1:-$(dirname "$0")/../target/vagrant/lxmesh-trixie.box}")
@@ -11,15 +12,18 @@ here=$(dirname "$(readlink -f "$0")")
 for command in mmdebstrap mke2fs qemu-img; do
     command -v "$command" > /dev/null || { echo "box.sh: $command is missing" >&2; exit 1; }
 done
-mirror=$(PYTHONPATH=$here/../integration python3 -c 'from labkit import requirements; print(requirements.debian_mirror())')
+mirror=${LXMESH_MIRROR:-$(PYTHONPATH=$here/../integration python3 -c 'from labkit import requirements; print(requirements.debian_mirror())')}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 mmdebstrap --quiet --mode=root --variant=minbase \
-    --include=systemd,systemd-sysv,systemd-resolved,dbus,udev,kmod,openssh-server,sudo,procps,iproute2,iputils-ping,ca-certificates,initramfs-tools,linux-image-cloud-amd64,frr,lxd,lxd-client,busybox-static,nftables,dnsmasq-base \
+    --include=systemd,systemd-sysv,systemd-resolved,dbus,udev,kmod,openssh-server,sudo,procps,iproute2,iputils-ping,ca-certificates,initramfs-tools,linux-image-cloud-amd64,frr,frr-pythontools,charon-systemd,strongswan-swanctl,lxd,lxd-client,busybox-static,nftables,dnsmasq-base \
     trixie "$work/root" "$mirror"
 root=$work/root
 
+# Empty, so that each machine makes its own, and does not enable all units as at a first boot.
+: > "$root/etc/machine-id"
+rm -f "$root/var/lib/dbus/machine-id"
 echo trixie > "$root/etc/hostname"
 printf '127.0.0.1 localhost\n' > "$root/etc/hosts"
 echo '/dev/vda / ext4 errors=remount-ro 0 1' > "$root/etc/fstab"
@@ -38,7 +42,7 @@ chroot "$root" systemctl --quiet disable frr
 chroot "$root" useradd --create-home --shell /bin/bash vagrant
 echo 'vagrant ALL=(ALL) NOPASSWD:ALL' > "$root/etc/sudoers.d/vagrant"
 chmod 0440 "$root/etc/sudoers.d/vagrant"
-key=$(find / -xdev -path '*vagrant*/keys/vagrant.pub' 2> /dev/null | head -n 1)
+key=$(find /usr /opt -path '*vagrant*/keys/vagrant.pub' 2> /dev/null | head -n 1)
 [ -n "$key" ] || { echo "box.sh: Vagrant's public key is not on this machine; install vagrant" >&2; exit 1; }
 install -d -m 0700 "$root/home/vagrant/.ssh"
 install -m 0600 "$key" "$root/home/vagrant/.ssh/authorized_keys"

@@ -7,10 +7,11 @@ shift
 export DEBIAN_FRONTEND=noninteractive
 
 # A box of vagrant/box.sh has all packages, and need not reach an archive.
-want="frr iproute2"
+want="frr frr-pythontools iproute2 iputils-ping nftables dnsmasq-base"
 [ "$role" != supervisor ] || want="$want lxd busybox-static"
+[ ! -e /tmp/ipsec.secret ] || want="$want charon-systemd strongswan-swanctl"
 missing=
-for package in $want nftables dnsmasq-base; do
+for package in $want; do
     dpkg-query -W -f '${Status}' "$package" 2> /dev/null | grep -q 'ok installed' || missing="$missing $package"
 done
 if [ -n "$missing" ]; then
@@ -32,13 +33,13 @@ fi
 
 apt-get install -y -qq --no-install-recommends /tmp/lxmesh.deb > /dev/null
 install -D -m 0644 /tmp/host.toml /etc/lxmesh/host.toml
-lxmesh-gen check
-lxmesh-gen render --root /
+[ ! -e /tmp/ipsec.secret ] || install -m 0600 /tmp/ipsec.secret /etc/lxmesh/ipsec.secret
 systemctl enable --now systemd-networkd
-sysctl --quiet --system
-networkctl reload
 systemctl enable frr
-systemctl restart frr
+[ ! -e /tmp/ipsec.secret ] || systemctl enable strongswan
+lxmesh-gen check
+# the other hosts may not be there yet, and an emulated one takes its time
+lxmesh-gen apply --health-limit 120
 [ "$role" = supervisor ] || exit 0
 
 systemctl enable --now lxmesh-agent
