@@ -17,7 +17,7 @@ done
 if [ -n "$missing" ]; then
     apt-get update -qq
     # shellcheck disable=SC2086
-    apt-get install -y -qq --no-install-recommends $missing > /dev/null
+    apt-get install -o DPkg::Lock::Timeout=600 -y -qq --no-install-recommends $missing > /dev/null
 fi
 
 # The way to the other underlay subnets.
@@ -31,7 +31,7 @@ if [ "$role" = router ]; then
     exit 0
 fi
 
-apt-get install -y -qq --no-install-recommends /tmp/lxmesh.deb > /dev/null
+apt-get install -o DPkg::Lock::Timeout=600 -y -qq --no-install-recommends /tmp/lxmesh.deb > /dev/null
 install -D -m 0644 /tmp/host.toml /etc/lxmesh/host.toml
 [ ! -e /tmp/ipsec.secret ] || install -m 0600 /tmp/ipsec.secret /etc/lxmesh/ipsec.secret
 systemctl enable --now systemd-networkd
@@ -43,6 +43,7 @@ lxmesh-gen apply --health-limit 120
 [ "$role" = supervisor ] || exit 0
 
 systemctl enable --now lxmesh-agent
+systemctl enable --now lxcfs lxd.socket lxd-containers
 lxd waitready --timeout 300
 if ! lxc storage show default > /dev/null 2>&1; then
     lxd init --preseed <<'PRESEED'
@@ -51,6 +52,9 @@ storage_pools:
   driver: dir
 profiles:
 - name: default
+  config:
+    # busybox's init powers off on USR2; LXD would send PWR
+    raw.lxc: lxc.signal.halt=SIGUSR2
   devices:
     root: { type: disk, path: /, pool: default }
 PRESEED
@@ -70,11 +74,12 @@ if ! lxc image info bb > /dev/null 2>&1; then
     cat > "$tree/rootfs/etc/inittab" <<'INITTAB'
 ::sysinit:/bin/ifconfig lo up
 ::sysinit:/bin/ifconfig eth0 up
-::respawn:/bin/udhcpc -f -i eth0 -s /etc/dhcp
+::respawn:/bin/udhcpc -f -i eth0 -t 3 -A 2 -s /etc/dhcp -O mtu
 INITTAB
     cat > "$tree/rootfs/etc/dhcp" <<'DHCP'
 #!/bin/sh
 [ "$1" = bound ] || [ "$1" = renew ] || exit 0
+[ -z "${mtu:-}" ] || ip link set "$interface" mtu "$mtu"
 ip addr replace "$ip/$mask" dev "$interface"
 ip route replace default via "$router"
 DHCP
