@@ -2,6 +2,8 @@
 # Makes a fresh Debian 13 a host of the lab: provision.sh ROLE [PREFIX=ROUTER]...
 # Everything LXMesh needs comes from its package, and everything it configures from lxmesh-gen.
 set -eu
+# lxc would read what Vagrant has to say to the shell.
+exec < /dev/null
 role=$1
 shift
 export DEBIAN_FRONTEND=noninteractive
