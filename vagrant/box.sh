@@ -2,7 +2,8 @@
 # Builds the Vagrant box lxmesh/trixie for libvirt from Debian's own archive, for places where no
 # box can be downloaded: vagrant/box.sh [FILE.box]
 #
-# Debian 13 with everything that provision.sh would install. Needs mmdebstrap, e2fsprogs, qemu-utils
+# Debian 13 with everything that provision.sh would install, from LXMESH_MIRROR or else the archive
+# of this machine's own apt configuration. Needs mmdebstrap, e2fsprogs, qemu-utils
 # and vagrant (for its public key); root; no boot loader, no loop devices, no mounts.
 set -eu
 out=$(realpath -m "${1:-$(dirname "$0")/../target/vagrant/lxmesh-trixie.box}")
@@ -11,15 +12,18 @@ here=$(dirname "$(readlink -f "$0")")
 for command in mmdebstrap mke2fs qemu-img; do
     command -v "$command" > /dev/null || { echo "box.sh: $command is missing" >&2; exit 1; }
 done
-mirror=$(PYTHONPATH=$here/../integration python3 -c 'from labkit import requirements; print(requirements.debian_mirror())')
+mirror=${LXMESH_MIRROR:-$(PYTHONPATH=$here/../integration python3 -c 'from labkit import requirements; print(requirements.debian_mirror())')}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 mmdebstrap --quiet --mode=root --variant=minbase \
-    --include=systemd,systemd-sysv,systemd-resolved,dbus,udev,kmod,openssh-server,sudo,procps,iproute2,iputils-ping,ca-certificates,initramfs-tools,linux-image-cloud-amd64,frr,lxd,lxd-client,busybox-static,nftables,dnsmasq-base \
+    --include=systemd,systemd-sysv,systemd-resolved,dbus,udev,kmod,openssh-server,sudo,procps,iproute2,iputils-ping,ca-certificates,initramfs-tools,linux-image-cloud-amd64,frr,frr-pythontools,charon-systemd,strongswan-swanctl,lxd,lxd-client,busybox-static,nftables,dnsmasq-base \
     trixie "$work/root" "$mirror"
 root=$work/root
 
+# Empty, so that each machine makes its own, and does not enable all units as at a first boot.
+: > "$root/etc/machine-id"
+rm -f "$root/var/lib/dbus/machine-id"
 echo trixie > "$root/etc/hostname"
 printf '127.0.0.1 localhost\n' > "$root/etc/hosts"
 echo '/dev/vda / ext4 errors=remount-ro 0 1' > "$root/etc/fstab"
@@ -32,13 +36,15 @@ Name=eth0
 DHCP=ipv4
 NETWORK
 chroot "$root" systemctl --quiet enable systemd-networkd ssh
-chroot "$root" systemctl --quiet disable frr
+# What a host needs is enabled when it is provisioned; what would only cost an emulated machine time is not started.
+chroot "$root" systemctl --quiet disable frr strongswan lxcfs lxd-containers
+chroot "$root" systemctl --quiet mask apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer fstrim.timer
 
 # What Vagrant expects of a box: this user, its well-known key, sudo without a password.
 chroot "$root" useradd --create-home --shell /bin/bash vagrant
 echo 'vagrant ALL=(ALL) NOPASSWD:ALL' > "$root/etc/sudoers.d/vagrant"
 chmod 0440 "$root/etc/sudoers.d/vagrant"
-key=$(find / -xdev -path '*vagrant*/keys/vagrant.pub' 2> /dev/null | head -n 1)
+key=$(find /usr /opt -path '*vagrant*/keys/vagrant.pub' 2> /dev/null | head -n 1)
 [ -n "$key" ] || { echo "box.sh: Vagrant's public key is not on this machine; install vagrant" >&2; exit 1; }
 install -d -m 0700 "$root/home/vagrant/.ssh"
 install -m 0600 "$key" "$root/home/vagrant/.ssh/authorized_keys"
@@ -58,7 +64,7 @@ Vagrant.configure("2") do |config|
   config.vm.provider :libvirt do |libvirt|
     libvirt.kernel = File.expand_path("vmlinuz", __dir__)
     libvirt.initrd = File.expand_path("initrd", __dir__)
-    libvirt.cmd_line = "root=/dev/vda rw quiet net.ifnames=0 console=ttyS0"
+    libvirt.cmd_line = "root=/dev/vda rw quiet net.ifnames=0 nowatchdog mitigations=off console=ttyS0"
   end
 end
 RUBY

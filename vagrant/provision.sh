@@ -2,21 +2,24 @@
 # Makes a fresh Debian 13 a host of the lab: provision.sh ROLE [PREFIX=ROUTER]...
 # Everything LXMesh needs comes from its package, and everything it configures from lxmesh-gen.
 set -eu
+# lxc would read what Vagrant has to say to the shell.
+exec < /dev/null
 role=$1
 shift
 export DEBIAN_FRONTEND=noninteractive
 
 # A box of vagrant/box.sh has all packages, and need not reach an archive.
-want="frr iproute2"
+want="frr frr-pythontools iproute2 iputils-ping nftables dnsmasq-base"
 [ "$role" != supervisor ] || want="$want lxd busybox-static"
+[ ! -e /tmp/ipsec.secret ] || want="$want charon-systemd strongswan-swanctl"
 missing=
-for package in $want nftables dnsmasq-base; do
+for package in $want; do
     dpkg-query -W -f '${Status}' "$package" 2> /dev/null | grep -q 'ok installed' || missing="$missing $package"
 done
 if [ -n "$missing" ]; then
     apt-get update -qq
     # shellcheck disable=SC2086
-    apt-get install -y -qq --no-install-recommends $missing > /dev/null
+    apt-get install -o DPkg::Lock::Timeout=600 -y -qq --no-install-recommends $missing > /dev/null
 fi
 
 # The way to the other underlay subnets.
@@ -30,18 +33,19 @@ if [ "$role" = router ]; then
     exit 0
 fi
 
-apt-get install -y -qq --no-install-recommends /tmp/lxmesh.deb > /dev/null
+apt-get install -o DPkg::Lock::Timeout=600 -y -qq --no-install-recommends /tmp/lxmesh.deb > /dev/null
 install -D -m 0644 /tmp/host.toml /etc/lxmesh/host.toml
-lxmesh-gen check
-lxmesh-gen render --root /
+[ ! -e /tmp/ipsec.secret ] || install -m 0600 /tmp/ipsec.secret /etc/lxmesh/ipsec.secret
 systemctl enable --now systemd-networkd
-sysctl --quiet --system
-networkctl reload
 systemctl enable frr
-systemctl restart frr
+[ ! -e /tmp/ipsec.secret ] || systemctl enable strongswan
+lxmesh-gen check
+# the other hosts may not be there yet, and an emulated one takes its time
+lxmesh-gen apply --health-limit 120
 [ "$role" = supervisor ] || exit 0
 
 systemctl enable --now lxmesh-agent
+systemctl enable --now lxcfs lxd.socket lxd-containers
 lxd waitready --timeout 300
 if ! lxc storage show default > /dev/null 2>&1; then
     lxd init --preseed <<'PRESEED'
@@ -50,6 +54,9 @@ storage_pools:
   driver: dir
 profiles:
 - name: default
+  config:
+    # busybox's init powers off on USR2; LXD would send PWR
+    raw.lxc: lxc.signal.halt=SIGUSR2
   devices:
     root: { type: disk, path: /, pool: default }
 PRESEED
@@ -69,11 +76,12 @@ if ! lxc image info bb > /dev/null 2>&1; then
     cat > "$tree/rootfs/etc/inittab" <<'INITTAB'
 ::sysinit:/bin/ifconfig lo up
 ::sysinit:/bin/ifconfig eth0 up
-::respawn:/bin/udhcpc -f -i eth0 -s /etc/dhcp
+::respawn:/bin/udhcpc -f -i eth0 -t 3 -A 2 -s /etc/dhcp -O mtu
 INITTAB
     cat > "$tree/rootfs/etc/dhcp" <<'DHCP'
 #!/bin/sh
 [ "$1" = bound ] || [ "$1" = renew ] || exit 0
+[ -z "${mtu:-}" ] || ip link set "$interface" mtu "$mtu"
 ip addr replace "$ip/$mask" dev "$interface"
 ip route replace default via "$router"
 DHCP

@@ -107,12 +107,12 @@ def deploy(lab, deb):
     content = pathlib.Path(deb).read_bytes()
     text = host_file(lab.plan)
     if not lab.native:
-        _load_profile(lab, deb)
+        load_profile(lab, deb)
     with step(f"installing {pathlib.Path(deb).name} and configuring {len(lab.hosts)} hosts"):
         lab.each(lab.hosts, lambda host: _deploy_one(host, content, text))
 
 
-def _load_profile(lab, deb):
+def load_profile(lab, deb):
     """The hosts share the machine's kernel, whose AppArmor profiles their packages cannot load."""
     files = subprocess.run(["dpkg-deb", "--fsys-tarfile", str(deb)], check=True, capture_output=True).stdout
     with tarfile.open(fileobj=io.BytesIO(files)) as archive:

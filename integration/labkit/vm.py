@@ -32,13 +32,19 @@ KERNEL_ARGUMENTS = (
 class Machine:
     """The one machine of this computer, running or not."""
 
-    def __init__(self):
-        self.disks = cache_directory() / "run"
-        self.pid_file = RUN / "vm.pid"
-        self.serial_log = RUN / "serial.log"
-        self.ssh_socket = RUN / "ssh.sock"
-        self.key = RUN / "id_ed25519"
-        self.state_file = RUN / "machine.json"
+    memory_mib = MEMORY_MIB
+    # Nothing but ssh gets in, and nothing out.
+    network = "restrict=on"
+    has_hosts = True
+
+    def __init__(self, disks=None, run=RUN):
+        self.disks = disks or cache_directory() / "run"
+        self.run = run
+        self.pid_file = run / "vm.pid"
+        self.serial_log = run / "serial.log"
+        self.ssh_socket = run / "ssh.sock"
+        self.key = run / "id_ed25519"
+        self.state_file = run / "machine.json"
 
     # -- is it there? --------------------------------------------------------------------
 
@@ -59,7 +65,7 @@ class Machine:
 
     def start(self, image):
         requirements.for_machine()
-        RUN.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.run.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.disks.mkdir(parents=True, exist_ok=True)
         self._make_key()
         self._make_disks(image)
@@ -77,6 +83,8 @@ class Machine:
     def _make_disks(self, image):
         _checked(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", str(image.disk),
                   str(self.disks / "system.qcow2")])
+        if not self.has_hosts:
+            return
         hosts = self.disks / "hosts.raw"
         hosts.unlink(missing_ok=True)
         _checked(["mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-L", "lab-hosts",
@@ -87,14 +95,15 @@ class Machine:
         # systemd takes the key from here and authorises it for root: nothing of it is in the image
         credential = base64.b64encode(public_key).decode()
         arguments = f"{KERNEL_ARGUMENTS} systemd.set_credential_binary=ssh.authorized_keys.root:{credential}"
+        hosts = ["-drive", f"id=hosts,file={self.disks}/hosts.raw,if=virtio,format=raw,cache=unsafe,discard=unmap"]
         command = [
             "qemu-system-x86_64", *machine_options(accelerator),
-            "-m", str(MEMORY_MIB), "-smp", str(min(os.cpu_count() or 1, 8)),
+            "-m", str(self.memory_mib), "-smp", str(min(os.cpu_count() or 1, 8)),
             "-kernel", str(image.kernel), "-append", arguments,
             "-drive", f"id=system,file={self.disks}/system.qcow2,if=none,format=qcow2,cache=unsafe",
             "-device", "nvme,drive=system,serial=system",
-            "-drive", f"id=hosts,file={self.disks}/hosts.raw,if=virtio,format=raw,cache=unsafe,discard=unmap",
-            "-netdev", f"user,id=control,restrict=on,hostfwd=tcp:127.0.0.1:{port}-10.0.2.15:22",
+            *(hosts if self.has_hosts else []),
+            "-netdev", f"user,id=control,{self.network},hostfwd=tcp:127.0.0.1:{port}-10.0.2.15:22",
             "-device", "virtio-net-pci,netdev=control",
             "-device", "virtio-rng-pci",
             "-serial", f"file:{self.serial_log}", "-monitor", "none",
@@ -169,7 +178,7 @@ class Machine:
                     os.kill(pid, signal.SIGKILL)
                 time.sleep(0.1)
         shutil.rmtree(self.disks, ignore_errors=True)
-        shutil.rmtree(RUN, ignore_errors=True)
+        shutil.rmtree(self.run, ignore_errors=True)
 
 
 def machine_options(accelerator):

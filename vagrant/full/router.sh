@@ -6,9 +6,11 @@ cat > /etc/frr/frr.conf <<'FRR'
 router bgp 64501
  bgp router-id 198.51.100.254
  no bgp ebgp-requires-policy
- neighbor 198.51.100.11 remote-as 64500
- neighbor 198.51.100.12 remote-as 64500
- neighbor 203.0.113.13 remote-as 64500
+ neighbor supervisors peer-group
+ neighbor supervisors remote-as 64500
+ neighbor supervisors ebgp-multihop 2
+ bgp listen range 198.51.100.0/24 peer-group supervisors
+ bgp listen range 203.0.113.0/24 peer-group supervisors
 FRR
 systemctl enable frr
 systemctl restart frr
