@@ -62,8 +62,13 @@ fn rests(world: &mut World<'_>) {
     world.in_step();
 }
 
-/// Whether the agent lives through another look at everything, after whatever it has begun.
+/// Whether the agent lives through another look at everything. Twice: the first that ends may have
+/// begun before whatever happened.
 fn survives(world: &mut World<'_>) -> bool {
+    looks_again(world) && looks_again(world)
+}
+
+fn looks_again(world: &mut World<'_>) -> bool {
     let full = |world: &World<'_>| world.status()?["passes"]["full"].as_u64();
     let Some(before) = full(world) else {
         return !world.has_ended();
