@@ -31,11 +31,11 @@ pub struct Fleet<'a> {
 }
 
 /// What every NIC is allowed.
-pub const IN_SERVICES: [&str; 2] = ["tcp/80", "tcp/443"];
+pub const IN_SERVICES: [&str; 3] = ["tcp/80", "tcp/443", "udp/53"];
 pub const OUT_SERVICES: [&str; 2] = ["udp/53", "tcp/443"];
 
 impl Nic {
-    fn new(n: usize) -> Self {
+    fn numbered(n: usize) -> Self {
         // The gateway is the first.
         let host = n + 2;
         Nic {
@@ -65,16 +65,21 @@ impl Nic {
 
 impl<'a> Fleet<'a> {
     pub fn new(ns: &'a Ns, count: usize) -> Self {
+        Fleet::on_host(ns, 1, 0, count)
+    }
+
+    /// On the tunnel end point 203.0.113.`host`, NICs from number `first` on.
+    pub fn on_host(ns: &'a Ns, host: u8, first: usize, count: usize) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         ns.sh(&format!("chmod 755 {}", directory.path().display()));
-        ns.sh("sysctl -qw net.ipv6.conf.default.accept_dad=0
-               ip address add 203.0.113.1/32 dev lo
+        ns.sh(&format!("sysctl -qw net.ipv6.conf.default.accept_dad=0
+               ip address add 203.0.113.{host}/32 dev lo
                ip link add svi-vpc address 02:00:00:00:00:01 type bridge forward_delay 0
-               ip link add vxlan-vpc type vxlan id 100 dstport 4789 local 203.0.113.1 nolearning gbp
+               ip link add vxlan-vpc type vxlan id 100 dstport 4789 local 203.0.113.{host} nolearning gbp
                ip link set vxlan-vpc master svi-vpc up
                ip link set svi-vpc up
                ip address add 10.20.0.1/16 dev svi-vpc
-               ip address add 2001:db8::1/64 dev svi-vpc nodad");
+               ip address add 2001:db8::1/64 dev svi-vpc nodad"));
         let mut peers = Command::new("unshare")
             .args([
                 "--net",
@@ -92,7 +97,7 @@ impl<'a> Fleet<'a> {
             .read_exact(&mut [0])
             .expect("the namespace is there");
         let lxd = FakeLxd::start(&directory.path().join("lxd.sock"));
-        let nics: Vec<Nic> = (0..count).map(Nic::new).collect();
+        let nics: Vec<Nic> = (first..first + count).map(Nic::numbered).collect();
         let fleet = Fleet {
             ns,
             directory,
@@ -126,6 +131,11 @@ impl<'a> Fleet<'a> {
             fleet.put(nic, Status::Running, &OUT_SERVICES);
         }
         fleet
+    }
+
+    /// Process whose namespace has the instances' ends of the veths.
+    pub fn peers(&self) -> u32 {
+        self.peers.id()
     }
 
     pub fn put(&self, nic: &Nic, status: Status, out_services: &[&str]) {

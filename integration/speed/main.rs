@@ -12,6 +12,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod datapath;
 mod fleet;
 mod latency;
 mod process;
@@ -42,6 +43,8 @@ pub struct Plan {
     foreign: usize,
     idle_passes: usize,
     whole_ruleset: bool,
+    /// What the rules cost per packet, and nothing else.
+    datapath: bool,
 }
 
 fn arguments() -> Result<Plan, String> {
@@ -56,6 +59,7 @@ fn arguments() -> Result<Plan, String> {
         foreign: 10_000,
         idle_passes: 4,
         whole_ruleset: reference::kernel_takes_the_rules(),
+        datapath: false,
     };
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
@@ -64,6 +68,10 @@ fn arguments() -> Result<Plan, String> {
             "--quick" => {
                 plan.nics = vec![50, 200];
                 (plan.repetitions, plan.events, plan.idle_passes) = (1, 15, 2);
+            }
+            "--datapath" => {
+                plan.nics = vec![5, 1000];
+                plan.datapath = true;
             }
             "--nics" => {
                 let numbers = value()?;
@@ -75,7 +83,7 @@ fn arguments() -> Result<Plan, String> {
             "--agent" => plan.agent = value()?.into(),
             _ => {
                 return Err(format!(
-                    "{argument} is unknown; there are --quick, --nics N,N and --agent PROGRAM"
+                    "{argument} is unknown; there are --quick, --datapath, --nics N,N and --agent PROGRAM"
                 ));
             }
         }
@@ -89,7 +97,11 @@ fn main() {
         std::process::exit(2);
     });
     for &nics in &plan.nics {
-        measure(&plan, nics);
+        if plan.datapath {
+            datapath::measure(&plan, nics);
+        } else {
+            measure(&plan, nics);
+        }
     }
 }
 

@@ -32,6 +32,12 @@ pub fn create_everything(plan: &Plan, fleet: &Fleet<'_>) -> (Duration, Duration)
     (started.elapsed(), children_cpu() - before)
 }
 
+/// Ports, attributes and entries, without any rules.
+pub fn create_devices(fleet: &Fleet<'_>) {
+    run("ip", &["-batch", "-"], &ip_script(fleet));
+    run("bridge", &["-batch", "-"], &bridge_script(fleet));
+}
+
 fn children_cpu() -> Duration {
     // Fields 16 and 17 of stat, in ticks of 10 ms (proc(5)).
     let text = std::fs::read_to_string("/proc/self/stat").expect("it is there");

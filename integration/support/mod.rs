@@ -65,6 +65,11 @@ impl Drop for Ns {
 }
 
 impl Ns {
+    /// The namespace that this thread is in.
+    pub fn of_this_thread() -> Self {
+        Ns(())
+    }
+
     /// Runs a shell command; its output. Panics, with what it said, if it fails.
     pub fn sh(&self, command: &str) -> String {
         self.try_sh(command)

@@ -28,6 +28,7 @@ pub fn link(index: u32, name: &str, kind: LinkKind, master: Option<u32>) -> Link
         up: true,
         running: true,
         master,
+        group: 0,
         peer_netns: false,
         addr_gen_mode: None,
         kind,

@@ -280,6 +280,7 @@ mod tests {
             up: true,
             running: true,
             master,
+            group: 0,
             peer_netns: false,
             addr_gen_mode: Some(1),
             kind,
