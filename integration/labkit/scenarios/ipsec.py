@@ -8,6 +8,7 @@ import re
 import time
 
 from labkit import fleet
+from labkit.scenarios import policy
 from labkit.scenarios.registry import check, scenario
 from labkit.settings import INSIDE
 
@@ -190,6 +191,13 @@ def ipsec_wire(scene):
             full = scene.ping_all(scene.c1, [scene.c2.ipv4], f"-M do -s {mtu - 28}")
             check(full, f"packets of {mtu} bytes do not reach {scene.c2.name}")
             check(not scene.ping_all(scene.c1, [scene.c2.ipv4], f"-M do -s {mtu - 27}"), f"one of {mtu + 1} bytes does")
+
+
+@scenario("ipsec-tags")
+def ipsec_tags(scene):
+    """with IPsec on, too, tags travel between hosts, and marks that a container forges do not"""
+    _encrypted(scene)
+    policy.tags(scene)
 
 
 @scenario("ipsec-rekey")
