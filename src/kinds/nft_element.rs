@@ -399,3 +399,94 @@ pub fn script(elements: &Table<NftElement>) -> String {
     }
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host;
+    use crate::kernel::link::{BridgeData, Link, LinkKind};
+    use crate::lxd::InstanceId;
+    use crate::model::{Facts, Nic, NicId};
+    use crate::policy::compile;
+    use std::sync::Arc;
+
+    const HOST: &str = "version = 1\n[fabric]\nname = \"t\"\nasn = 64500\nreflectors = [\"203.0.113.1\"]\n\
+        supervisors = [\"203.0.113.11\"]\n[[network]]\nname = \"vpc\"\nvni = 100\ngateway = [\"192.0.2.1/24\"]\n";
+
+    fn link(index: u32, name: &str, kind: LinkKind) -> Link {
+        Link {
+            index,
+            name: name.parse().unwrap(),
+            mac: None,
+            mtu: 1450,
+            up: true,
+            running: true,
+            group: 0,
+            master: None,
+            peer_netns: false,
+            addr_gen_mode: None,
+            kind,
+            port: None,
+        }
+    }
+
+    /// The sets that know a sender at once, and whether the longer way knows it.
+    fn senders(tags: u16, shows_vlan_tags: bool) -> (Vec<String>, bool) {
+        let bridge = BridgeData {
+            mcast_snooping: true,
+            mcast_querier: true,
+            mcast_igmp_version: 3,
+            mcast_mld_version: 2,
+            mcast_router: 2,
+            mcast_query_response_interval: 100,
+            vlan_filtering: false,
+        };
+        let mut facts = Facts::new([
+            link(1, "svi-vpc", LinkKind::Bridge(bridge)),
+            link(7, "veth1", LinkKind::Other),
+        ]);
+        facts.shows_vlan_tags = shows_vlan_tags;
+        let nothing = |direction| Arc::new(compile(direction, Vec::new()).0);
+        let nic = Nic {
+            id: NicId {
+                instance: InstanceId {
+                    project: "default".into(),
+                    name: "web1".into(),
+                },
+                device: "eth0".into(),
+            },
+            network: "vpc".into(),
+            port: "veth1".parse().unwrap(),
+            mac: "00:16:3e:00:00:01".parse().unwrap(),
+            ipv4: Some([192, 0, 2, 11].into()),
+            ipv6: None,
+            inward: nothing(Direction::In),
+            outward: nothing(Direction::Out),
+            tags,
+            limits: Limits::default(),
+            denied: Denied::default(),
+        };
+        let wanted = NftElement::derive(&Inputs {
+            host: &host::parse("x", HOST).unwrap_or_else(|problems| panic!("{problems}")),
+            nics: &[nic],
+            facts: &facts,
+        });
+        let at_once = wanted
+            .keys()
+            .filter(|key| matches!(key.set, Set::Zone4 | Set::Zone6))
+            .map(Key::to_string)
+            .collect();
+        (at_once, wanted.keys().any(|key| key.set == Set::Id4))
+    }
+
+    #[test]
+    fn a_sender_is_known_at_once_unless_it_has_tags_or_the_kernel_hides_vlan_tags() {
+        let known = [
+            "@zone4 { 7 . 0x00163e0000010800 . 0xc000020b }",
+            "@zone6 { 7 . 0x00163e00000186dd . 0xfe8000000000000002163efffe000001 }",
+        ];
+        assert_eq!(senders(0, true), (known.map(String::from).to_vec(), true));
+        assert_eq!(senders(1, true), (Vec::new(), true));
+        assert_eq!(senders(0, false), (Vec::new(), true));
+    }
+}
