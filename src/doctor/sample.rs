@@ -21,18 +21,8 @@ pub fn host_file() -> HostFile {
 
 pub fn link(index: u32, name: &str, kind: LinkKind, master: Option<u32>) -> Link {
     Link {
-        index,
-        name: name.parse().unwrap(),
         mac: "02:00:00:00:00:64".parse().ok(),
-        mtu: 1450,
-        up: true,
-        running: true,
-        master,
-        group: 0,
-        peer_netns: false,
-        addr_gen_mode: None,
-        kind,
-        port: None,
+        ..Link::sample(index, name, kind, master)
     }
 }
 

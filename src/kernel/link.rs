@@ -156,6 +156,25 @@ pub struct PortSettings {
 }
 
 impl Link {
+    /// A link that is up, for tests.
+    #[cfg(test)]
+    pub fn sample(index: u32, name: &str, kind: LinkKind, master: Option<u32>) -> Link {
+        Link {
+            index,
+            name: name.parse().expect("a name"),
+            mac: None,
+            mtu: 1450,
+            up: true,
+            running: true,
+            group: 0,
+            master,
+            peer_netns: false,
+            addr_gen_mode: None,
+            kind,
+            port: None,
+        }
+    }
+
     /// Reads an `RTM_NEWLINK`. None if its name is not an [`IfName`] (a stranger's link then), or
     /// if it is not of that shape.
     pub(super) fn parse(message: &Message<'_>) -> Option<Link> {

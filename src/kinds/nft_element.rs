@@ -413,23 +413,6 @@ mod tests {
     const HOST: &str = "version = 1\n[fabric]\nname = \"t\"\nasn = 64500\nreflectors = [\"203.0.113.1\"]\n\
         supervisors = [\"203.0.113.11\"]\n[[network]]\nname = \"vpc\"\nvni = 100\ngateway = [\"192.0.2.1/24\"]\n";
 
-    fn link(index: u32, name: &str, kind: LinkKind) -> Link {
-        Link {
-            index,
-            name: name.parse().unwrap(),
-            mac: None,
-            mtu: 1450,
-            up: true,
-            running: true,
-            group: 0,
-            master: None,
-            peer_netns: false,
-            addr_gen_mode: None,
-            kind,
-            port: None,
-        }
-    }
-
     /// The sets that know a sender at once, and whether the longer way knows it.
     fn senders(tags: u16, shows_vlan_tags: bool) -> (Vec<String>, bool) {
         let bridge = BridgeData {
@@ -442,8 +425,8 @@ mod tests {
             vlan_filtering: false,
         };
         let mut facts = Facts::new([
-            link(1, "svi-vpc", LinkKind::Bridge(bridge)),
-            link(7, "veth1", LinkKind::Other),
+            Link::sample(1, "svi-vpc", LinkKind::Bridge(bridge), None),
+            Link::sample(7, "veth1", LinkKind::Other, None),
         ]);
         facts.shows_vlan_tags = shows_vlan_tags;
         let nothing = |direction| Arc::new(compile(direction, Vec::new()).0);

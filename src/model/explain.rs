@@ -273,18 +273,8 @@ mod tests {
 
     fn link(index: u32, name: &str, kind: LinkKind, master: Option<u32>) -> Link {
         Link {
-            index,
-            name: name.parse().unwrap(),
-            mac: None,
-            mtu: 1450,
-            up: true,
-            running: true,
-            master,
-            group: 0,
-            peer_netns: false,
             addr_gen_mode: Some(1),
-            kind,
-            port: None,
+            ..Link::sample(index, name, kind, master)
         }
     }
 
