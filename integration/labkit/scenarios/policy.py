@@ -266,6 +266,35 @@ def limits(scene):
             c1.lxc("config", "unset", c1.name, key)
 
 
+@scenario("one-way-flows")
+def one_way_flows(scene):
+    """packets of one flow that has no answer are no new connections; as many flows are"""
+    c1, extra = scene.c1, scene.extra
+    send = (
+        "import socket,sys\n"
+        "new=lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"
+        "one=new()\n"
+        "for _ in range(300): (one if sys.argv[2]=='one' else new()).sendto(b'x',(sys.argv[1],5710))\n"
+    )
+
+    def cut(flows):
+        before = state.read(c1.host).counters["new_connection_rate"]
+        c1.place.net.run(["python3", "-c", send, extra.ipv4, flows], timeout=60)
+        return state.read(c1.host).counters["new_connection_rate"] - before
+
+    key = "user.lxmesh.limits.new_connections"
+    with _services(scene, c1_out="udp/5710", c101_in="udp/5710"):
+        try:
+            c1.lxc("config", "set", c1.name, f"{key}=10")
+            scene.until("the limit is there", lambda: [] if state.read(c1.host).sets.get("limit_new") else ["no limit"])
+            one, many = cut("one"), cut("many")
+            check(one == 0, f"{one} of 300 packets of one flow were cut")
+            check(many > 0, "300 flows were not limited")
+            scene.note(f"of 300 packets in one flow {one} were cut, in as many flows {many}")
+        finally:
+            c1.lxc("config", "unset", c1.name, key)
+
+
 class _Entry:
     """One random service, and what it means to this test."""
 
