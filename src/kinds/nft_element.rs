@@ -405,10 +405,7 @@ mod tests {
     use super::*;
     use crate::host;
     use crate::kernel::link::{BridgeData, Link, LinkKind};
-    use crate::lxd::InstanceId;
-    use crate::model::{Facts, Nic, NicId};
-    use crate::policy::compile;
-    use std::sync::Arc;
+    use crate::model::{Facts, Nic};
 
     const HOST: &str = "version = 1\n[fabric]\nname = \"t\"\nasn = 64500\nreflectors = [\"203.0.113.1\"]\n\
         supervisors = [\"203.0.113.11\"]\n[[network]]\nname = \"vpc\"\nvni = 100\ngateway = [\"192.0.2.1/24\"]\n";
@@ -426,28 +423,12 @@ mod tests {
         };
         let mut facts = Facts::new([
             Link::sample(1, "svi-vpc", LinkKind::Bridge(bridge), None),
-            Link::sample(7, "veth1", LinkKind::Other, None),
+            Link::sample(7, "veth11", LinkKind::Other, None),
         ]);
         facts.shows_vlan_tags = shows_vlan_tags;
-        let nothing = |direction| Arc::new(compile(direction, Vec::new()).0);
         let nic = Nic {
-            id: NicId {
-                instance: InstanceId {
-                    project: "default".into(),
-                    name: "web1".into(),
-                },
-                device: "eth0".into(),
-            },
-            network: "vpc".into(),
-            port: "veth1".parse().unwrap(),
-            mac: "00:16:3e:00:00:01".parse().unwrap(),
-            ipv4: Some([192, 0, 2, 11].into()),
-            ipv6: None,
-            inward: nothing(Direction::In),
-            outward: nothing(Direction::Out),
             tags,
-            limits: Limits::default(),
-            denied: Denied::default(),
+            ..Nic::sample(11)
         };
         let wanted = NftElement::derive(&Inputs {
             host: &host::parse("x", HOST).unwrap_or_else(|problems| panic!("{problems}")),
@@ -465,8 +446,8 @@ mod tests {
     #[test]
     fn a_sender_is_known_at_once_unless_it_has_tags_or_the_kernel_hides_vlan_tags() {
         let known = [
-            "@zone4 { 7 . 0x00163e0000010800 . 0xc000020b }",
-            "@zone6 { 7 . 0x00163e00000186dd . 0xfe8000000000000002163efffe000001 }",
+            "@zone4 { 7 . 0x00163e00000b0800 . 0xc000020b }",
+            "@zone6 { 7 . 0x00163e00000b86dd . 0xfe8000000000000002163efffe00000b }",
         ];
         assert_eq!(senders(0, true), (known.map(String::from).to_vec(), true));
         assert_eq!(senders(1, true), (Vec::new(), true));

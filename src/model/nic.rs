@@ -53,6 +53,33 @@ impl Nic {
         let six = self.ipv6.map(IpAddr::V6);
         four.into_iter().chain(six).chain([link_local])
     }
+
+    /// NIC `eth0` of instance `cLAST` at port `vethLAST` of network `vpc`, for tests: address
+    /// 192.0.2.LAST, no services, no tags, no limits.
+    #[cfg(test)]
+    pub fn sample(last: u8) -> Nic {
+        use crate::policy::{Direction, compile};
+        let nothing = |direction| Arc::new(compile(direction, Vec::new()).0);
+        Nic {
+            id: NicId {
+                instance: InstanceId {
+                    project: "default".into(),
+                    name: format!("c{last}"),
+                },
+                device: "eth0".into(),
+            },
+            network: "vpc".into(),
+            port: format!("veth{last}").parse().expect("a name"),
+            mac: Mac([0, 0x16, 0x3e, 0, 0, last]),
+            ipv4: Some([192, 0, 2, last].into()),
+            ipv6: None,
+            inward: nothing(Direction::In),
+            outward: nothing(Direction::Out),
+            tags: 0,
+            limits: Limits::default(),
+            denied: Denied::default(),
+        }
+    }
 }
 
 /// Something wrong with one NIC or one of its keys.

@@ -131,8 +131,6 @@ fn tags_of(policy: &Compiled) -> impl Iterator<Item = (Protocol, u16, u16, u8)> 
 mod tests {
     use super::*;
     use crate::host;
-    use crate::lxd::InstanceId;
-    use crate::model::NicId;
     use crate::policy::{Direction, Surroundings, compile, parse_services};
     use std::sync::Arc;
 
@@ -175,23 +173,10 @@ mod tests {
             Arc::new(compile(direction, rules.collect()).0)
         };
         Nic {
-            id: NicId {
-                instance: InstanceId {
-                    project: "default".into(),
-                    name: format!("c{last}"),
-                },
-                device: "eth0".into(),
-            },
-            network: "vpc".into(),
-            port: format!("veth{last}").parse().unwrap(),
-            mac: format!("00:16:3e:00:00:{last:02x}").parse().unwrap(),
-            ipv4: Some([192, 0, 2, last].into()),
             ipv6: Some(format!("2001:db8::{last}").parse().unwrap()),
             inward: policy(Direction::In, inward),
             outward: policy(Direction::Out, outward),
-            tags: 0,
-            limits: Default::default(),
-            denied: Default::default(),
+            ..Nic::sample(last)
         }
     }
 
