@@ -189,6 +189,8 @@ fn deleted_and_altered_elements_are_repaired() {
         "nft 'delete element bridge lxmesh zones { \"PORT\" }; add element bridge lxmesh zones { \"PORT\" : 7 }'",
         "nft 'flush map bridge lxmesh zone4'",
         "nft 'flush map bridge lxmesh zone6'",
+        "nft 'flush set bridge lxmesh served4'",
+        "nft 'add element bridge lxmesh served4 { \"PORT\" . MAC . V4 . tcp . 22 }'",
         "nft 'delete element bridge lxmesh overlay_zones { \"vxlan-vpc\" }'",
         "nft 'add element bridge lxmesh in_svc { \"PORT\" . tcp . 22 }'",
         "nft 'flush set bridge lxmesh svis'",

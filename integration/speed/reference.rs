@@ -119,6 +119,15 @@ fn nft_script(plan: &Plan, fleet: &Fleet<'_>) -> String {
             .collect()
     });
     set("bridge lxmesh in_svc", &|nic| services(nic, &IN_SERVICES));
+    set("bridge lxmesh served4", &|nic| {
+        IN_SERVICES
+            .iter()
+            .map(|service| {
+                let service = service.replace('/', " . ");
+                format!("\"{}\" . {} . {} . {service}", nic.port, nic.mac, nic.ipv4)
+            })
+            .collect()
+    });
     set("bridge lxmesh out_svc", &|nic| services(nic, &OUT_SERVICES));
     script
 }

@@ -296,6 +296,14 @@ fn wanted_of(nic: &Nic, lines: &mut Lines) {
     for (direction, services) in [("in", in_services), ("out", out_services)] {
         for service in services {
             service_lines(port, direction, service, lines);
+            let plain = service
+                .split_once('/')
+                .filter(|(_, number)| number.parse::<u16>().is_ok());
+            if let ("in", Some(address), Some((protocol, number))) = (direction, ipv4, plain) {
+                lines.insert(format!(
+                    "set bridge served4 {port} . {mac} . {address} . {protocol} . {number}"
+                ));
+            }
         }
     }
     let mut dhcp = format!("dhcp {mac}");

@@ -18,12 +18,14 @@ const ETHERTYPE_IP6: u16 = 0x86dd;
 #[derive(Debug)]
 pub struct NftElement;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+/// What few elements have is kept elsewhere: a host has twenty elements for each NIC, and two tables
+/// of them are in memory during a pass.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Key {
     pub set: Set,
     pub key: Bytes,
     /// In sets of ranges.
-    pub end: Option<Bytes>,
+    pub end: Option<Box<Bytes>>,
 }
 
 impl fmt::Display for Key {
@@ -32,18 +34,18 @@ impl fmt::Display for Key {
             f,
             "@{} {{ {} }}",
             self.set.name(),
-            self.key.range_text(self.end.as_ref(), self.set.key())
+            self.key.range_text(self.end.as_deref(), self.set.key())
         )
     }
 }
 
 /// What a map maps the key to; `None` in a plain set.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Attrs(pub Option<Bytes>);
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attrs(pub Option<Box<Bytes>>);
 
 impl fmt::Display for Attrs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
+        match &self.0 {
             // Only verdicts end in text.
             Some(data) if data.as_slice().len() > 4 => {
                 write!(f, ": {}", data.text(&[Field::Verdict]))
@@ -74,7 +76,7 @@ fn put(wanted: &mut Table<NftElement>, set: Set, key: &[Value<'_>], data: Option
         key: Bytes::of(key),
         end: None,
     };
-    wanted.insert(key, Attrs(data.map(|value| Bytes::of(&[value]))));
+    wanted.insert(key, Attrs(data.map(|value| Bytes::of(&[value]).into())));
 }
 
 fn put_range(
@@ -87,9 +89,9 @@ fn put_range(
     let key = Key {
         set,
         key: Bytes::of(first),
-        end: Some(Bytes::of(last)),
+        end: Some(Bytes::of(last).into()),
     };
-    wanted.insert(key, Attrs(data.map(|value| Bytes::of(&[value]))));
+    wanted.insert(key, Attrs(data.map(|value| Bytes::of(&[value]).into())));
 }
 
 /// What holds for a network as a whole, by name even before its devices exist.
@@ -187,6 +189,14 @@ fn nic_elements(inputs: &Inputs<'_>, wanted: &mut Table<NftElement>) {
         }
         if log {
             put(wanted, Set::Logged, &[port], None);
+        }
+        if let Some(address) = nic.ipv4 {
+            for (protocol, number) in nic.inward.exact.keys() {
+                let protocol = Value::Protocol(protocol.number());
+                let address = Value::Ip(address.into());
+                let key = [port, mac, address, protocol, Value::Port(*number)];
+                put(wanted, Set::Served4, &key, None);
+            }
         }
         policy_elements(at.port.index, Direction::In, &nic.inward, wanted);
         policy_elements(at.port.index, Direction::Out, &nic.outward, wanted);
@@ -310,7 +320,7 @@ pub fn observe(
                 let keys: Vec<Place> = keys
                     .iter()
                     .filter(|key| key.set == set)
-                    .map(|key| (bytes(&key.key), key.end.as_ref().map(bytes)))
+                    .map(|key| (bytes(&key.key), key.end.as_deref().map(bytes)))
                     .collect();
                 if keys.is_empty() {
                     continue;
@@ -329,8 +339,8 @@ pub fn observe(
             let Some(key) = Bytes::from_kernel(&key) else {
                 continue;
             };
-            let end = end.as_deref().and_then(Bytes::from_kernel);
-            let data = data.as_deref().and_then(Bytes::from_kernel);
+            let boxed = |bytes: Vec<u8>| Bytes::from_kernel(&bytes).map(Box::new);
+            let (end, data) = (end.and_then(boxed), data.and_then(boxed));
             // Where another range covers the wanted one it is found in its stead, and goes.
             found.insert(Key { set, key, end }, Attrs(data));
         }
@@ -346,7 +356,7 @@ pub fn ops(changes: &[Change<NftElement>]) -> Vec<ElementOp> {
         table: TABLE,
         set: key.set.name(),
         key: bytes(&key.key),
-        end: key.end.as_ref().map(bytes),
+        end: key.end.as_deref().map(bytes),
     };
     let add = |key: &Key, attrs: &Attrs| ElementOp::Add {
         family: key.set.family(),
@@ -354,8 +364,8 @@ pub fn ops(changes: &[Change<NftElement>]) -> Vec<ElementOp> {
         set: key.set.name(),
         element: Element {
             key: bytes(&key.key),
-            end: key.end.as_ref().map(bytes),
-            data: attrs.0.map(|data| bytes(&data)),
+            end: key.end.as_deref().map(bytes),
+            data: attrs.0.as_deref().map(bytes),
             comment: None,
         },
     };
@@ -381,7 +391,7 @@ pub fn ops(changes: &[Change<NftElement>]) -> Vec<ElementOp> {
 pub fn script(elements: &Table<NftElement>) -> String {
     let mut by_set: BTreeMap<Set, Vec<String>> = BTreeMap::new();
     for (key, Attrs(data)) in elements {
-        let mut text = key.key.range_text(key.end.as_ref(), key.set.key());
+        let mut text = key.key.range_text(key.end.as_deref(), key.set.key());
         if let (Some(field), Some(data)) = (key.set.data(), data) {
             text.push_str(" : ");
             text.push_str(&data.text(&[field]));

@@ -48,6 +48,9 @@ pub enum Set {
     /// Port . protocol . destination port: open to everyone.
     OutSvc,
     InSvc,
+    /// Port . MAC . address . protocol . destination port: the same once more for each NIC's IPv4
+    /// address, so that destination and service are known by one look-up.
+    Served4,
     /// Ports of which there is more to look up than that.
     OutMore,
     InMore,
@@ -132,7 +135,7 @@ pub struct Bytes {
 }
 
 impl Set {
-    pub const ALL: [Set; 34] = [
+    pub const ALL: [Set; 35] = [
         Set::Svis,
         Set::Mcast,
         Set::Ports,
@@ -150,6 +153,7 @@ impl Set {
         Set::VxlanUdp,
         Set::OutSvc,
         Set::InSvc,
+        Set::Served4,
         Set::OutMore,
         Set::InMore,
         Set::Out4,
@@ -195,6 +199,7 @@ impl Set {
             Set::VxlanUdp | Set::InetVxlanUdp => "vxlan_udp",
             Set::OutSvc => "out_svc",
             Set::InSvc => "in_svc",
+            Set::Served4 => "served4",
             Set::OutMore => "out_more",
             Set::InMore => "in_more",
             Set::Out4 => "out4",
@@ -238,6 +243,7 @@ impl Set {
             Set::Zone6 => &[IfIndex, MacAndType, Ip6Raw],
             Set::VxlanUdp | Set::InetVxlanUdp => &[Port],
             Set::OutSvc | Set::InSvc => &[IfIndex, Protocol, Port],
+            Set::Served4 => &[IfIndex, Mac, Ip4, Protocol, Port],
             Set::Out4 | Set::In4 => &[IfIndexBe, Protocol, Port, Ip4],
             Set::Out6 | Set::In6 => &[IfIndexBe, Protocol, Port, Ip6],
             Set::InTags => &[IfIndexBe, Protocol, Port, MarkBe],

@@ -7,6 +7,7 @@ mod daemon;
 mod denials;
 pub mod explain;
 pub mod lxd_task;
+mod memory;
 mod metrics;
 pub mod pass;
 pub mod preview;

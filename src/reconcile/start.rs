@@ -43,6 +43,7 @@ pub enum StartError {
 }
 /// Runs the agent until SIGTERM or SIGINT. The kernel is left as it is.
 pub async fn run(host_path: &Path) -> Result<(), StartError> {
+    super::memory::return_large_buffers();
     let host = host::load(host_path)?;
     check_privilege()?;
     let mut kernel = Kernel::open()?;

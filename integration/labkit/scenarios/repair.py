@@ -135,6 +135,7 @@ def set_elements(scene):
          f"add element bridge lxmesh zones {{ \"{nic.port}\" : 77 }}'", rf"~ nft_element @zones {{ {ifindex} }}"),
         ("strays", "; ".join([
             f"nft add element bridge lxmesh in_svc '{{ \"{nic.port}\" . tcp . 22 }}'",
+            f"nft add element bridge lxmesh served4 '{{ \"{nic.port}\" . {nic.mac} . {nic.ipv4} . tcp . 23 }}'",
             f"nft add element bridge lxmesh id4 '{{ \"{nic.port}\" . {nic.mac} . {other.ipv4} }}'",
         ]), r"- nft_element @in_svc"),
     ])
