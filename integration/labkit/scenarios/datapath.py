@@ -3,9 +3,11 @@
 import contextlib
 import json
 import pathlib
+import subprocess
+import tempfile
 
-from labkit import fleet
-from labkit.console import table
+from labkit import fleet, settings
+from labkit.console import LabError, table
 from labkit.scenarios import attacks, attacks_ip, frames, legitimate, state
 from labkit.scenarios.attacks import CLOSED_PORT, FLOW_PORT, HOST_PORT, ONE_WAY_PORT, OPEN_PORT, PREFIX, Catalogue, End
 from labkit.scenarios.registry import check, scenario
@@ -13,6 +15,7 @@ from labkit.scenarios.scene import until_ready
 
 _PROBE = "/var/tmp/lxmesh-lab-probe.py"
 _PLAN = "/var/tmp/lxmesh-lab-plan.json"
+_KILLED = "/var/tmp/lxmesh-lab-killed"
 _FLOODS = "/var/tmp/lxmesh-lab-floods"
 _IN, _OUT = "user.lxmesh.in_services", "user.lxmesh.out_services"
 
@@ -252,6 +255,45 @@ shift 2
 while [ $# -gt 0 ]; do ip -n {_STRAY} neigh add "$1" lladdr "$2" dev eth0; shift 2; done
 """
 _PING = 'for t; do ping -n -q -c 2 -i 0.3 -W 1 "$t" > /dev/null 2>&1 && echo "$t" & done; wait'
+
+
+def _program_with_hooks():
+    """The agent as tests build it, without what only a debugger reads; built unless it is there already."""
+    build = ["cargo", "build", "--quiet", "--locked", "--features", "test-hooks", "--bin", "lxmesh"]
+    meta = ["cargo", "metadata", "--format-version", "1", "--no-deps"]
+    said = [subprocess.run(command, cwd=settings.REPOSITORY, capture_output=True, text=True) for command in (build, meta)]
+    for done in said:
+        if done.returncode != 0:
+            raise LabError(f"{' '.join(done.args)} failed:\n{done.stderr}")
+    program = pathlib.Path(json.loads(said[1].stdout)["target_directory"]) / "debug" / "lxmesh"
+    with tempfile.TemporaryDirectory() as directory:
+        small = pathlib.Path(directory) / "lxmesh"
+        subprocess.run(["strip", "-o", str(small), str(program)], check=True)
+        return small.read_bytes()
+
+
+@scenario("killed")
+def killed(scene):
+    """the agent killed before each thing it writes: packets pass what it leaves only if old and new state allow them"""
+    host = scene.c1.host
+    for name in ("killed.py", "alone.py", "frames.py"):
+        host.push(pathlib.Path(__file__).with_name(name), f"{_KILLED}/{name}")
+    host.push(_program_with_hooks(), f"{_KILLED}/lxmesh", "0755")
+    try:
+        said = host.run(["unshare", "--net", "python3", f"{_KILLED}/killed.py", "--lxmesh", f"{_KILLED}/lxmesh"], check=False, timeout=900)
+    finally:
+        host.sh(f"rm -r {_KILLED}")
+    try:
+        told = json.loads(said.stdout)
+    except ValueError:
+        raise LabError(f"killed.py: {said.stdout}{said.stderr}") from None
+    states = told["states"]
+    scene.note(f"states: {', '.join(f'{what} {count}' for what, count in states.items())}; "
+               f"{told['sent']} packets that may not arrive, {told['arrived']} that must")
+    check(not told["wrong"], lambda: f"{len(told['wrong'])} wrong:\n" + "\n".join(told["wrong"][:20]))
+    # Filters, port, FDB entry, neighbours, groups, routes; a replacement is one transaction.
+    for what, least in (("attaching", 10), ("changing", 6), ("taking away", 10), ("replacing the filters", 1)):
+        check(states[what] >= least, f"only {states[what]} states of {what}")
 
 
 @scenario("fail-closed")

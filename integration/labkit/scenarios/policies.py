@@ -4,60 +4,26 @@ what a plain reading of the policies says must be the same.
 
   unshare -n python3 policies.py [--nics N] [--rounds N] [--packets N] [--seed N] [--lxmesh PROGRAM]
 
-Stands alone (with frames.py beside it). In network namespaces of its own it runs the real agent
+Stands alone (with alone.py and frames.py beside it). In network namespaces of its own it runs the real agent
 against an LXD that exists only here, and gives each NIC new policies in each round: services,
 access lists that allow and drop, tags. The packets are raw frames, each with a number of its own,
 from one NIC to another; they arrive, or do not. Prints what was compared, as JSON."""
 
 import argparse
-import base64
-import contextlib
-import hashlib
 import ipaddress
 import json
-import os
 import random
-import select
-import socket
-import socketserver
 import struct
-import subprocess
 import sys
-import tempfile
-import threading
 import time
 
+import alone
 import frames as f
 
-PATIENCE_S = 60
 TRANSPORTS = {"tcp": f.TCP, "udp": f.UDP, "sctp": f.SCTP}
 QUERIES = {"icmp": (8, 13, 17), "icmpv6": (128, 139)}
 TAGS = {"web": 0, "bastion": 3, "far": 15}
 FIRST_PORT, LAST_PORT = 5000, 5012
-
-HOST_FILE = """\
-version = 1
-[fabric]
-name = "policies"
-asn = 64500
-reflectors = ["203.0.113.100"]
-supervisors = ["203.0.113.0/24"]
-unprotected_tags = true
-[lxd]
-socket = "{at}/lxd.sock"
-[agent]
-control_socket = "{at}/control.sock"
-reload_interval_s = 3600
-[dhcp]
-enabled = false
-directory = "{at}/dnsmasq"
-[tags]
-{tags}
-[[network]]
-name = "vpc"
-vni = 100
-gateway = ["192.0.2.1/24", "2001:db8::1/64"]
-"""
 
 
 # -- policies, and what they mean to this test --------------------------------------------------
@@ -134,14 +100,10 @@ def allows(entries, inward, packet):
     return bool(meeting) or (packet.protocol, packet.port) in (("icmp", 8), ("icmpv6", 128))
 
 
-class Nic:
+class Nic(alone.Nic):
     def __init__(self, number):
-        self.number, self.name = number, f"n{number}"
-        self.port, self.peer = f"veth{number:x}", f"peer{number:x}"
-        self.mac = f"00:16:3e:00:{number >> 8:02x}:{number & 255:02x}"
-        self.ipv4 = ipaddress.ip_address(f"192.0.2.{number + 10}")
-        self.ipv6 = ipaddress.ip_address(f"2001:db8::{number + 10:x}")
-        self.tags, self.entries = [], {True: [], False: []}
+        super().__init__(number)
+        self.listed, self.entries = False, {True: [], False: []}
 
     def dress(self, dice, nics):
         """A new policy, in and out. A side that allows much leaves it to the other to decide."""
@@ -157,26 +119,14 @@ class Nic:
                 entries.append(wide)
             self.entries[inward] = entries
 
-    def instance(self):
-        """As LXD shows it."""
+    def keys(self):
         words = {way: " ".join(e.word() for e in self.entries[way == "in"] if not e.in_list) or "," for way in ("in", "out")}
-        device = {
-            "type": "nic", "nictype": "p2p", "name": "eth0", "user.lxmesh.parent": "vpc",
-            "user.lxmesh.ipv4.address": str(self.ipv4), "user.lxmesh.ipv6.address": str(self.ipv6),
-            "user.lxmesh.in_services": words["in"], "user.lxmesh.out_services": words["out"],
-            "user.lxmesh.tags": " ".join(self.tags) or ",",
-        }
-        if self.listed:
-            device["user.lxmesh.acls"] = self.name
-        config = {"volatile.eth0.host_name": self.port, "volatile.eth0.hwaddr": self.mac}
-        return {
-            "architecture": "x86_64", "config": config, "expanded_config": config, "devices": {"eth0": device},
-            "expanded_devices": {"eth0": device}, "name": self.name, "project": "default", "type": "container",
-            "status": "Running", "status_code": 103, "last_used_at": "2026-01-01T00:00:00Z", "profiles": [],
-            "created_at": "2026-01-01T00:00:00Z", "location": "none", "description": "", "ephemeral": False, "stateful": False,
-        }
+        keys = {"in_services": words["in"], "out_services": words["out"], "tags": " ".join(self.tags) or ","}
+        return keys | ({"acls": self.name} if self.listed else {})
 
     def acl(self):
+        if not self.listed:
+            return None
         rules = {way: [e.rule(way == "ingress") for e in self.entries[way == "ingress"] if e.in_list] for way in ("ingress", "egress")}
         return {"name": self.name, "description": "", "config": {}, "used_by": [], **rules}
 
@@ -231,174 +181,6 @@ class Packet:
         return f"{self.question()} from {self.from_nic.name} to {self.to_nic.name}"
 
 
-def number_of(frame):
-    """The number of a packet that arrived; None if it is none of ours."""
-    four = frame[12:14] == b"\x08\x00"
-    protocol, at = (frame[23], 34) if four else (frame[20], 54)
-    at += 4 if protocol in (f.ICMP, f.ICMP6) else 0
-    return int.from_bytes(frame[at:at + 2], "big") if frame[12:14] in (b"\x08\x00", b"\x86\xdd") else None
-
-
-# -- an LXD that exists only here ---------------------------------------------------------------
-
-
-class Lxd(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
-    daemon_threads = True
-    answers = {}
-    listeners = ()
-
-    def show(self, nics):
-        """These instances and lists; tells of it."""
-        self.answers = {
-            "/1.0": {"auth": "trusted", "environment": {"server": "lxd", "server_version": "5.0.2", "kernel": "Linux"}},
-            "/1.0/instances": [nic.instance() for nic in nics],
-            "/1.0/network-acls": [nic.acl() for nic in nics if nic.listed],
-        }
-        event = {
-            "type": "lifecycle", "timestamp": "2026-01-01T00:00:00Z", "location": "none", "project": "default",
-            "metadata": {"action": "network-acl-updated", "source": "/1.0/network-acls/all", "name": "all", "project": "default"},
-        }
-        text = json.dumps(event).encode()
-        for listener in self.listeners:
-            with contextlib.suppress(OSError):
-                listener.sendall(b"\x81\x7e" + struct.pack("!H", len(text)) + text)
-
-
-class LxdConnection(socketserver.StreamRequestHandler):
-    def handle(self):
-        while line := self.rfile.readline().decode():
-            path, key = line.split()[1], None
-            while (header := self.rfile.readline().decode().strip()):
-                if header.lower().startswith("sec-websocket-key:"):
-                    key = header.partition(":")[2].strip()
-            if key:
-                accept = base64.b64encode(hashlib.sha1((key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11").encode()).digest()).decode()
-                self.request.sendall(f"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n\r\n".encode())
-                self.server.listeners += (self.request,)
-                self.rfile.read()
-                return
-            found = self.server.answers.get(path.partition("?")[0])
-            status = 404 if found is None else 200
-            body = {"type": "error" if found is None else "sync", "status_code": status, "error_code": 404 if found is None else 0, "error": "", "metadata": found}
-            body = json.dumps(body).encode()
-            self.request.sendall(f"HTTP/1.1 {status} Maybe\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
-
-
-# -- the host, and the agent on it ---------------------------------------------------------------
-
-
-class Host:
-    """A namespace with the bridge and the agent; this process is where the other ends of the NICs are."""
-
-    def __init__(self, nics, program):
-        self.nics, self.program = nics, program
-        self.directory = tempfile.TemporaryDirectory()
-        at = self.directory.name
-        tags = "\n".join(f"{name} = {bit}" for name, bit in TAGS.items())
-        with open(f"{at}/host.toml", "w") as file:
-            file.write(HOST_FILE.format(at=at, tags=tags))
-        self.lxd = Lxd(f"{at}/lxd.sock", LxdConnection)
-        threading.Thread(target=self.lxd.serve_forever, daemon=True).start()
-        with open("/proc/sys/net/ipv6/conf/default/disable_ipv6", "w") as file:
-            file.write("1")
-        self.inside = subprocess.Popen(["unshare", "-n", "sh", "-c", "echo; exec sleep 36000"], stdout=subprocess.PIPE)
-        self.inside.stdout.readline()
-        self.agent = None
-        self._devices()
-
-    def _devices(self):
-        mine = os.getpid()
-        lines = [
-            "link set lo up", "address add 203.0.113.1/32 dev lo",
-            "link add svi-vpc address 02:00:00:00:00:64 type bridge forward_delay 0",
-            "link add vxlan-vpc type vxlan id 100 dstport 4789 local 203.0.113.1 nolearning gbp",
-            "link set vxlan-vpc master svi-vpc up", "link set svi-vpc up",
-            "address add 192.0.2.1/24 dev svi-vpc", "address add 2001:db8::1/64 dev svi-vpc nodad",
-        ]
-        lines += [f"link add {nic.port} type veth peer name {nic.peer} address {nic.mac} netns {mine}" for nic in self.nics]
-        self.run("ip", "-batch", "-", input="\n".join(lines))
-        up = "\n".join(f"link set {nic.peer} up" for nic in self.nics)
-        subprocess.run(["ip", "-batch", "-"], input=up, text=True, check=True)
-
-    def command(self, *words):
-        return ["nsenter", "-t", str(self.inside.pid), "-n", *words]
-
-    def run(self, *words, check=True, **more):
-        result = subprocess.run(self.command(*words), capture_output=True, text=True, **more)
-        if check and result.returncode:
-            sys.exit(f"policies.py: {' '.join(words)}: {result.stderr[-3000:]}")
-        return result
-
-    def lxmesh(self, *words, **more):
-        return self.run(self.program, *words, "--host-file", f"{self.directory.name}/host.toml", check=False, **more)
-
-    def show(self):
-        """Has the agent take over what the NICs' policies are now."""
-        self.lxd.show(self.nics)
-        if not self.agent:
-            log = open(f"{self.directory.name}/log", "w")
-            self.agent = subprocess.Popen(
-                self.command(self.program, "agent", "--host-file", f"{self.directory.name}/host.toml"), stderr=log)
-        self._until("all ports forward", self._ports_that_do_not_forward)
-        self._until("the agent has nothing to do", self._plan)
-
-    def _ports_that_do_not_forward(self):
-        """What is lost because a port is not up yet would count as denied."""
-        forwarding = self.run("bridge", "link", "show").stdout.count("state forwarding")
-        return forwarding < len(self.nics) + 1 and f"{forwarding} ports forward"
-
-    def _plan(self):
-        plan = self.lxmesh("plan")
-        return plan.stdout != "nothing to do\n" and plan.stdout + plan.stderr
-
-    def _until(self, what, complaint):
-        deadline = time.monotonic() + PATIENCE_S
-        while text := complaint():
-            if time.monotonic() > deadline or self.agent.poll() is not None:
-                with open(f"{self.directory.name}/log") as log:
-                    sys.exit(f"policies.py: not so: {what}: {text[-2000:]}\n{log.read()[-3000:]}")
-            time.sleep(0.1)
-
-    def traced(self, packets):
-        said = self.lxmesh("trace", "--json", "--from", "-", input="\n".join(p.question() for p in packets))
-        answers = [json.loads(line) for line in said.stdout.splitlines()]
-        if len(answers) != len(packets):
-            sys.exit(f"policies.py: {len(answers)} answers to {len(packets)} questions: {said.stderr[-2000:]}")
-        return answers
-
-    def end(self):
-        for process in (self.agent, self.inside):
-            if process:
-                process.kill()
-                process.wait()
-
-
-class Wires:
-    """All other ends of the NICs: frames are sent by one, and seen where they arrive."""
-
-    def __init__(self):
-        self.sender = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
-        self.receiver = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
-        self.receiver.setsockopt(263, 23, 1)  # SOL_PACKET, PACKET_IGNORE_OUTGOING
-        self.receiver.setsockopt(socket.SOL_SOCKET, 33, 64 << 20)  # SO_RCVBUFFORCE
-        self.receiver.setblocking(False)
-        self.arrived = {}
-
-    def look(self, patience=0):
-        """Notes what has arrived until nothing has for a while."""
-        while select.select([self.receiver], [], [], patience)[0]:
-            frame, (interface, *_) = self.receiver.recvfrom(2048)
-            if (number := number_of(frame)) is not None:
-                self.arrived[number] = interface
-
-    def send(self, packets):
-        for count, packet in enumerate(packets):
-            self.sender.sendto(packet.frame(), (packet.from_nic.peer, 0))
-            if count % 64 == 0:
-                self.look()
-        self.look(0.5)
-
-
 def verdicts(wires, packets):
     """Which packets arrived. What should have and did not is sent again: under load a queue may be full."""
     wires.arrived.clear()
@@ -413,7 +195,7 @@ def verdicts(wires, packets):
 
 def compare(host, packets, arrived, seed):
     """What the three do not agree about, as texts."""
-    for packet, answer in zip(packets, host.traced(packets)):
+    for packet, answer in zip(packets, host.traced([packet.question() for packet in packets])):
         wanted, passed = packet.wanted(), packet.number in arrived
         says = answer["traces"][0]["allowed"] if "traces" in answer else answer["error"]
         if not wanted == passed == says:
@@ -440,13 +222,13 @@ def main():
         spent[what] = round(spent.get(what, 0) + time.monotonic() - begun, 1)
         return result
 
-    host = timed("devices", Host, nics, chosen.lxmesh)
+    host = timed("devices", alone.Host, nics, chosen.lxmesh, TAGS)
     try:
-        wires, number = Wires(), 10000
+        wires, number = alone.Wires(), 10000
         for _ in range(chosen.rounds):
             for nic in nics:
                 nic.dress(dice, nics)
-            timed("agent", host.show)
+            timed("agent", host.take_over, nics)
             # Flows of their own, as long as there are numbers.
             packets = []
             for _ in range(chosen.packets):

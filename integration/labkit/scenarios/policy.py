@@ -368,7 +368,7 @@ def trace_agrees(scene):
 def policies_agree(scene):
     """a thousand random policies, thousands of packets: kernel, `lxmesh trace` and a plain reading say the same"""
     host = scene.c1.host
-    for name in ("policies.py", "frames.py"):
+    for name in ("policies.py", "alone.py", "frames.py"):
         host.push(pathlib.Path(__file__).with_name(name), f"{_POLICIES}/{name}")
     command = ["unshare", "--net", "python3", f"{_POLICIES}/policies.py", "--rounds", str(_ROUNDS)]
     said = host.run(command, check=False, timeout=60 + 120 * _ROUNDS)
