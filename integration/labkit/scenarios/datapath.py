@@ -292,7 +292,7 @@ def killed(scene):
                f"{told['sent']} packets that may not arrive, {told['arrived']} that must")
     check(not told["wrong"], lambda: f"{len(told['wrong'])} wrong:\n" + "\n".join(told["wrong"][:20]))
     # Filters, port, FDB entry, neighbours, groups, routes; a replacement is one transaction.
-    for what, least in (("attaching", 10), ("changing", 6), ("taking away", 10), ("replacing the filters", 1)):
+    for what, least in (("attaching", 8), ("changing", 6), ("taking away", 8), ("replacing the filters", 1)):
         check(states[what] >= least, f"only {states[what]} states of {what}")
 
 
