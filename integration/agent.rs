@@ -17,6 +17,8 @@ mod commands;
 mod convergence;
 #[path = "agent/crashes.rs"]
 mod crashes;
+#[path = "agent/dhcp.rs"]
+mod dhcp;
 #[path = "agent/doctor.rs"]
 mod doctor;
 #[path = "agent/explain.rs"]

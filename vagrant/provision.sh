@@ -92,11 +92,15 @@ DHCP
     rm -rf "$tree" /tmp/bb.tar
 fi
 
-# c1 on sup1, c2 on sup2 ..., each in the network vpc.
+# c1 on sup1, c2 on sup2 ..., each in the network vpc; d1 and so on, with the same addresses, in the
+# network blue of the lab that has one.
 number=$(hostname | tr -dc 0-9)
-if ! lxc info "c$number" > /dev/null 2>&1; then
-    lxc init bb "c$number"
-    lxc config device add "c$number" eth0 nic nictype=p2p name=eth0 user.lxmesh.parent=vpc \
+container() {
+    ! lxc info "$1" > /dev/null 2>&1 || return 0
+    lxc init bb "$1"
+    lxc config device add "$1" eth0 nic nictype=p2p name=eth0 "user.lxmesh.parent=$2" \
         "user.lxmesh.ipv4.address=192.0.2.1$number"
-    lxc start "c$number"
-fi
+    lxc start "$1"
+}
+container "c$number" vpc
+! grep -q '"blue"' /etc/lxmesh/host.toml || container "d$number" blue

@@ -1,8 +1,9 @@
-"""A machine for autopkgtest: python3 -m labkit.testbed TREE DIRECTORY COMMAND...
+"""A machine for tests of whole Debian systems: python3 -m labkit.testbed TREE DIRECTORY COMMAND...
 
 Boots the Debian file system TREE, which has a kernel, systemd and sshd, and runs COMMAND with
 LXMESH_TESTBED_PORT, where root's ssh listens on the loopback, and LXMESH_TESTBED_KEY, a file. What
 the machine needs lies in DIRECTORY, and of that only its console stays. TREE itself is not changed.
+It has 2 GiB of memory, or LXMESH_TESTBED_MIB.
 """
 
 import os
@@ -21,7 +22,7 @@ RUN = pathlib.Path("/run/lxmesh-testbed")
 
 
 class Testbed(Machine):
-    memory_mib = 2048
+    memory_mib = int(os.environ.get("LXMESH_TESTBED_MIB", "2048"))
     # Packages come from the archive.
     network = "restrict=off"
     has_hosts = False

@@ -333,8 +333,13 @@ impl<'a> World<'a> {
 
     /// Runs a command where the instances' ends of the veths are.
     pub fn in_peers(&self, command: &str) {
+        self.ask_peers(command);
+    }
+
+    /// The same; what it prints.
+    pub fn ask_peers(&self, command: &str) -> String {
         let peers = self.peers.id();
-        self.ns.sh(&format!("nsenter -t {peers} -n {command}"));
+        self.ns.sh(&format!("nsenter -t {peers} -n {command}"))
     }
 
     pub fn unplug(&self, nic: &Nic) {

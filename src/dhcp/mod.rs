@@ -2,6 +2,11 @@
 //! told by SIGHUP when only the NICs' addresses changed, started again, ever more slowly, when it
 //! dies. It is stopped with the agent, or by the next one. The files' content is `kinds::dnsmasq_file`'s matter.
 
+mod servers;
+
+pub use servers::Servers;
+
+use rustix::process::Pid;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -141,29 +146,38 @@ enum End {
 /// nobody tells them of changes. The kernel forgets the parent-death signal set in [`start`] when
 /// dnsmasq changes its user (`commit_creds()` in kernel/cred.c).
 async fn bury_orphans(config: &Path) {
-    let orphans = processes_with(&config_argument(config));
-    for pid in &orphans {
-        tracing::info!(
-            pid = pid.as_raw_nonzero().get(),
-            "stopping the dnsmasq of an earlier agent"
-        );
-        // It may have ended meanwhile.
-        let _ = rustix::process::kill_process(*pid, rustix::process::Signal::TERM);
+    let directory = config.parent().unwrap_or(Path::new("/"));
+    let orphans = || {
+        let all = processes_of(directory).into_iter();
+        all.filter_map(|(of, pid)| (of == config).then_some(pid))
+    };
+    let mut any = false;
+    for pid in orphans() {
+        any = true;
+        terminate(pid);
     }
     for _ in 0..100 {
-        if orphans.is_empty() || processes_with(&config_argument(config)).is_empty() {
+        if !any || orphans().next().is_none() {
             return;
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
-fn config_argument(config: &Path) -> String {
-    format!("--conf-file={}", config.display())
+/// Ends one of an earlier agent.
+fn terminate(pid: Pid) {
+    tracing::info!(
+        pid = pid.as_raw_nonzero().get(),
+        "stopping the dnsmasq of an earlier agent"
+    );
+    // It may have ended meanwhile.
+    let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
 }
 
-/// Processes that have this argument.
-fn processes_with(argument: &str) -> Vec<rustix::process::Pid> {
+const CONFIG_ARGUMENT: &str = "--conf-file=";
+
+/// Processes that were started with a configuration of this directory, and with which.
+fn processes_of(directory: &Path) -> Vec<(PathBuf, Pid)> {
     let Ok(entries) = std::fs::read_dir("/proc") else {
         return Vec::new();
     };
@@ -172,10 +186,15 @@ fn processes_with(argument: &str) -> Vec<rustix::process::Pid> {
             let name = entry.ok()?.file_name();
             let pid = name.to_str()?.parse::<i32>().ok()?;
             let arguments = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-            let has = arguments
-                .split(|byte| *byte == 0)
-                .any(|word| word == argument.as_bytes());
-            has.then(|| rustix::process::Pid::from_raw(pid)).flatten()
+            let config = arguments.split(|byte| *byte == 0).find_map(|word| {
+                let path = Path::new(
+                    std::str::from_utf8(word)
+                        .ok()?
+                        .strip_prefix(CONFIG_ARGUMENT)?,
+                );
+                (path.parent() == Some(directory)).then(|| path.to_path_buf())
+            })?;
+            Some((config, Pid::from_raw(pid)?))
         })
         .collect()
 }
@@ -186,7 +205,7 @@ fn start(program: &Path, config: &Path) -> std::io::Result<Child> {
         .arg("--keep-in-foreground")
         .arg("--pid-file")
         .arg("--log-facility=-")
-        .arg(config_argument(config))
+        .arg(format!("{CONFIG_ARGUMENT}{}", config.display()))
         .env_clear()
         .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
         .stdin(Stdio::null())
@@ -261,9 +280,7 @@ async fn follow(child: &mut Child, orders: &mut mpsc::Receiver<Order>) -> End {
 }
 
 fn signal(child: &Child, signal: rustix::process::Signal) {
-    let pid = child
-        .id()
-        .and_then(|pid| rustix::process::Pid::from_raw(pid as i32));
+    let pid = child.id().and_then(|pid| Pid::from_raw(pid as i32));
     if let Some(pid) = pid
         && let Err(error) = rustix::process::kill_process(pid, signal)
     {

@@ -1,9 +1,11 @@
 //! dnsmasq's files: one with interfaces, ranges and options, one with the NICs' addresses.
-//! Addresses are static: dnsmasq answers only whom the second file names.
+//! Addresses are static: dnsmasq answers only whom the second file names. It gives no address to two
+//! of them, so a network whose prefixes another one has, too (in another VRF), gets two files and a
+//! process of its own.
 //! (<https://thekelleys.org.uk/dnsmasq/docs/dnsmasq-man.html>)
 
 use super::{KernelKind, KindError, Look, Scope};
-use crate::host::{Dhcp, HostFile, Network};
+use crate::host::{HostFile, Network};
 use crate::kernel::files::{read_if_exists, write_atomic};
 use crate::kernel::{Kernel, fault};
 use crate::model::{About, Change, Facts, FollowUp, Inputs, Kind, Nic, Owns, Table};
@@ -21,6 +23,8 @@ pub struct DnsmasqFile;
 pub const CONFIG: &str = "dnsmasq.conf";
 /// Name of the file with one line per NIC: a change needs SIGHUP.
 pub const HOSTS: &str = "hosts";
+/// How the names of files begin that are of one network alone.
+const OF_ONE: &str = "lxmesh-";
 /// Larger files were not written by us.
 const MAX_SIZE: u64 = 64 << 20;
 
@@ -42,6 +46,68 @@ impl fmt::Display for Attrs {
     }
 }
 
+/// What one process of dnsmasq serves.
+struct Server<'a> {
+    config: PathBuf,
+    hosts: PathBuf,
+    networks: Vec<&'a Network>,
+}
+
+/// The first has all networks but those that overlap one that it has.
+fn servers(host: &HostFile) -> Vec<Server<'_>> {
+    let directory = &host.dhcp.directory;
+    let mut all = vec![Server {
+        config: directory.join(CONFIG),
+        hosts: directory.join(HOSTS),
+        networks: Vec::new(),
+    }];
+    for network in &host.networks {
+        if !all[0].networks.iter().any(|other| overlap(network, other)) {
+            all[0].networks.push(network);
+            continue;
+        }
+        let name = &network.bridge;
+        all.push(Server {
+            config: directory.join(format!("{OF_ONE}{name}.conf")),
+            hosts: directory.join(format!("{OF_ONE}{name}.hosts")),
+            networks: vec![network],
+        });
+    }
+    all
+}
+
+fn overlap(one: &Network, other: &Network) -> bool {
+    let four = one.gateway4.zip(other.gateway4);
+    let six = one.gateway6.zip(other.gateway6);
+    four.is_some_and(|(a, b)| a.contains(&b.network()) || b.contains(&a.network()))
+        || six.is_some_and(|(a, b)| a.contains(&b.network()) || b.contains(&a.network()))
+}
+
+/// The configurations that there are, each for a process of its own.
+pub fn configs(host: &HostFile) -> Vec<PathBuf> {
+    servers(host)
+        .into_iter()
+        .map(|server| server.config)
+        .collect()
+}
+
+fn is_config(path: &Path) -> bool {
+    path.extension()
+        .is_some_and(|extension| extension == "conf")
+}
+
+/// Files of ours that are there for networks that are served otherwise now, or no more.
+fn left_behind(directory: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(directory) else {
+        return Vec::new();
+    };
+    let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let ours = names.filter(|name| {
+        name.starts_with(OF_ONE) && (name.ends_with(".conf") || name.ends_with(".hosts"))
+    });
+    ours.map(|name| directory.join(name)).collect()
+}
+
 impl Kind for DnsmasqFile {
     const NAME: &'static str = "dnsmasq_file";
     const OWNS: Owns = Owns::WholeObjects;
@@ -53,7 +119,7 @@ impl Kind for DnsmasqFile {
     /// it starts anew when a NIC went or changed: an instance made again may have another DUID.
     fn follow_up(change: &Change<Self>) -> Option<FollowUp> {
         match change {
-            Change::Create { key, .. } | Change::Update { key, .. } if key.0.ends_with(CONFIG) => {
+            Change::Create { key, .. } | Change::Update { key, .. } if is_config(&key.0) => {
                 Some(FollowUp::RestartDnsmasq)
             }
             Change::Update { have, want, .. } => {
@@ -81,20 +147,24 @@ impl Kind for DnsmasqFile {
         if !inputs.host.dhcp.enabled {
             return Table::<Self>::new();
         }
-        let directory = &inputs.host.dhcp.directory;
-        Table::<Self>::from([
-            (Key(directory.join(CONFIG)), Attrs(config(inputs.host))),
-            (Key(directory.join(HOSTS)), Attrs(hosts(inputs.nics))),
-        ])
+        let mut wanted = Table::<Self>::new();
+        for server in servers(inputs.host) {
+            let text = config(inputs.host.dhcp.lease_s, &server);
+            let names: BTreeSet<&str> = server.networks.iter().map(|n| n.name.as_str()).collect();
+            let nics = inputs
+                .nics
+                .iter()
+                .filter(|nic| names.contains(nic.network.as_str()));
+            wanted.insert(Key(server.hosts), Attrs(hosts(nics)));
+            wanted.insert(Key(server.config), Attrs(text));
+        }
+        wanted
     }
 }
 
 /// Interfaces, ranges and options. Names, addresses and numbers only: nothing here can hold a
 /// line break or a comma of somebody else's.
-fn config(host: &HostFile) -> String {
-    let Dhcp {
-        directory, lease_s, ..
-    } = &host.dhcp;
+fn config(lease_s: u32, server: &Server<'_>) -> String {
     let mut out = format!(
         "# Written by the lxmesh agent; changes are undone.\n\
          port=0\n\
@@ -104,10 +174,10 @@ fn config(host: &HostFile) -> String {
          leasefile-ro\n\
          no-ping\n\
          dhcp-hostsfile={}\n",
-        directory.join(HOSTS).display()
+        server.hosts.display()
     );
-    for network in &host.networks {
-        network_config(&mut out, network, *lease_s);
+    for network in &server.networks {
+        network_config(&mut out, network, lease_s);
     }
     out
 }
@@ -159,7 +229,7 @@ fn network_config(out: &mut String, network: &Network, lease_s: u32) {
 }
 
 /// One line per NIC that has an address. An instance gives its name to its first NIC only.
-fn hosts(nics: &[Nic]) -> String {
+fn hosts<'a>(nics: impl Iterator<Item = &'a Nic>) -> String {
     let mut lines = Vec::new();
     let mut named = BTreeSet::new();
     for Nic {
@@ -211,8 +281,10 @@ impl KernelKind for DnsmasqFile {
         _: &Table<Self>,
     ) -> Result<Table<Self>, KindError> {
         let mut found = Table::<Self>::new();
-        for name in [CONFIG, HOSTS] {
-            let path = look.host.dhcp.directory.join(name);
+        let directory = &look.host.dhcp.directory;
+        let mut paths = BTreeSet::from([directory.join(CONFIG), directory.join(HOSTS)]);
+        paths.extend(left_behind(directory));
+        for path in paths {
             let key = Key(path.clone());
             if !scope.has(&key) {
                 continue;

@@ -174,7 +174,7 @@ impl Agent {
     }
 
     fn order_dhcp(&mut self, report: &Report) {
-        let Some(orders) = &self.dhcp_orders else {
+        let Some(servers) = &self.dhcp else {
             return;
         };
         let can_start = !self.dhcp_started && self.world.inventory.is_some();
@@ -186,9 +186,7 @@ impl Agent {
             return;
         };
         self.dhcp_started = true;
-        if orders.try_send(order).is_err() {
-            tracing::warn!("the dnsmasq supervisor does not keep up");
-        }
+        servers.order(order);
     }
 
     fn schedule_retry(&mut self, report: &Report) {

@@ -15,13 +15,14 @@ use crate::dhcp::at;
 use crate::host::{self, HostFile};
 use crate::kernel::Kernel;
 use crate::kernel::monitor::{Knock, Monitor, MonitorFilter};
+use crate::kinds::dnsmasq_file;
 use crate::model::{FollowUp, Nic, NicId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 /// What LXD tells arrives in bursts: how long to wait for the rest.
@@ -80,8 +81,8 @@ pub struct Agent {
     pub(super) pending: Pending,
     pub(super) lxd: LxdState,
     pub(super) asks: mpsc::Sender<Ask>,
-    pub(super) dhcp_orders: Option<mpsc::Sender<dhcp::Order>>,
-    pub(super) dhcp_state: watch::Receiver<dhcp::Seen>,
+    /// `None` if dnsmasq is nobody's or somebody else's to run.
+    pub(super) dhcp: Option<dhcp::Servers>,
     pub(super) dhcp_started: bool,
     pub(super) started: Instant,
     pub(super) stats: Stats,
@@ -188,6 +189,9 @@ impl Agent {
             Ok(host) => {
                 tracing::info!(file = %self.host_path.display(), "host file read again");
                 self.leave_networks(&host);
+                if let Some(dhcp) = &mut self.dhcp {
+                    dhcp.keep(&host.dhcp.directory, &dnsmasq_file::configs(&host));
+                }
                 self.host = host;
                 self.tally.new_host_file = true;
                 self.say("host file", None);

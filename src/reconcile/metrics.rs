@@ -30,16 +30,16 @@ impl Agent {
             .map(|(kind, _)| (*kind, tally.repairs.get(kind).copied().unwrap_or(0)));
         let passes = tally.passes.iter();
         let changes = tally.changes.iter();
-        let dhcp::Seen {
-            state,
-            starts,
-            exits,
-        } = self.dhcp_state.borrow().clone();
-        let dnsmasq = Dnsmasq {
-            running: matches!(state, dhcp::State::Running { .. }),
-            starts,
-            exits,
-        };
+        let dnsmasq = self.dhcp.as_ref().map(|servers| {
+            let (starts, exits) = servers.counts();
+            let mut states = servers.states().into_iter();
+            let running = states.all(|state| matches!(state, dhcp::State::Running { .. }));
+            Dnsmasq {
+                running,
+                starts,
+                exits,
+            }
+        });
         let numbers = Numbers {
             started_s: unix(tally.started),
             last_full_pass_s: tally.last_full_pass.map(unix),
@@ -53,7 +53,7 @@ impl Agent {
                 .map(|((kind, action, result), count)| (*kind, *action, *result, *count))
                 .collect(),
             events_lost: tally.events_lost,
-            dnsmasq: (self.host.dhcp.enabled && self.host.dhcp.run).then_some(dnsmasq),
+            dnsmasq,
             filters: filters(&mut self.kernel),
             objects,
         };

@@ -13,14 +13,13 @@ use crate::dhcp;
 use crate::host::{self, HostFile, LoadError};
 use crate::kernel::monitor::{Monitor, MonitorFilter};
 use crate::kernel::{Kernel, KernelError};
-use crate::kinds::dnsmasq_file::CONFIG;
+use crate::kinds::dnsmasq_file;
 use crate::kinds::nft_element::NftElement;
 use crate::kinds::{KindError, Look, nft_table};
 use crate::model::{Facts, Inputs, Kind};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 /// Why the agent cannot start. Nothing has been changed then.
@@ -68,7 +67,7 @@ pub async fn run(host_path: &Path) -> Result<(), StartError> {
     let (asks, asks_out) = mpsc::channel(64);
     let (updates_in, updates) = mpsc::channel(256);
     tokio::spawn(lxd_task::run(host.lxd.socket.clone(), asks_out, updates_in));
-    let (dhcp_orders, dhcp_state, dhcp_task) = start_dhcp(&host);
+    let dhcp = start_dhcp(&host);
 
     let mut agent = Agent {
         host,
@@ -86,8 +85,7 @@ pub async fn run(host_path: &Path) -> Result<(), StartError> {
             listed: None,
         },
         asks,
-        dhcp_orders,
-        dhcp_state,
+        dhcp,
         dhcp_started: false,
         started: Instant::now(),
         stats: Stats::default(),
@@ -104,10 +102,10 @@ pub async fn run(host_path: &Path) -> Result<(), StartError> {
     };
     agent.serve(updates, requests).await?;
     notify(&[sd_notify::NotifyState::Stopping]);
-    drop(agent);
-    if let Some(task) = dhcp_task {
-        let _ = tokio::time::timeout(Duration::from_secs(4), task).await;
+    if let Some(dhcp) = agent.dhcp.take() {
+        dhcp.end().await;
     }
+    drop(agent);
     let _ = std::fs::remove_file(&control_path);
     Ok(())
 }
@@ -144,26 +142,12 @@ fn load_or_check_ruleset(kernel: &mut Kernel, host: &HostFile) -> Result<(), Kin
     nft_table::check(kernel)
 }
 
-type DhcpTask = Option<tokio::task::JoinHandle<()>>;
-
-fn start_dhcp(
-    host: &HostFile,
-) -> (
-    Option<mpsc::Sender<dhcp::Order>>,
-    watch::Receiver<dhcp::Seen>,
-    DhcpTask,
-) {
-    let (state_in, state) = watch::channel(dhcp::Seen::default());
+/// `None` if dnsmasq is nobody's or somebody else's to run.
+fn start_dhcp(host: &HostFile) -> Option<dhcp::Servers> {
     if !(host.dhcp.enabled && host.dhcp.run) {
-        return (None, state, None);
+        return None;
     }
-    let (orders, orders_out) = mpsc::channel(16);
-    let config = host.dhcp.directory.join(CONFIG);
-    let task = tokio::spawn(dhcp::run(
-        host.dhcp.program.clone(),
-        config,
-        orders_out,
-        state_in,
-    ));
-    (Some(orders), state, Some(task))
+    let mut servers = dhcp::Servers::new(host.dhcp.program.clone());
+    servers.keep(&host.dhcp.directory, &dnsmasq_file::configs(host));
+    Some(servers)
 }

@@ -23,12 +23,10 @@ impl Agent {
             .iter()
             .map(|p| p.to_string())
             .collect();
-        let dhcp = match &self.dhcp_state.borrow().state {
-            dhcp::State::NotStarted if !self.host.dhcp.enabled => "off".to_string(),
-            dhcp::State::NotStarted if !self.host.dhcp.run => "files only".to_string(),
-            dhcp::State::NotStarted => "not started".to_string(),
-            dhcp::State::Running { pid } => format!("dnsmasq running (pid {pid})"),
-            dhcp::State::Failed { why } => format!("NOT RUNNING: {why}"),
+        let dhcp = match &self.dhcp {
+            None if self.host.dhcp.enabled => "files only".to_string(),
+            None => "off".to_string(),
+            Some(servers) => text_of(&servers.states()),
         };
         let dhcp_well = !dhcp.starts_with("NOT");
         Status {
@@ -121,5 +119,23 @@ impl Agent {
             addresses: nic.addresses().map(|address| address.to_string()).collect(),
             connected: link.is_some_and(|link| link.up && link.master.is_some()),
         }
+    }
+}
+
+/// What the dnsmasq processes do, as one text: what is wrong with one is wrong with all.
+fn text_of(states: &[dhcp::State]) -> String {
+    let mut pids = Vec::new();
+    let mut waiting = false;
+    for state in states {
+        match state {
+            dhcp::State::Failed { why } => return format!("NOT RUNNING: {why}"),
+            dhcp::State::NotStarted => waiting = true,
+            dhcp::State::Running { pid } => pids.push(pid.to_string()),
+        }
+    }
+    match pids.len() {
+        _ if waiting => "not started".to_string(),
+        1 => format!("dnsmasq running (pid {})", pids[0]),
+        _ => format!("dnsmasq running (pids {})", pids.join(", ")),
     }
 }
