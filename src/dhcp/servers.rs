@@ -38,9 +38,8 @@ impl Servers {
     pub fn keep(&mut self, directory: &Path, configs: &[PathBuf]) {
         // Its orders end with it, and so does dnsmasq.
         self.running.retain(|config, _| configs.contains(config));
-        let known = |config: &Path| configs.iter().any(|wanted| wanted == config);
         for (config, pid) in processes_of(directory) {
-            if !known(&config) {
+            if !configs.contains(&config) {
                 terminate(pid);
             }
         }

@@ -20,9 +20,9 @@ use std::path::{Path, PathBuf};
 pub struct DnsmasqFile;
 
 /// Name of the file with interfaces, ranges and options: a change needs a restart of dnsmasq.
-pub const CONFIG: &str = "dnsmasq.conf";
+const CONFIG: &str = "dnsmasq.conf";
 /// Name of the file with one line per NIC: a change needs SIGHUP.
-pub const HOSTS: &str = "hosts";
+const HOSTS: &str = "hosts";
 /// How the names of files begin that are of one network alone.
 const OF_ONE: &str = "lxmesh-";
 /// Larger files were not written by us.

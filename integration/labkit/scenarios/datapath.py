@@ -9,7 +9,7 @@ import tempfile
 from labkit import fleet, settings
 from labkit.console import LabError, table
 from labkit.scenarios import attacks, attacks_ip, frames, legitimate, state
-from labkit.scenarios.attacks import CLOSED_PORT, FLOW_PORT, HOST_PORT, ONE_WAY_PORT, OPEN_PORT, PREFIX, Catalogue, End
+from labkit.scenarios.attacks import FLOW_PORT, HOST_PORT, ONE_WAY_PORT, OPEN_PORT, PREFIX, Catalogue, End
 from labkit.scenarios.registry import check, scenario
 from labkit.scenarios.scene import until_ready
 
