@@ -9,7 +9,7 @@ import importlib
 
 THEMES = (
     "addresses", "policy", "lifecycle", "move", "routes", "datapath", "restarts", "repair", "frr", "lxd_faults", "foreign", "apply",
-    "ipsec", "confined",
+    "ipsec_wire", "ipsec", "confined",
 )
 # importing a theme registers its tests
 for _theme in THEMES:

@@ -8,12 +8,11 @@ import re
 import time
 
 from labkit import fleet
-from labkit.scenarios import policy
+from labkit.scenarios import pki, policy
 from labkit.scenarios.registry import check, scenario
 from labkit.settings import INSIDE
 
 CONF = fleet.HOST_FILE
-_DOMAIN = "lab.example"
 _PKI = "/var/tmp/lab-pki"
 _CAPTURE = "/var/tmp/lab-wire.pcap"
 # How long it may take until packets pass again after strongSwan was restarted on one host. What is
@@ -26,16 +25,9 @@ REAUTHENTICATION_LIMIT_S = 5
 # then `--`, then reflectors. For all but the first of either there is a certificate that nobody
 # should believe: of a stranger, revoked, or of the authority for the other role.
 _AUTHORITIES = f"""\
-set -eu
+{pki.FUNCTIONS}
 [ ! -d {_PKI} ] || exit 0
-umask 077
 mkdir {_PKI}; cd {_PKI}
-key() {{ pki --gen --type ecdsa --size 256 --outform pem > "$1.key"; }}
-authority() {{ key "$1"; pki --self --ca --in "$1.key" --type ecdsa --dn "CN=$1" --outform pem > "$1.pem"; }}
-issue() {{ # FILE HOST AUTHORITY
-    pki --issue --in "$1.key" --type ecdsa --cacert "$3.pem" --cakey "$3.key" --dn "CN=$2" --san "$2.{_DOMAIN}" \\
-        --outform pem > "$1.pem"
-}}
 for name in supervisors reflectors strangers; do authority $name & done
 for name in "$@" sup2-bad sup3-bad rr2-bad; do [ $name = -- ] || key $name & done
 wait
@@ -45,24 +37,17 @@ for name; do
 done
 issue sup2-bad sup2 strangers & issue sup3-bad sup3 supervisors & issue rr2-bad rr2 supervisors &
 wait
-list() {{ by=$1; shift; pki --signcrl --cacert $by.pem --cakey $by.key "$@" --outform pem > $by.crl; }}
 list supervisors --reason key-compromise --cert sup3-bad.pem & list reflectors &
 wait
 for name; do
-    [ $name != -- ] || continue
-    etc=/srv/lab/$name/root/etc/swanctl
-    mkdir -p $etc/x509 $etc/x509ca $etc/x509crl $etc/private
-    cp supervisors.pem reflectors.pem $etc/x509ca/
-    cp supervisors.crl reflectors.crl $etc/x509crl/
-    cp $name.key $etc/private/host.pem
-    cp $name.pem $etc/x509/host.pem
+    [ $name = -- ] || give $name /srv/lab/$name/root supervisors reflectors
 done
 """
 
 
 def _encrypted_text(text):
     keys = (
-        f'enabled = true\nidentity = "*.{_DOMAIN}"\nca = ["supervisors.pem"]\n'
+        f'enabled = true\nidentity = "*.{pki.DOMAIN}"\nca = ["supervisors.pem"]\n'
         'reflector_ca = ["reflectors.pem"]\nrevocation = "strict"'
     )
     changed = text.replace("enabled = false", keys, 1)
@@ -261,12 +246,16 @@ systemctl start strongswan
 """
 # Returns when the host knows all these addresses.
 _KNOWN = 'for address; do until ip neigh show to "$address" | grep -q lladdr; do sleep 0.2; done; done'
-# The first packets of a container, and how many associations there were with the other host before.
-# Arguments: container, target, the other host.
+# The first packets of a container, and how many associations there were with the other host before. Each
+# packet is waited for by itself: one ping for all would end two round trips after the last answer, and those
+# that wait for the association may arrive after later ones. Arguments: container, target, the other host.
 _FIRST = f"""\
 ip xfrm state | grep -c "src .* dst $3"
-{INSIDE}/in-container --net "$1" ping -n -c 5 -i 0.2 -W 30 "$2"
-exit 0
+for each in 1 2 3 4 5; do
+    {INSIDE}/in-container --net "$1" ping -n -c 1 -W 30 "$2" &
+    sleep 0.2
+done
+wait
 """
 
 
@@ -283,8 +272,8 @@ def ipsec_cold_start(scene):
         for one, other in ends:
             said = one.host.run(["sh", "-c", _FIRST, "first", one.name, other.ipv4, other.host.address]).stdout
             known, _, pinged = said.partition("\n")
-            replies = re.findall(r"icmp_seq=(\d+) .*time=(\S+)", pinged)
-            took = ", ".join(f"{number}: {time} ms" for number, time in replies)
+            replies = re.findall(r"icmp_seq=1 .*time=(\S+)", pinged)
+            took = ", ".join(f"{time} ms" for time in replies)
             scene.note(f"{one.label} to {other.label}, {known} associations before: {took}")
             check(known == "0", f"{one.host.name} has {known} associations with {other.host.name} already: this shows nothing")
             check(len(replies) == 5, f"{one.label} to {other.label}: of 5 first packets, answered: {took}")
