@@ -23,7 +23,8 @@ MEMORY_MIB = 8192
 HOSTS_DISK = "40G"  # sparse
 BOOT_TIMEOUT_S = 300
 KERNEL_ARGUMENTS = (
-    "console=ttyS0 root=/dev/nvme0n1 rw panic=-1 quiet mitigations=off net.ifnames=0 "
+    # rootwait: the kernel finds NVMe disks in a thread of its own, and may look for its root before that
+    "console=ttyS0 root=/dev/nvme0n1 rootwait rw panic=-1 quiet mitigations=off net.ifnames=0 "
     # the kernel's own watchdog only costs time under emulation
     "nowatchdog systemd.show_status=no"
 )
