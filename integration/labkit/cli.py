@@ -8,7 +8,7 @@ import sys
 
 from labkit import fleet, reach
 from labkit.console import LabError, say, step, table
-from labkit.lab import Lab
+from labkit.lab import Lab, alone
 from labkit.scenarios import run
 from labkit.settings import FleetPlan
 
@@ -16,6 +16,9 @@ from labkit.settings import FleetPlan
 def main():
     options = _parser().parse_args()
     try:
+        if options.command in _ALONE:
+            with alone():
+                return options.command(options) or 0
         return options.command(options) or 0
     except LabError as error:
         print(f"lab: error: {error}", file=sys.stderr)
@@ -56,13 +59,14 @@ def _parser():
     deploy.set_defaults(command=_deploy)
     deploy.add_argument("--deb", metavar="FILE", help="install this package instead of building one")
 
-    test = commands.add_parser("test", help="run the scenarios: all, or those (or the themes) named")
+    test = commands.add_parser("test", help="run the scenarios: all the usual ones, those (or the themes) named, or `long`")
     test.set_defaults(command=_test)
     test.add_argument("names", nargs="*", metavar="NAME")
     test.add_argument("--list", action="store_true", help="say which there are, and run none")
     test.add_argument("--no-vm", action="store_true", help="run the hosts on this machine's own kernel")
     test.add_argument("--deb", metavar="FILE", help="install this package instead of building one")
     test.add_argument("--keep", action="store_true", help="leave the lab running afterwards")
+    test.add_argument("--results", metavar="FILE", help="write there, as JSON, what each scenario came to")
 
     down = commands.add_parser("down", help="stop the lab and forget it; the image stays cached")
     down.set_defaults(command=_down)
@@ -70,8 +74,6 @@ def _parser():
 
 
 def _up(options):
-    if os.geteuid() != 0:
-        raise LabError("the lab needs root")
     try:
         lab = Lab(FleetPlan(options.hosts, options.reflectors))
     except ValueError as error:
@@ -177,7 +179,7 @@ def _test(options):
     wanted = run.chosen(options.names)
     lab = Lab()
     was_up = lab.is_up()
-    failed = True
+    report = None
     try:
         if not was_up:
             words = ["up"] + (["--no-vm"] if options.no_vm else []) + (["--deb", options.deb] if options.deb else [])
@@ -185,11 +187,12 @@ def _test(options):
             lab = Lab()
         elif options.deb:
             fleet.deploy(lab, fleet.package(options.deb))
-        failed = run.run(lab, wanted) > 0
+        report = run.run(lab, wanted, options.results)
     finally:
         if not was_up and not options.keep:
-            lab.stop(keep_logs=failed)
-    return 1 if failed else 0
+            lab.stop(keep_logs=report is None or report.failed > 0)
+    print(report.closing(), flush=True)
+    return 1 if report.failed else 0
 
 
 def _down(_options):
@@ -197,3 +200,7 @@ def _down(_options):
     with step("stopping the lab"):
         lab.stop()
     return 0
+
+
+# These change which hosts there are and what is on them.
+_ALONE = (_up, _deploy, _test, _down)

@@ -39,15 +39,20 @@ class Image:
         self.root = directory / "root"  # the same tree, for hosts without the machine
 
 
+def directory():
+    """Where the image of the current recipe is, or will be."""
+    return cache_directory() / f"image-{recipe_hash()}"
+
+
 def ensure():
     """The image of the current recipe, built if the cache lacks it."""
-    directory = cache_directory() / f"image-{recipe_hash()}"
-    if not directory.is_dir():
+    place = directory()
+    if not place.is_dir():
         requirements.for_image_build()
-        _build(directory)
-        _forget_old(directory)
-    os.utime(directory)
-    return Image(directory)
+        _build(place)
+        _forget_old(place)
+    os.utime(place)
+    return Image(place)
 
 
 def _packages():
@@ -87,7 +92,8 @@ def _mmdebstrap(root):
         f"--dpkgopt=path-exclude=/usr/share/{part}/*" for part in ("doc", "man", "info", "locale")
     ]
     return [
-        "nice", "mmdebstrap", "--mode=root", "--variant=minbase", "--format=directory",
+        # what it mounts goes with it, however it ends
+        "unshare", "--mount", "nice", "mmdebstrap", "--mode=root", "--variant=minbase", "--format=directory",
         *no_documents,
         # An initial RAM disk is not needed: what mounts the root is built into the kernel.
         "--essential-hook=mkdir -p $1/etc/initramfs-tools && "

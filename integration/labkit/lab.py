@@ -1,17 +1,41 @@
 """The lab as tests and the command line see it: `Lab().host("sup1").run([...])`."""
 
 import concurrent.futures
+import contextlib
+import fcntl
 import json
+import os
 import shlex
+import sys
 
 from labkit import image
-from labkit.console import LabError, step
+from labkit.console import LabError, say, step
 from labkit.native import Native
 from labkit.remote import Host, Place
-from labkit.settings import INSIDE, RUN, FleetPlan
+from labkit.settings import INSIDE, REPOSITORY, RUN, FleetPlan
 from labkit.vm import Machine
 
 FLEET_FILE = RUN / "fleet.json"
+# Held by the one command that starts, changes or stops the lab. It outlives the lab's directory.
+LOCK_FILE = RUN.with_name(RUN.name + ".lock")
+
+
+@contextlib.contextmanager
+def alone():
+    """There is one lab on a computer, and one command at a time that changes it."""
+    if os.geteuid() != 0:
+        raise LabError("the lab needs root")
+    with open(LOCK_FILE, "a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise LabError(f"another command works on the lab of this computer: {lock.read().strip() or 'it has just begun'}; "
+                           "wait for its end") from None
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()}, {shlex.join(sys.argv[1:])}, in {REPOSITORY}")
+        lock.flush()
+        yield
 
 
 class Lab:
@@ -46,6 +70,10 @@ class Lab:
     def is_up(self):
         return _recorded() is not None and self.machine.pid() is not None
 
+    def is_of_this_tree(self):
+        """The image that it runs is the one that this tree would make."""
+        return _recorded().get("image") == image.directory().name
+
     def each(self, hosts, action):
         """Runs action(host) for all hosts at the same time; {name: result}. All errors are told."""
         with concurrent.futures.ThreadPoolExecutor(max_workers=max(1, len(hosts))) as pool:
@@ -69,6 +97,9 @@ class Lab:
     def start(self, native=False):
         """Machine, hosts, LXD: everything but the product. Reuses what is up already."""
         if not self.is_up():
+            if self.machine.pid() is not None:
+                say("a machine is left of a start that did not come to its end; stopping it")
+                self.machine.stop()
             self.native = native
             self._make_places()
             base = image.ensure()
@@ -76,6 +107,7 @@ class Lab:
             RUN.mkdir(mode=0o700, parents=True, exist_ok=True)
             FLEET_FILE.write_text(json.dumps({
                 "native": native,
+                "image": base.directory.name,
                 "plan": {"supervisors": self.plan.supervisors, "reflectors": self.plan.reflectors},
             }))
         self.start_hosts()

@@ -57,13 +57,13 @@ def ensure(commands):
     """Makes sure that each of the commands is there; `commands` maps command → package."""
     missing = sorted({package for command, package in commands.items() if not shutil.which(command)})
     if missing:
-        _install(missing, [])
+        install(missing)
 
 
 def for_image_build():
     ensure({"mmdebstrap": "mmdebstrap", "mke2fs": "e2fsprogs"})
     if not pathlib.Path(KEYRING).exists():
-        _install(["debian-archive-keyring"], [])
+        install(["debian-archive-keyring"])
 
 
 def for_machine():
@@ -74,7 +74,7 @@ def for_machine():
     if release() == "bookworm":
         _add_backports()
         options = ["-t", "bookworm-backports"]
-    _install(["qemu-system-x86", "qemu-utils"], options)
+    install(["qemu-system-x86", "qemu-utils"], options)
     if qemu_major() < OLDEST_QEMU:
         raise LabError(
             f"QEMU {OLDEST_QEMU} or newer is needed and {release()} has {qemu_major()}; "
@@ -91,7 +91,7 @@ def _add_backports():
     )
 
 
-def _install(packages, options):
+def install(packages, options=()):
     if os.geteuid() != 0:
         raise LabError(f"missing packages: {' '.join(packages)}; install them or run as root")
     environment = dict(os.environ, DEBIAN_FRONTEND="noninteractive")

@@ -4,17 +4,22 @@ import time
 import traceback
 
 from labkit.console import LabError
+from labkit.report import FAILED, PASSED, REPEATED, Report
 from labkit.scenarios.registry import Failure, all_scenarios
 from labkit.scenarios.scene import Scene
 
 _JOURNAL_LINES = 40
+LONG = "long"
 
 
 def chosen(names):
-    """The scenarios of those names, or of themes (a name's beginning); all the usual ones without names."""
+    """The scenarios of those names, or of themes (a name's beginning); all the usual ones without names; with
+    the name `long` those that are none of the usual ones."""
     known = all_scenarios()
     if not names:
         return [one for one in known if one.usual]
+    if names == [LONG]:
+        return [one for one in known if not one.usual]
     picked = []
     for name in names:
         found = [one for one in known if one.name == name or one.name.startswith(name + "-") or _theme(one) == name and one.usual]
@@ -33,16 +38,17 @@ def _theme(one):
     return one.run.__module__.rpartition(".")[2]
 
 
-def run(lab, scenarios):
-    """Runs them all; returns how many failed."""
+def run(lab, scenarios, results=None):
+    """Runs them all; returns the Report, which is in the file `results`, too."""
     begun = time.monotonic()
+    report = Report(results)
     scene = Scene(lab)
-    passed = failed = 0
     error, took = _attempt(scene, lambda: scene.prepare())
     if error:
         # without what all build on, none of them can run
         _tell(scene, "preparation", "FAIL", took, error)
-        failed = len(scenarios)
+        for one in scenarios:
+            report.add("lab", one.name, FAILED, f"not run: preparation: {error}")
         scenarios = []
     else:
         print(f"  .. prepared in {took:.1f} s", flush=True)
@@ -52,30 +58,29 @@ def run(lab, scenarios):
         last_of_theme = scenarios[index + 1:index + 2] == [] or _theme(scenarios[index + 1]) != _theme(one)
         error, took = _attempt(scene, lambda: _one(scene, one, last_of_theme))
         if error:
-            suspects.append(one)
+            suspects.append((one, error))
             _tell(scene, one.name, "FAIL", took, error)
             _restore(scene)
         else:
-            passed += 1
+            report.add("lab", one.name, PASSED)
             _tell(scene, one.name, "ok", took)
     # An emulated machine that others make slow loses a packet now and then. What fails is tried
     # once more, in plain sight; what fails twice has failed.
-    for one in suspects:
+    for one, first in suspects:
         scene.notes.clear()
         error, took = _attempt(scene, lambda: _one(scene, one, True))
         if error:
-            failed += 1
+            report.add("lab", one.name, FAILED, error)
             _tell(scene, one.name, "FAILED TWICE", took, error)
             _restore(scene)
         else:
-            passed += 1
+            report.add("lab", one.name, REPEATED, first)
             _tell(scene, one.name, "ok at the second try", took)
     error, took = _attempt(scene, scene.finish)
     if error:
         print(f"  .. not everything could be removed afterwards: {error}", flush=True)
-    print(f"  .. {time.monotonic() - begun:.0f} s in all")
-    print(f"{passed} passed, {failed} failed", flush=True)
-    return failed
+    print(f"  .. {time.monotonic() - begun:.0f} s in all", flush=True)
+    return report
 
 
 def _one(scene, one, last_of_theme):

@@ -1,0 +1,247 @@
+"""Which tests there are, and how each group runs."""
+
+import contextlib
+import os
+import re
+import subprocess
+import time
+import tomllib
+import traceback
+
+from labkit import requirements
+from labkit.report import FAILED, PASSED, REPEATED
+from labkit.scenarios import run as scenarios
+from labkit.settings import REPOSITORY
+from testkit import programs, remains, rust
+
+# group: what it has. `long` is run by name only, as are single scenarios (`integration/lab test NAME`).
+GROUPS = {
+    "unit": "format, lints, documents, plans from tables, properties, golden files, the NixOS module",
+    "crates": "their licences, sources and maintenance (cargo deny)",
+    "netns": "every kernel object, the agent as a process, FRR and networkd as readers, in network namespaces "
+             "on the running kernel",
+    "lab": "whole hosts with LXD, FRR, dnsmasq, strongSwan and networkd in a VM",
+    "long": "by name only: the lab's long scenarios, the tutorial, and the package in fresh Debian systems",
+}
+USUAL = ("unit", "crates", "netns", "lab")
+
+PACKAGES = (
+    "gcc libc6-dev iproute2 nftables conntrack dnsmasq-base frr frr-pythontools iputils-ping systemd dbus libcap2-bin procps "
+    "charon-systemd strongswan-swanctl strongswan-pki libstrongswan-standard-plugins nix-bin"
+).split()
+
+# The one version that deny.toml is written for.
+CARGO_DENY = "0.18.3"
+
+# Rust tests that need nothing of the kernel. Every test program of Cargo.toml that matches none of these is of `netns`.
+_UNIT = re.compile(r"layering|host_.*|gen_golden|gen_write|gen_cli|gen_plan|gen_apply")
+_LIBRARY = ("lib lxmesh", "bin lxmesh", "bin lxmesh-gen")
+_PACKAGE_PARTS = ("build", "repeat", "lint", "install", "autopkgtest", "native")
+
+
+class Runner:
+    """Runs groups one after the other, whatever becomes of each; `minutes` says how long each took."""
+
+    def __init__(self, report, run):
+        self.report = report
+        self.run = run
+        self.minutes = {}
+
+    @contextlib.contextmanager
+    def timed(self, what):
+        begun = time.monotonic()
+        try:
+            yield
+        finally:
+            self.minutes[what] = self.minutes.get(what, 0) + (time.monotonic() - begun) / 60
+
+    def output(self, name):
+        return os.path.join(self.run.temporary, name)
+
+    def check(self, group, name, command, repeat=False, **environment):
+        """One command that is a test. What depends on nothing but the tree is not repeated. Its lines if it passed."""
+        programs.say(f"{group}: {name}")
+        status, lines = programs.shown(command, **environment)
+        if status == 0:
+            self.report.add(group, name, PASSED)
+            return lines
+        reason = _last(lines, status)
+        if repeat:
+            programs.say(f"{group}: {name}: once more")
+            status, lines = programs.shown(command, **environment)
+            if status == 0:
+                self.report.add(group, name, REPEATED, reason)
+                return lines
+            reason = _last(lines, status)
+        self.report.add(group, name, FAILED, reason)
+        return None
+
+    def attempt(self, group):
+        """Runs a group; a mistake in here costs that group only, and is told."""
+        try:
+            group()
+        except Exception:
+            traceback.print_exc()
+            self.report.add(group.__name__, "runs to its end", FAILED, traceback.format_exc().splitlines()[-1])
+
+    # -- the groups ------------------------------------------------------------------------------
+
+    def unit(self):
+        with self.timed("unit"):
+            self.check("unit", "format", ["cargo", "fmt", "--check"])
+            lints = ["cargo", "clippy", "--locked", "--features", "test-hooks", "--all-targets", "--", "-D", "warnings"]
+            self.check("unit", "lints", lints)
+            self.check("unit", "documents", ["integration/docs-test"])
+            self.check("unit", "the tutorial can be read", ["integration/tutorial", "--list"])
+            self.check("unit", "the test runner", ["python3", "-m", "testkit.selftest"])
+            tests = _tests(unit=True)
+            selection = ["--lib", "--bins", *(word for test in tests for word in ("--test", test))]
+            rust.run(self.report, "unit", selection, [*_LIBRARY, *tests])
+            target = os.environ.get("CARGO_TARGET_DIR", "target")
+            self.check("unit", "the NixOS module", ["integration/nix-test"], LXMESH_GEN=f"{target}/debug/lxmesh-gen")
+
+    def netns(self):
+        with self.timed("netns"):
+            tests = _tests(unit=False)
+            rust.run(self.report, "netns", [word for test in tests for word in ("--test", test)], tests)
+
+    def crates(self):
+        with self.timed("crates"):
+            self.check("crates", "cargo deny", CRATES)
+
+    def lab(self):
+        with self.timed("lab"):
+            was_up = _lab_is_up()
+            try:
+                if deb := self._package("lab"):
+                    if self.check("lab", "its machine and hosts start", START_LAB, repeat=True) is not None:
+                        self.scenarios(deb)
+                        return
+                self._not_run("lab", "no lab")
+            finally:
+                if not was_up:
+                    self.lab_down()
+
+    def scenarios(self, deb, which=()):
+        """The lab's scenarios with this package, in the lab that is up."""
+        programs.say("lab: scenarios")
+        results = self.output("scenarios")
+        status, lines = programs.shown(["integration/lab", "test", *which, "--results", results, "--deb", deb])
+        self.report.read(results)
+        self._not_run("lab", f"no result: {_last(lines, status)}", which)
+
+    def _not_run(self, group, reason, which=()):
+        """Scenarios of which nothing is known have failed."""
+        known = {result.name for result in self.report.results if result.group == group}
+        for one in scenarios.chosen(list(which)):
+            if one.name not in known:
+                self.report.add(group, one.name, FAILED, reason)
+
+    def _package(self, group):
+        lines = self.check(group, "its package is built", ["debian/build"])
+        return lines[-1] if lines else None
+
+    def lab_down(self):
+        programs.shown(["integration/lab", "down"])
+
+    def long(self):
+        with self.timed("long"):
+            deb = self._package("long")
+            if deb and self.check("long", "the lab's machine and hosts start", START_LAB, repeat=True) is not None:
+                try:
+                    self.scenarios(deb, [scenarios.LONG])
+                finally:
+                    self.lab_down()
+            else:
+                self._not_run("lab", "no lab", [scenarios.LONG])
+            self.check("long", "the tutorial", ["integration/tutorial", *(["--deb", deb] if deb else [])], repeat=True)
+            for part in _PACKAGE_PARTS:
+                self.check("long", f"package-test {part}", ["integration/package-test", part], repeat=True)
+
+    def usual(self):
+        """All the usual groups. What mostly waits (the lab's machine and hosts starting) and what can wait (cargo
+        deny, if it has to be built; the package for the lab) goes on beside the rest."""
+        was_up = _lab_is_up()
+        if was_up:
+            print("the lab that is up is used, and stays up", flush=True)
+        lab = programs.Beside(START_LAB, self.output("lab"))
+        crates = programs.Beside(CRATES, self.output("crates"), idle=True)
+        try:
+            self.attempt(self.unit)
+            package = programs.Beside(["debian/build"], self.output("package"), idle=True)
+            self.attempt(self.netns)
+            with self.timed("waiting for the package and the lab's start"):
+                deb = self._ended("lab", "its package is built", package)
+                up = self._ended("lab", "its machine and hosts start", lab, START_LAB)
+            self.minutes["the lab's start (beside unit)"] = lab.minutes
+            self.minutes["the lab's package (beside netns)"] = package.minutes
+            with self.timed("lab"):
+                if deb is not None and up is not None:
+                    self.scenarios(deb[-1])
+                else:
+                    self._not_run("lab", "no lab")
+        finally:
+            if not was_up:
+                self.lab_down()
+        self._ended("crates", "cargo deny", crates)
+        self.minutes["crates (beside all)"] = crates.minutes
+
+    def _ended(self, group, name, beside, again=None):
+        """What was begun beside the rest has ended: its lines if it passed, the second time with the command `again`."""
+        programs.say(f"{group}: {name}")
+        status, lines = beside.end()
+        if status == 0:
+            self.report.add(group, name, PASSED)
+            return lines
+        reason = _last(lines, status)
+        if again:
+            programs.say(f"{group}: {name}: once more")
+            status, lines = programs.shown(again)
+        self.report.add(group, name, REPEATED if status == 0 else FAILED, reason)
+        return lines if status == 0 else None
+
+
+START_LAB = ["integration/lab", "up", "--no-product"]
+# The advisory database is not on the package registries; it is read where it can be had.
+CRATES = ["sh", "-euc", f"""\
+cargo deny --version 2> /dev/null | grep -q {CARGO_DENY} || cargo install --quiet --locked --debug cargo-deny --version {CARGO_DENY}
+cargo deny --all-features check -A duplicate licenses bans sources
+"""]
+
+
+def install_packages():
+    """What the tests need and this machine lacks. Nothing of it starts a service here."""
+    missing = [name for name in PACKAGES if not _installed(name)]
+    if not missing:
+        return
+    made = not remains.POLICY.exists()
+    if made:
+        remains.POLICY.write_text(remains.POLICY_TEXT)
+        remains.POLICY.chmod(0o755)
+    try:
+        requirements.install(missing)
+    finally:
+        if made:
+            remains.POLICY.unlink()
+
+
+def _installed(name):
+    said = subprocess.run(["dpkg-query", "-W", "-f", "${Status}", name], capture_output=True, text=True).stdout
+    return said.endswith("ok installed")
+
+
+def _tests(unit):
+    """The test programs of Cargo.toml that are of `unit`, or of `netns`."""
+    names = [test["name"] for test in tomllib.loads((REPOSITORY / "Cargo.toml").read_text())["test"]]
+    return [name for name in names if bool(_UNIT.fullmatch(name)) == unit]
+
+
+def _lab_is_up():
+    return subprocess.run(["integration/lab", "exec", "machine", "--", "true"], cwd=REPOSITORY, stdin=subprocess.DEVNULL,
+                          stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
+
+
+def _last(lines, status):
+    """The last thing that it said, as the reason of its failure."""
+    said = [line.strip() for line in lines if line.strip()]
+    return said[-1] if said else f"status {status}"

@@ -1,0 +1,241 @@
+"""Tests of what runs the tests: `python3 -m testkit.selftest`."""
+
+import contextlib
+import io
+import multiprocessing
+import os
+import pathlib
+import subprocess
+import tempfile
+import time
+import unittest
+
+from labkit.report import FAILED, PASSED, REPEATED, Report
+from testkit import groups, machine, programs, remains, rust
+
+# Stands for a test program: names and lines as Rust's own harness has them.
+_PROGRAM = """\
+#!/bin/sh
+cd {directory}
+case "$1" in
+--list) printf '%s: test\\n' a::good a::{name}; exit ;;
+--exact) try=second; echo "$*" > exact ;;
+*) try=first; echo 'test a::good ... ok' ;;
+esac
+{body}
+"""
+_FAILS = """\
+echo 'test a::{name} ... FAILED'
+printf '\\nfailures:\\n\\n---- a::{name} stdout ----\\n\\n'
+echo "thread 'a::{name}' (77) panicked at a.rs:7:9:"
+echo "assertion failed on the $try try"
+printf 'failures:\\n    a::{name}\\n\\ntest result: FAILED. 1 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out\\n'
+exit 101
+"""
+_PASSES = """\
+echo 'test a::{name} ... ok'
+[ $try = second ] && count=1 || count=2
+echo "test result: ok. $count passed; 0 failed; 0 ignored; 0 measured; 0 filtered out"
+exit 0
+"""
+
+
+class Rust(unittest.TestCase):
+    def results(self, body, name="other", limit_s=60):
+        """What the report has of `a::NAME`, and what was asked for the second time."""
+        with tempfile.TemporaryDirectory() as directory:
+            program = pathlib.Path(directory, "program")
+            program.write_text(_PROGRAM.format(directory=directory, name=name, body=body.format(name=name)))
+            program.chmod(0o755)
+            report = Report()
+            with contextlib.redirect_stdout(io.StringIO()):
+                rust.run_program(report, "unit", "p", str(program), limit_s)
+            exact = pathlib.Path(directory, "exact")
+            asked = exact.read_text().split()[1:] if exact.exists() else None
+        found = {result.name: result for result in report.results}
+        self.assertEqual(set(found), {"p: a::good", f"p: a::{name}"})
+        self.assertEqual(found["p: a::good"].verdict, PASSED)
+        return found[f"p: a::{name}"], asked
+
+    def test_what_passes_is_not_repeated(self):
+        result, asked = self.results(_PASSES)
+        self.assertEqual((result.verdict, asked), (PASSED, None))
+
+    def test_what_fails_twice_has_failed_with_the_last_reason(self):
+        result, asked = self.results(_FAILS)
+        self.assertEqual((result.verdict, asked), (FAILED, ["a::other"]))
+        self.assertEqual(result.reason, "a.rs:7:9: assertion failed on the second try")
+
+    def test_what_passes_the_second_time_is_said_to_be_repeated(self):
+        result, asked = self.results("if [ $try = first ]; then\n" + _FAILS + "fi\n" + _PASSES)
+        self.assertEqual((result.verdict, asked), (REPEATED, ["a::other"]))
+        self.assertEqual(result.reason, "a.rs:7:9: assertion failed on the first try")
+
+    def test_a_program_that_dies_costs_the_tests_without_a_result(self):
+        result, asked = self.results("kill -9 $$")
+        self.assertEqual((result.verdict, asked), (FAILED, ["a::other"]))
+        self.assertIn("signal 9", result.reason)
+
+    def test_a_program_that_does_not_end_is_ended(self):
+        result, _ = self.results("if [ $try = first ]; then sleep 1000; fi\n" + _PASSES, limit_s=1)
+        self.assertEqual(result.verdict, REPEATED)
+        self.assertIn("no end in 1 s", result.reason)
+
+    def test_what_is_ignored_has_not_passed(self):
+        body = "echo 'test a::{name} ... ignored'\necho 'test result: ok. 1 passed; 0 failed; 1 ignored; 0 measured'\n"
+        result, _ = self.results(body)
+        self.assertEqual(result.verdict, FAILED)
+
+    def test_a_line_that_a_child_wrote_into_costs_nothing(self):
+        body = "echo 'noise test a::{name} ... ok'\necho 'test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured'\n"
+        result, _ = self.results(body)
+        self.assertEqual(result.verdict, PASSED)
+
+    def test_every_test_program_is_of_one_group(self):
+        self.assertIn("layering", groups._tests(unit=True))
+        self.assertIn("agent", groups._tests(unit=False))
+
+
+class Closing(unittest.TestCase):
+    def test_what_failed_and_what_was_repeated_is_listed_and_counted(self):
+        report = Report()
+        report.add("unit", "one", PASSED)
+        report.add("lab", "two", REPEATED, "a ping was lost\nat two.py:7")
+        report.add("netns", "three", FAILED, "x" * 1000)
+        lines = report.closing().splitlines()
+        self.assertEqual(lines[:3], ["failed once, passed when repeated:", "  lab: two: a ping was lost", "failed:"])
+        self.assertTrue(lines[3].startswith("  netns: three: xxx") and len(lines[3]) < 250, lines[3])
+        self.assertEqual(lines[4:], ["2 passed, 1 failed"])
+
+    def test_another_process_reads_it(self):
+        with tempfile.TemporaryDirectory() as directory:
+            path = f"{directory}/results"
+            Report(path).add("lab", "one", PASSED)
+            report = Report()
+            report.read(path)
+            report.read(f"{directory}/nothing")
+        self.assertEqual([(result.name, result.verdict) for result in report.results], [("one", PASSED)])
+
+
+class Groups(unittest.TestCase):
+    def setUp(self):
+        self.runner = groups.Runner(Report(), remains.Run("mark", tempfile.gettempdir(), 0, "", ""))
+
+    def check(self, script, **options):
+        with contextlib.redirect_stdout(io.StringIO()):
+            self.runner.check("unit", "it", ["sh", "-c", script], **options)
+        return [(result.verdict, result.reason) for result in self.runner.report.results]
+
+    def test_a_check_that_fails_says_its_last_line(self):
+        self.assertEqual(self.check("echo first; echo last; exit 1"), [(FAILED, "last")])
+
+    def test_a_check_may_be_repeated(self):
+        with tempfile.TemporaryDirectory() as directory:
+            script = f"[ -e {directory}/there ] || {{ touch {directory}/there; echo not yet; exit 1; }}"
+            self.assertEqual(self.check(script, repeat=True), [(REPEATED, "not yet")])
+
+    def test_scenarios_without_a_result_have_failed(self):
+        self.runner.report.add("lab", "attacks", PASSED)
+        self.runner._not_run("lab", "no lab")
+        found = {result.name: result.verdict for result in self.runner.report.results}
+        self.assertEqual((found["attacks"], found["ipsec-key"]), (PASSED, FAILED))
+        self.assertEqual(len(found), len(self.runner.report.results))
+
+    def test_a_mistake_costs_one_group(self):
+        def broken():
+            raise ValueError("a mistake")
+
+        with contextlib.redirect_stderr(io.StringIO()):
+            self.runner.attempt(broken)
+        self.assertEqual(self.runner.report.results[0].reason, "ValueError: a mistake")
+
+
+def _hold_lock(path, held, go):
+    remains.LOCK = pathlib.Path(path)
+    with remains.only_run("/another/tree") as (run, _):
+        # one with the mark, one without an environment, one that has left the session
+        subprocess.Popen(["sleep", "1000"])
+        subprocess.Popen(["sh", "-c", "sleep 1000; :", run.temporary], env={"PATH": os.environ["PATH"]})
+        subprocess.Popen(["setsid", "--fork", "sleep", "1000"])
+        pathlib.Path(run.temporary, "file").touch()
+        time.sleep(0.3)
+        held.send(run)
+        go.wait()
+
+
+class Remains(unittest.TestCase):
+    def setUp(self):
+        self.directory = tempfile.TemporaryDirectory()
+        self.addCleanup(self.directory.cleanup)
+        for name, value in (("LOCK", pathlib.Path(self.directory.name, "lock")), ("_forget_dead_lab", lambda: [])):
+            before = getattr(remains, name)
+            setattr(remains, name, value)
+            self.addCleanup(setattr, remains, name, before)
+        for name in (remains.MARK, "TMPDIR"):
+            before = os.environ.get(name)
+            self.addCleanup(lambda name=name, before=before: os.environ.pop(name, None) if before is None
+                            else os.environ.__setitem__(name, before))
+        self.addCleanup(setattr, tempfile, "tempdir", None)
+
+    def other_run(self):
+        held, end = multiprocessing.Pipe(duplex=False)
+        go = multiprocessing.Event()
+        process = multiprocessing.Process(target=_hold_lock, args=(remains.LOCK, end, go))
+        process.start()
+        self.addCleanup(process.kill)
+        return process, held.recv(), go
+
+    def test_a_second_run_is_refused_while_the_first_goes_on(self):
+        process, run, go = self.other_run()
+        with self.assertRaisesRegex(remains.Busy, f"process {process.pid}, in /another/tree, since "):
+            with remains.only_run("/a/tree"):
+                self.fail("two runs at once")
+        go.set()
+        process.join()
+        self.assertEqual(remains._processes(run), [])
+        with remains.only_run("/a/tree") as (_, left):
+            self.assertEqual(left, [])
+
+    def test_what_a_killed_run_left_is_cleared_away(self):
+        process, run, _ = self.other_run()
+        process.kill()
+        process.join()
+        self.assertEqual(len([pid for pid, words in remains._processes(run) if "sleep" in words]), 3 + 1)
+        with remains.only_run("/a/tree") as (mine, left):
+            self.assertEqual(remains._processes(run), [])
+            self.assertFalse(os.path.exists(run.temporary))
+            self.assertIn(run.temporary, left)
+            self.assertEqual(os.environ["TMPDIR"], mine.temporary)
+        self.assertFalse(os.path.exists(mine.temporary))
+
+
+class Refusals(unittest.TestCase):
+    def test_two_lines_say_what_the_machine_is(self):
+        lines = machine.Machine().lines().splitlines()
+        self.assertEqual(len(lines), 2)
+        self.assertRegex(lines[0], r"\d cores, \d+ MiB of memory .*Linux")
+        self.assertRegex(lines[1], r"KVM: .*GiB for the lab$")
+
+    def test_too_little_memory_and_disk_are_told_with_figures(self):
+        small = machine.Machine()
+        small.available = 4000
+        before = machine.Lab.is_up, machine._free_gib
+        machine.Lab.is_up, machine._free_gib = (lambda _: False), (lambda _: 2)
+        self.addCleanup(lambda: (setattr(machine.Lab, "is_up", before[0]), setattr(machine, "_free_gib", before[1])))
+        told = " ".join(small.lacks(["lab"]))
+        self.assertIn("10240 MiB of memory, and 4000 MiB are available", told)
+        self.assertRegex(told, r"\d+ GiB of disk are needed, and 2 GiB are free")
+        self.assertNotIn("memory", " ".join(small.lacks(["unit"])))
+
+
+class Beside(unittest.TestCase):
+    def test_it_is_shown_when_it_has_ended(self):
+        with tempfile.TemporaryDirectory() as directory, contextlib.redirect_stdout(io.StringIO()) as shown:
+            beside = programs.Beside(["sh", "-c", "echo said; exit 3"], f"{directory}/output")
+            self.assertEqual(beside.end(), (3, ["said"]))
+        self.assertEqual(shown.getvalue(), "said\n")
+        self.assertGreater(beside.minutes, 0)
+
+
+if __name__ == "__main__":
+    unittest.main()
