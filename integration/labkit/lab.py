@@ -5,6 +5,7 @@ import contextlib
 import fcntl
 import json
 import os
+import secrets
 import shlex
 import sys
 
@@ -16,13 +17,16 @@ from labkit.settings import INSIDE, REPOSITORY, RUN, FleetPlan
 from labkit.vm import Machine
 
 FLEET_FILE = RUN / "fleet.json"
-# Held by the one command that starts, changes or stops the lab. It outlives the lab's directory.
+# Held by the one command that starts, changes or stops the lab, and by whoever wants several in a row to
+# find the same lab. It outlives the lab's directory.
 LOCK_FILE = RUN.with_name(RUN.name + ".lock")
+# In the environment of what the holder starts: the first line of the file.
+LOCK_HELD = "LXMESH_LAB_HELD"
 
 
 @contextlib.contextmanager
 def alone():
-    """There is one lab on a computer, and one command at a time that changes it."""
+    """There is one lab on a computer, and one command at a time that changes it; what that one starts may, too."""
     if os.geteuid() != 0:
         raise LabError("the lab needs root")
     with open(LOCK_FILE, "a+") as lock:
@@ -30,12 +34,22 @@ def alone():
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.seek(0)
-            raise LabError(f"another command works on the lab of this computer: {lock.read().strip() or 'it has just begun'}; "
-                           "wait for its end") from None
+            token, _, holder = lock.read().partition("\n")
+            if not token or os.environ.get(LOCK_HELD) != token:
+                raise LabError(f"another command works on the lab of this computer: {holder or 'it has just begun'}; "
+                               "wait for its end") from None
+            yield
+            return
+        token = secrets.token_hex(8)
         lock.truncate(0)
-        lock.write(f"process {os.getpid()}, {shlex.join(sys.argv[1:])}, in {REPOSITORY}")
+        lock.write(f"{token}\nprocess {os.getpid()}, {shlex.join(map(os.path.basename, sys.argv))}, in {REPOSITORY}")
         lock.flush()
-        yield
+        os.environ[LOCK_HELD] = token
+        try:
+            yield
+        finally:
+            del os.environ[LOCK_HELD]
+            lock.truncate(0)
 
 
 class Lab:

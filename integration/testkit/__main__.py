@@ -5,11 +5,13 @@ from outside.
 """
 
 import argparse
+import contextlib
 import signal
 import sys
 import time
 
 from labkit.console import LabError
+from labkit.lab import alone
 from labkit.report import FAILED, Report
 from labkit.settings import REPOSITORY
 from testkit import groups, remains
@@ -30,10 +32,14 @@ def main():
         with remains.only_run(REPOSITORY) as (run, left):
             for one in left:
                 print(f"left by a run that did not come to its end, and cleared away: {one}", flush=True)
-            return _run(run, options.groups)
+            with alone() if {"lab", "long"} & set(names) else contextlib.nullcontext():
+                return _run(run, options.groups)
     except remains.Busy as busy:
         print(f"integration/test: another run is on this computer, and they would disturb each other: {busy}; "
               "wait for its end", file=sys.stderr)
+        return 2
+    except LabError as error:
+        print(f"integration/test: {error}", file=sys.stderr)
         return 2
 
 

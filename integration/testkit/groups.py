@@ -164,27 +164,35 @@ class Runner:
         was_up = _lab_is_up()
         if was_up:
             print("the lab that is up is used, and stays up", flush=True)
-        lab = programs.Beside(START_LAB, self.output("lab"))
-        crates = programs.Beside(CRATES, self.output("crates"), idle=True)
+        beside = {
+            "lab": programs.Beside(START_LAB, self.output("lab")),
+            "crates": programs.Beside(CRATES, self.output("crates"), idle=True),
+        }
         try:
-            self.attempt(self.unit)
-            package = programs.Beside(["debian/build"], self.output("package"), idle=True)
-            self.attempt(self.netns)
-            with self.timed("waiting for the package and the lab's start"):
-                deb = self._ended("lab", "its package is built", package)
-                up = self._ended("lab", "its machine and hosts start", lab, START_LAB)
-            self.minutes["the lab's start (beside unit)"] = lab.minutes
-            self.minutes["the lab's package (beside netns)"] = package.minutes
-            with self.timed("lab"):
-                if deb is not None and up is not None:
-                    self.scenarios(deb[-1])
-                else:
-                    self._not_run("lab", "no lab")
+            self._usual(beside)
+        except BaseException:
+            for one in beside.values():
+                one.stop()
+            raise
         finally:
             if not was_up:
                 self.lab_down()
-        self._ended("crates", "cargo deny", crates)
-        self.minutes["crates (beside all)"] = crates.minutes
+
+    def _usual(self, beside):
+        self.attempt(self.unit)
+        beside["package"] = programs.Beside(["debian/build"], self.output("package"), idle=True)
+        self.attempt(self.netns)
+        with self.timed("waiting for the package and the lab's start"):
+            deb = self._ended("lab", "its package is built", beside["package"])
+            up = self._ended("lab", "its machine and hosts start", beside["lab"], START_LAB)
+        with self.timed("lab"):
+            if deb is not None and up is not None:
+                self.scenarios(deb[-1])
+            else:
+                self._not_run("lab", "no lab")
+        self._ended("crates", "cargo deny", beside["crates"])
+        for name, one in beside.items():
+            self.minutes[f"{name} (beside others)"] = one.minutes
 
     def _ended(self, group, name, beside, again=None):
         """What was begun beside the rest has ended: its lines if it passed, the second time with the command `again`."""
@@ -204,7 +212,11 @@ class Runner:
 START_LAB = ["integration/lab", "up", "--no-product"]
 # The advisory database is not on the package registries; it is read where it can be had.
 CRATES = ["sh", "-euc", f"""\
-cargo deny --version 2> /dev/null | grep -q {CARGO_DENY} || cargo install --quiet --locked --debug cargo-deny --version {CARGO_DENY}
+if ! cargo deny --version 2> /dev/null | grep -q {CARGO_DENY}; then
+    made=${{CARGO_TARGET_DIR:-target}}/cargo-deny
+    cargo install --quiet --locked --debug --target-dir "$made" cargo-deny --version {CARGO_DENY}
+    rm -r "$made"
+fi
 cargo deny --all-features check -A duplicate licenses bans sources
 """]
 

@@ -75,6 +75,12 @@ class Beside:
         self._process.wait()
         self.minutes = (time.monotonic() - self._begun) / 60
 
+    def stop(self):
+        """Ends it and what it started in its session."""
+        if self._process.poll() is None:
+            _kill_group(self._process)
+        self._watch.join()
+
     def end(self):
         """Waits for its end, and shows what it printed; (exit status, its lines)."""
         self._watch.join()

@@ -20,6 +20,7 @@ from labkit.vm import Machine
 
 LOCK = pathlib.Path("/run/lxmesh-tests.lock")
 MARK = "LXMESH_TESTS"
+_PREFIX = "lxmesh-tests."
 # What keeps packages from starting services while it is there (policy-rc.d(8)).
 POLICY = pathlib.Path("/usr/sbin/policy-rc.d")
 POLICY_TEXT = "#!/bin/sh\n# Made by the tests of LXMesh, for as long as they install packages.\nexit 101\n"
@@ -48,9 +49,9 @@ def only_run(tree):
             raise Busy(_who(_read(lock))) from None
         earlier = _read(lock)
         left = _clear_away(earlier) if earlier else []
-        left += _forget_dead_lab()
+        left += _forget_directories() + _forget_dead_lab()
         now = time.strftime("%H:%M:%S")
-        temporary = tempfile.mkdtemp(prefix="lxmesh-tests.")
+        temporary = tempfile.mkdtemp(prefix=_PREFIX)
         run = Run(f"{os.getpid()}-{pathlib.Path(temporary).suffix[1:]}", temporary, os.getpid(), str(tree), now)
         lock.truncate(0)
         json.dump(dataclasses.asdict(run), lock)
@@ -130,6 +131,14 @@ def _processes(run):
         found.update(more)
         waiting += more
     return [(pid, lines[pid]) for pid in sorted(found)]
+
+
+def _forget_directories():
+    """Removes what runs made of which nothing else is known, as after a reboot."""
+    left = [path for path in pathlib.Path(tempfile.gettempdir()).glob(f"{_PREFIX}*") if path.is_dir() and path.stat().st_uid == 0]
+    for path in left:
+        shutil.rmtree(path, ignore_errors=True)
+    return list(map(str, left))
 
 
 def _forget_dead_lab():

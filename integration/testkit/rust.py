@@ -37,7 +37,7 @@ def _build(selection):
     command = [*CARGO, "--no-run", "--no-fail-fast", "--message-format", "json-render-diagnostics", *selection]
     done = subprocess.run(command, cwd=REPOSITORY, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
     found = {}
-    for line in done.stdout.splitlines():
+    for line in filter(lambda line: line.startswith("{"), done.stdout.splitlines()):
         message = json.loads(line)
         if message["reason"] == "compiler-artifact" and message["profile"]["test"] and message["executable"]:
             target = message["target"]

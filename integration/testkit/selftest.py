@@ -10,6 +10,8 @@ import tempfile
 import time
 import unittest
 
+from labkit import lab
+from labkit.console import LabError
 from labkit.report import FAILED, PASSED, REPEATED, Report
 from testkit import groups, machine, programs, remains, rust
 
@@ -175,6 +177,9 @@ class Remains(unittest.TestCase):
             before = os.environ.get(name)
             self.addCleanup(lambda name=name, before=before: os.environ.pop(name, None) if before is None
                             else os.environ.__setitem__(name, before))
+        # a run that goes on has its directory in the usual place
+        os.environ["TMPDIR"] = self.directory.name
+        tempfile.tempdir = None
         self.addCleanup(setattr, tempfile, "tempdir", None)
 
     def other_run(self):
@@ -201,12 +206,51 @@ class Remains(unittest.TestCase):
         process.kill()
         process.join()
         self.assertEqual(len([pid for pid, words in remains._processes(run) if "sleep" in words]), 3 + 1)
+        unknown = pathlib.Path(self.directory.name, "lxmesh-tests.unknown")
+        unknown.mkdir()
         with remains.only_run("/a/tree") as (mine, left):
             self.assertEqual(remains._processes(run), [])
-            self.assertFalse(os.path.exists(run.temporary))
-            self.assertIn(run.temporary, left)
+            for path in (run.temporary, str(unknown)):
+                self.assertFalse(os.path.exists(path))
+                self.assertIn(path, left)
             self.assertEqual(os.environ["TMPDIR"], mine.temporary)
         self.assertFalse(os.path.exists(mine.temporary))
+
+
+class OneLab(unittest.TestCase):
+    def setUp(self):
+        directory = tempfile.TemporaryDirectory()
+        self.addCleanup(directory.cleanup)
+        before = lab.LOCK_FILE
+        lab.LOCK_FILE = pathlib.Path(directory.name, "lock")
+        self.addCleanup(setattr, lab, "LOCK_FILE", before)
+        held = os.environ.pop(lab.LOCK_HELD, None)
+        if held:  # this runs below a run that has the lab
+            self.addCleanup(os.environ.__setitem__, lab.LOCK_HELD, held)
+
+    def try_in_another(self):
+        """What another process says that wants to change the lab."""
+        def want(answer):
+            try:
+                with lab.alone():
+                    answer.send("alone")
+            except LabError as error:
+                answer.send(str(error))
+
+        answer, end = multiprocessing.Pipe(duplex=False)
+        process = multiprocessing.get_context("fork").Process(target=want, args=(end,))
+        process.start()
+        process.join()
+        return answer.recv()
+
+    def test_what_the_holder_starts_may_change_the_lab_and_nobody_else(self):
+        self.assertEqual(self.try_in_another(), "alone")
+        with lab.alone():
+            self.assertEqual(self.try_in_another(), "alone")
+            token = os.environ.pop(lab.LOCK_HELD)
+            self.assertRegex(self.try_in_another(), f"another command works on the lab .*process {os.getpid()}, ")
+            os.environ[lab.LOCK_HELD] = token
+        self.assertEqual(self.try_in_another(), "alone")
 
 
 class Refusals(unittest.TestCase):

@@ -137,7 +137,8 @@ fragments() {
 		/^Ip:/ && column { print $column }
 		/^Ip:/ { for (i = 1; i <= NF; i++) if ($i == "FragCreates") column = i }' /proc/net/$statistics
 }
-large() { # BYTES, the tunnel's MTU: whether a packet of that size is answered, and how many fragments it took on its way
+large() { # BYTES PATIENCE: with a tunnel of this MTU, whether a packet of its size is answered, and how many
+# fragments it took on its way
 	for host in a b; do
 		ip -n $host link set vx mtu $1
 		# what was learnt of other sizes
@@ -145,14 +146,14 @@ large() { # BYTES, the tunnel's MTU: whether a packet of that size is answered, 
 		ip -n $host -6 route flush cache
 	done
 	before=$(fragments)
-	ip netns exec a ping -n -M do -c 1 -W 5 -s $(($1 - 28)) 192.0.2.2 > /dev/null 2>&1 && answer=answered || answer=silence
+	ip netns exec a ping -n -M do -c 1 -W $2 -s $(($1 - 28)) 192.0.2.2 > /dev/null 2>&1 && answer=answered || answer=silence
 	echo $answer,$(($(fragments) - before))
 }
 for size in $(cat "$work/sizes" 2> /dev/null); do
 	underlay=${size%,*} tunnel=${size#*,}
 	for host in a b; do ip -n $host link set u mtu $underlay; done
-	exact=$(large $tunnel)
-	echo "RESULT size-$underlay-$tunnel $exact,$(large $((tunnel + 1)))"
+	exact=$(large $tunnel 5)
+	echo "RESULT size-$underlay-$tunnel $exact,$(large $((tunnel + 1)) 2)"
 done
 if [ -e "$work/verbose" ]; then
 	for host in $hosts; do cat /run/$host/loaded /run/$host/log; swanctl --list-sas --uri unix:///run/$host/vici; done
