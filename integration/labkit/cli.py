@@ -16,7 +16,7 @@ from labkit.settings import FleetPlan
 def main():
     options = _parser().parse_args()
     try:
-        if options.command in _ALONE:
+        if options.command in _ALONE and not getattr(options, "list", False):
             with alone():
                 return options.command(options) or 0
         return options.command(options) or 0

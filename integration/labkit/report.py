@@ -33,7 +33,9 @@ class Report:
     def add(self, group, name, verdict, reason=""):
         self.results.append(Result(group, name, verdict, reason))
         if self._path:
-            pathlib.Path(self._path).write_text(json.dumps([dataclasses.asdict(result) for result in self.results]))
+            new = pathlib.Path(f"{self._path}.new")
+            new.write_text(json.dumps([dataclasses.asdict(result) for result in self.results]))
+            new.rename(self._path)
 
     def read(self, path):
         """Adds what another one wrote; nothing if it had nothing to write."""
@@ -45,6 +47,13 @@ class Report:
 
     def of(self, *verdicts):
         return [result for result in self.results if result.verdict in verdicts]
+
+    def repeated_since(self, first, reason):
+        """What passed from the result number `first` on had been tried before."""
+        self.results[first:] = [
+            dataclasses.replace(result, verdict=REPEATED, reason=reason) if result.verdict == PASSED else result
+            for result in self.results[first:]
+        ]
 
     @property
     def failed(self):

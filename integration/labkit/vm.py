@@ -166,7 +166,7 @@ class Machine:
 
     def stop(self):
         """Ends the machine and removes everything of this run."""
-        if self.ssh_socket.exists():
+        if self.ssh_socket.exists() and self.state_file.exists():
             subprocess.run([*self.ssh_command()[:-1], "-O", "exit", "root@127.0.0.1"],
                            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         pid = self.pid()

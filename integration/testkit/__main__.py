@@ -9,6 +9,7 @@ import contextlib
 import signal
 import sys
 import time
+import traceback
 
 from labkit.console import LabError
 from labkit.lab import alone
@@ -19,28 +20,33 @@ from testkit.machine import Machine
 
 
 def main():
+    sys.stdout.reconfigure(errors="backslashreplace")
     options = _arguments()
     names = options.groups or list(groups.USUAL)
     machine = Machine()
     print(machine.lines(), flush=True)
-    if lacks := machine.lacks(names):
-        for lack in lacks:
-            print(f"integration/test: cannot run here: {lack}", file=sys.stderr)
-        return 2
+    if lacks := machine.lacks_always():
+        return _refused(f"cannot run here: {lack}" for lack in lacks)
     signal.signal(signal.SIGTERM, _terminated)
     try:
         with remains.only_run(REPOSITORY) as (run, left):
             for one in left:
                 print(f"left by a run that did not come to its end, and cleared away: {one}", flush=True)
+            # what is cleared away took memory, and may have been a lab
+            if lacks := Machine().lacks(names):
+                return _refused(f"cannot run here: {lack}" for lack in lacks)
             with alone() if {"lab", "long"} & set(names) else contextlib.nullcontext():
                 return _run(run, options.groups)
     except remains.Busy as busy:
-        print(f"integration/test: another run is on this computer, and they would disturb each other: {busy}; "
-              "wait for its end", file=sys.stderr)
-        return 2
+        return _refused([f"another run is on this computer, and they would disturb each other: {busy}; wait for its end"])
     except LabError as error:
-        print(f"integration/test: {error}", file=sys.stderr)
-        return 2
+        return _refused([str(error)])
+
+
+def _refused(reasons):
+    for reason in reasons:
+        print(f"integration/test: {reason}", file=sys.stderr)
+    return 2
 
 
 def _arguments():
@@ -52,6 +58,7 @@ def _arguments():
     )
     parser.add_argument("groups", nargs="*", metavar="GROUP", help="only these, in this order")
     options = parser.parse_args()
+    options.groups = list(dict.fromkeys(options.groups))
     for name in options.groups:
         if name not in groups.GROUPS:
             parser.error(f"{name} is none of {', '.join(groups.GROUPS)}")
@@ -73,7 +80,8 @@ def _run(run, named):
         ended = 130
     except SystemExit as end:
         ended = end.code
-    except LabError as error:
+    except Exception as error:
+        traceback.print_exc()
         report.add("preparation", "packages", FAILED, str(error))
     print("\nminutes: " + "; ".join(f"{what} {minutes:.1f}" for what, minutes in runner.minutes.items())
           + f"; in all {(time.monotonic() - begun) / 60:.1f}")

@@ -13,10 +13,11 @@ from testkit import kvm
 
 # What is left for the rest while the lab's machine has its memory.
 BESIDE_MIB = 2048
-# Measured, and a half more: what is compiled; the image while it is made; what the lab's machine writes.
+# In GiB, measured, and a half more (`long`: estimated): what is compiled; the image while it is made; what the lab's machine writes.
 COMPILED_GIB = 6
 IMAGE_GIB = 3
 LAB_GIB = 6
+LONG_GIB = 20
 # The scenarios' hosts.
 SUPERVISORS = 3
 
@@ -27,7 +28,7 @@ class Machine:
     def __init__(self):
         self.processor = _processor()
         self.cores = len(os.sched_getaffinity(0))
-        self.memory, self.available = _memory()
+        self.memory, self.available = memory()
         self.kernel = os.uname()
         self.kvm = kvm.verdict() if self.kernel.machine == "x86_64" else "not tried: the lab is for x86-64"
         self.target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR") or REPOSITORY / "target")
@@ -41,8 +42,8 @@ class Machine:
             f"KVM: {self.kvm}; free disk: {disks}"
         )
 
-    def lacks(self, groups):
-        """Why these groups cannot run here; empty if they can."""
+    def lacks_always(self):
+        """Why no group can run here; empty if some can."""
         lacks = []
         if os.geteuid() != 0:
             lacks.append("needs root: namespaces and virtual machines are made")
@@ -50,18 +51,22 @@ class Machine:
             lacks.append("needs Debian or a system like it: what is missing is installed by apt-get")
         if not shutil.which("cargo"):
             lacks.append("needs Rust (cargo)")
+        return lacks
+
+    def lacks(self, groups):
+        """Why these groups cannot run here; empty if they can."""
+        lacks = []
         needed = {self.target: COMPILED_GIB if not (self.target / "debug").exists() else 1}
+        if "long" in groups:
+            needed[self.target] += LONG_GIB
         if {"lab", "long"} & set(groups):
             lacks += self._lacks_for_lab(needed, groups)
-        lacks += _too_small(needed)
-        return lacks
+        return lacks + _too_small(needed)
 
     def _lacks_for_lab(self, needed, groups):
         lacks = []
         if self.kernel.machine != "x86_64":
             lacks.append(f"the lab's machine is x86-64, and this one {self.kernel.machine}: name other groups than lab and long")
-        if os.geteuid() != 0:
-            return lacks
         lab = Lab()
         if lab.is_up():
             down = "`integration/lab down` first"
@@ -94,14 +99,15 @@ def _too_small(needed):
 
 def _existing(path):
     path = path.absolute()
-    return next(one for one in (path, *path.parents) if one.exists())
+    # (a place that may not be looked into is none)
+    return next(one for one in (path, *path.parents) if os.path.exists(one))
 
 
 def _free_gib(path):
     return shutil.disk_usage(_existing(path)).free >> 30
 
 
-def _memory():
+def memory():
     found = dict(re.findall(r"(?m)^(\w+): +(\d+) kB$", pathlib.Path("/proc/meminfo").read_text()))
     return int(found["MemTotal"]) >> 10, int(found["MemAvailable"]) >> 10
 

@@ -1,4 +1,4 @@
-"""Runs commands: before everything else's eyes, or beside it with their output in a file."""
+"""Runs commands: in sight, or beside it with their output in a file."""
 
 import os
 import pathlib
@@ -10,6 +10,9 @@ import time
 
 from labkit.settings import REPOSITORY
 
+# What has ended may have left something to read; more than that is somebody else's.
+_GRACE_S = 5
+
 
 def say(text):
     print(f"\n== {text} ({time.strftime('%H:%M:%S')})", flush=True)
@@ -18,41 +21,51 @@ def say(text):
 def shown(command, limit_s=None, **environment):
     """Runs it and prints what it says as it comes; (exit status, its lines).
 
-    After `limit_s` seconds, and if this is interrupted, it and what it started in its session is killed.
+    After `limit_s` seconds, and if this is interrupted, it and what else is in its session is killed; so is what
+    is left of its session when it has ended and somebody there still holds its output.
     """
     process = subprocess.Popen(
         [str(word) for word in command], cwd=REPOSITORY, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, text=True, errors="replace", start_new_session=True, env={**os.environ, **environment},
     )
-    late = []
-    timer = threading.Timer(limit_s, lambda: (late.append(True), _kill_group(process))) if limit_s else None
     lines = []
+    reader = threading.Thread(target=_show, args=(process.stdout, lines), daemon=True)
+    reader.start()
+    late = False
     try:
-        if timer:
-            timer.start()
-        for line in process.stdout:
-            sys.stdout.write(line)
-            sys.stdout.flush()
-            lines.append(line.rstrip("\n"))
-        process.wait()
+        process.wait(limit_s)
+        reader.join(_GRACE_S)
+    except subprocess.TimeoutExpired:
+        late = True
     finally:
-        if timer:
-            timer.cancel()
-        if process.poll() is None:
-            _kill_group(process)
+        if process.poll() is None or reader.is_alive():
+            _end_session(process.pid)
             process.wait()
-        process.stdout.close()
+            reader.join(_GRACE_S)
+    lines = list(lines)
     if late:
         lines.append(f"no end in {limit_s} s: killed")
         print(lines[-1], flush=True)
     return process.returncode, lines
 
 
-def _kill_group(process):
-    try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
+def _show(output, lines):
+    with output:
+        for line in output:
+            sys.stdout.write(line)
+            sys.stdout.flush()
+            lines.append(line.rstrip("\n"))
+
+
+def _end_session(leader):
+    """Kills all processes of a session that was made here: as long as one is in it, its number is nobody else's."""
+    for directory in pathlib.Path("/proc").glob("[0-9]*"):
+        try:
+            # after the name, which may have anything in it: state, parent, group, session (proc_pid_stat(5))
+            if int((directory / "stat").read_bytes().rpartition(b")")[2].split()[3]) == leader:
+                os.kill(int(directory.name), signal.SIGKILL)
+        except OSError:  # it has ended meanwhile
+            pass
 
 
 class Beside:
@@ -78,7 +91,7 @@ class Beside:
     def stop(self):
         """Ends it and what it started in its session."""
         if self._process.poll() is None:
-            _kill_group(self._process)
+            _end_session(self._process.pid)
         self._watch.join()
 
     def end(self):

@@ -1,7 +1,7 @@
 """One run at a time, and nothing left of it: neither of this one, nor of one that was killed.
 
-Whatever a run starts has its mark in its environment, or, where tests clear that, the run's temporary
-directory in its arguments. The file of the lock says what the run was that has it, or was the last to.
+Whatever a run starts has its mark in its environment, or is the child of what has, or, where tests clear the
+environment and the parent is gone, has the run's temporary directory in its arguments. The file of the lock says what the run was that has it, or was the last to.
 """
 
 import contextlib
@@ -15,6 +15,8 @@ import signal
 import tempfile
 import time
 
+from labkit.console import LabError
+from labkit.lab import alone
 from labkit.settings import RUN as LAB_RUN
 from labkit.vm import Machine
 
@@ -49,9 +51,11 @@ def only_run(tree):
             raise Busy(_who(_read(lock))) from None
         earlier = _read(lock)
         left = _clear_away(earlier) if earlier else []
-        left += _forget_directories() + _forget_dead_lab()
+        left += _forget_policy() + _forget_directories() + _forget_dead_lab()
         now = time.strftime("%H:%M:%S")
         temporary = tempfile.mkdtemp(prefix=_PREFIX)
+        # others than root get to their files there: agents and dnsmasq have users of their own
+        os.chmod(temporary, 0o711)
         run = Run(f"{os.getpid()}-{pathlib.Path(temporary).suffix[1:]}", temporary, os.getpid(), str(tree), now)
         lock.truncate(0)
         json.dump(dataclasses.asdict(run), lock)
@@ -63,6 +67,7 @@ def only_run(tree):
             yield run, left
         finally:
             _clear_away(run)
+            _forget_policy()
             lock.truncate(0)
 
 
@@ -81,10 +86,6 @@ def _who(run):
 def _clear_away(run):
     """Ends what a run started, and removes what it made; what there was, as texts."""
     left = [f"process {pid}: {words}" for pid, words in end_processes(run)]
-    with contextlib.suppress(OSError):
-        if POLICY.read_text() == POLICY_TEXT:
-            POLICY.unlink()
-            left.append(str(POLICY))
     if pathlib.Path(run.temporary).exists():
         shutil.rmtree(run.temporary, ignore_errors=True)
         left.append(run.temporary)
@@ -115,8 +116,9 @@ def _processes(run):
     for directory in pathlib.Path("/proc").glob("[0-9]*"):
         try:
             pid, words = int(directory.name), (directory / "cmdline").read_bytes()
-            parent = int((directory / "stat").read_text().rpartition(")")[2].split()[1])
-            marked = mark in (directory / "environ").read_bytes().split(b"\0") or temporary in words
+            parent = int((directory / "stat").read_bytes().rpartition(b")")[2].split()[1])
+            # Somebody may look at a file of the run: only what has lost its parent is known by its arguments.
+            marked = mark in (directory / "environ").read_bytes().split(b"\0") or temporary in words and _adopts(parent)
         except OSError:  # it has ended meanwhile
             continue
         # one that has ended and is not waited for has no command line
@@ -125,12 +127,30 @@ def _processes(run):
             children.setdefault(parent, []).append(pid)
             if marked:
                 found.add(pid)
+    if run.process == os.getpid():
+        found.update(children.get(run.process, []))
     waiting = list(found)
     while waiting:
         more = [pid for pid in children.get(waiting.pop(), []) if pid not in found]
         found.update(more)
         waiting += more
     return [(pid, lines[pid]) for pid in sorted(found)]
+
+
+def _forget_policy():
+    with contextlib.suppress(OSError):
+        if POLICY.read_text() == POLICY_TEXT:
+            POLICY.unlink()
+            return [str(POLICY)]
+    return []
+
+
+def _adopts(pid):
+    """A process that takes those over whose parent has ended: the first one, or a service manager."""
+    try:
+        return pid == 1 or pathlib.Path(f"/proc/{pid}/comm").read_bytes() == b"systemd\n"
+    except OSError:
+        return False
 
 
 def _forget_directories():
@@ -142,9 +162,10 @@ def _forget_directories():
 
 
 def _forget_dead_lab():
-    """Removes the state of a lab whose machine is gone."""
+    """Removes the state of a lab whose machine is gone, unless somebody works on it."""
     machine = Machine()
-    if not LAB_RUN.exists() or (LAB_RUN / "native").exists() or machine.pid() is not None:
-        return []
-    machine.stop()
-    return [f"the state of a lab that is gone: {LAB_RUN}"]
+    with contextlib.suppress(LabError), alone():
+        if LAB_RUN.exists() and not (LAB_RUN / "native").exists() and machine.pid() is None:
+            machine.stop()
+            return [f"the state of a lab that is gone: {LAB_RUN}"]
+    return []

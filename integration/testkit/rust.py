@@ -20,11 +20,14 @@ _RESULT = re.compile(r"^test (\S+)(?: - should panic)? \.\.\. (\w+)")
 _PANIC = re.compile(r"^thread '.*' (?:\(\d+\) )?panicked at ")
 
 
-def run(report, group, selection, names):
-    """Builds and runs the test programs `names` that cargo's arguments `selection` select."""
+def run(report, group, names):
+    """Builds and runs test programs, each named as `selection` takes it."""
     programs.say(f"{group}: compiling the tests")
-    executables = _build(selection)
+    executables = _build([word for name in names for word in selection(name)])
     for name in names:
+        if name not in executables:
+            # one that does not compile keeps cargo from compiling others
+            executables |= _build(selection(name))
         if name not in executables:
             report.add(group, name, FAILED, "does not compile")
             continue
@@ -32,9 +35,15 @@ def run(report, group, selection, names):
         run_program(report, group, name, executables[name])
 
 
-def _build(selection):
-    """{name: path} of the programs that can be compiled."""
-    command = [*CARGO, "--no-run", "--no-fail-fast", "--message-format", "json-render-diagnostics", *selection]
+def selection(name):
+    """Cargo's arguments for one program: NAME is an integration test's, `lib NAME` and `bin NAME` have unit tests."""
+    kind, _, target = name.rpartition(" ")
+    return {"lib": ["--lib"], "bin": ["--bin", target], "": ["--test", target]}[kind]
+
+
+def _build(words):
+    """{name: path} of the programs that cargo made; without some, if one cannot be compiled."""
+    command = [*CARGO, "--no-run", "--message-format", "json-render-diagnostics", *words]
     done = subprocess.run(command, cwd=REPOSITORY, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
     found = {}
     for line in filter(lambda line: line.startswith("{"), done.stdout.splitlines()):
@@ -53,6 +62,9 @@ def run_program(report, group, name, executable, limit_s=LIMIT_S):
     tests = [line.removesuffix(": test") for line in listed.stdout.splitlines() if line.endswith(": test")]
     if listed.returncode != 0:
         report.add(group, name, FAILED, f"its tests cannot be listed: status {listed.returncode}")
+        return
+    if not tests:
+        report.add(group, name, FAILED, "has no tests")
         return
     status, lines = programs.shown([executable], limit_s, **environment)
     suspects = without_success(tests, status, lines)
@@ -74,13 +86,13 @@ def run_program(report, group, name, executable, limit_s=LIMIT_S):
 
 
 def without_success(tests, status, lines):
-    """Those of the tests of which the program did not say that they passed."""
+    """Those of the tests of which the program did not say that they passed; all, if it said so and ended badly."""
     passed = {found.group(1) for line in lines if (found := _RESULT.match(line)) and found.group(2) == "ok"}
     ended = re.search(r"(?m)^test result: ok\. (\d+) passed; 0 failed; 0 ignored;", "\n".join(lines))
     # a line of a test's child may have got into one of these; the sum is still the program's word
     if status == 0 and ended and int(ended.group(1)) == len(tests):
         return []
-    return [test for test in tests if test not in passed]
+    return [test for test in tests if test not in passed] or (tests if status != 0 else [])
 
 
 def reasons(lines, status):

@@ -21,7 +21,7 @@ _PROGRAM = """\
 cd {directory}
 case "$1" in
 --list) printf '%s: test\\n' a::good a::{name}; exit ;;
---exact) try=second; echo "$*" > exact ;;
+--exact) try=second; echo "$*" > exact; case "$*" in *a::good*) echo 'test a::good ... ok' ;; esac ;;
 *) try=first; echo 'test a::good ... ok' ;;
 esac
 {body}
@@ -43,7 +43,7 @@ exit 0
 
 
 class Rust(unittest.TestCase):
-    def results(self, body, name="other", limit_s=60):
+    def results(self, body, name="other", limit_s=60, good=PASSED):
         """What the report has of `a::NAME`, and what was asked for the second time."""
         with tempfile.TemporaryDirectory() as directory:
             program = pathlib.Path(directory, "program")
@@ -56,7 +56,7 @@ class Rust(unittest.TestCase):
             asked = exact.read_text().split()[1:] if exact.exists() else None
         found = {result.name: result for result in report.results}
         self.assertEqual(set(found), {"p: a::good", f"p: a::{name}"})
-        self.assertEqual(found["p: a::good"].verdict, PASSED)
+        self.assertEqual(found["p: a::good"].verdict, good)
         return found[f"p: a::{name}"], asked
 
     def test_what_passes_is_not_repeated(self):
@@ -77,6 +77,22 @@ class Rust(unittest.TestCase):
         result, asked = self.results("kill -9 $$")
         self.assertEqual((result.verdict, asked), (FAILED, ["a::other"]))
         self.assertIn("signal 9", result.reason)
+
+    def test_a_program_that_dies_after_its_last_test_has_not_passed(self):
+        result, asked = self.results(_PASSES.replace("exit 0", "kill -9 $$"), good=FAILED)
+        self.assertEqual((result.verdict, asked), (FAILED, ["a::good", "a::other"]))
+
+    def test_a_program_without_tests_has_failed(self):
+        report = Report()
+        rust.run_program(report, "unit", "p", "/bin/true")
+        self.assertEqual([(result.name, result.reason) for result in report.results], [("p", "has no tests")])
+
+    def test_what_is_left_of_a_program_is_not_waited_for(self):
+        begun = time.monotonic()
+        with contextlib.redirect_stdout(io.StringIO()):
+            status, lines = programs.shown(["sh", "-c", "sleep 1000 & echo said; exit 3"])
+        self.assertEqual((status, lines), (3, ["said"]))
+        self.assertLess(time.monotonic() - begun, 500)
 
     def test_a_program_that_does_not_end_is_ended(self):
         result, _ = self.results("if [ $try = first ]; then sleep 1000; fi\n" + _PASSES, limit_s=1)
@@ -138,7 +154,7 @@ class Groups(unittest.TestCase):
 
     def test_scenarios_without_a_result_have_failed(self):
         self.runner.report.add("lab", "attacks", PASSED)
-        self.runner._not_run("lab", "no lab")
+        self.runner._not_run("no lab")
         found = {result.name: result.verdict for result in self.runner.report.results}
         self.assertEqual((found["attacks"], found["ipsec-key"]), (PASSED, FAILED))
         self.assertEqual(len(found), len(self.runner.report.results))
@@ -160,7 +176,9 @@ def _hold_lock(path, held, go):
         subprocess.Popen(["sh", "-c", "sleep 1000; :", run.temporary], env={"PATH": os.environ["PATH"]})
         subprocess.Popen(["setsid", "--fork", "sleep", "1000"])
         pathlib.Path(run.temporary, "file").touch()
-        time.sleep(0.3)
+        # until the last of them is what it is to be
+        while sum("sleep" in words for _, words in remains._processes(run)) < 4:
+            time.sleep(0.1)
         held.send(run)
         go.wait()
 

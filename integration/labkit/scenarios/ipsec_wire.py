@@ -75,7 +75,10 @@ class _Wire:
         """Everything, with the first packets between these pairs of hosts: {what: value}."""
         self.put("pings", " ".join(f"{one},{other}" for one, other in pairs))
         self.put("bgp", "")
-        said = self.scene.lab.outside.run(["sh", "-c", _RUN, "run", self.outside], timeout=600).stdout
+        try:
+            said = self.scene.lab.outside.run(["sh", "-c", _RUN, "run", self.outside], timeout=600).stdout
+        finally:
+            self.host.sh(f"rm -r {_WORK}")
         self.scene.note(" ".join(line.removeprefix("RESULT ").replace(" ", "=", 1) for line in said.splitlines() if line.startswith("RESULT ")))
         return dict(re.findall(r"(?m)^RESULT (\S+) (\S+)$", said))
 

@@ -115,19 +115,17 @@ if [ -e "$work/bgp" ]; then
 	ip netns exec a python3 /run/call $(address_of rr) || echo "RESULT bgp nothing"
 fi
 
-# A charon that is gone takes its policies along: what then leaves is the packet filter's business,
-# and is not looked at here.
+# Nothing but IKE, ESP and what makes hosts find one another (charon's multicast plugin joins groups by IGMP
+# and MLD). What comes later is counted by its ports only: pieces of ESP in UDP have none.
 sleep 0.5
-kill -INT $tcpdump
-wait $tcpdump || true
-count() { tcpdump -nr /run/capture "$1" 2> /dev/null | wc -l; }
+cp /run/capture /run/first
+count() { tcpdump -nr $1 "$2" 2> /dev/null | wc -l; }
 esp='esp or udp port 4500'
-echo "RESULT cleartext $(count 'udp port 4789 or tcp port 179')"
-# what makes hosts find one another; charon's multicast plugin joins groups (IGMP, MLD)
-echo "RESULT other $(count "not ($esp or udp port 500 or arp or icmp or icmp6 or ip6 proto 0 or igmp)")"
-echo "RESULT esp $(count "$esp")"
+echo "RESULT other $(count /run/first "not ($esp or udp port 500 or arp or icmp or icmp6 or ip6 proto 0 or igmp)")"
+echo "RESULT esp $(count /run/first "$esp")"
 for host in $hosts; do
-	echo "RESULT sas-$host $(swanctl --list-sas --uri unix:///run/$host/vici 2> /dev/null | grep -c INSTALLED || true)"
+	swanctl --list-sas --uri unix:///run/$host/vici > /run/associations 2> /dev/null && count=$(grep -c INSTALLED /run/associations || true) || count=unknown
+	echo "RESULT sas-$host $count"
 done
 
 # The largest packet that is not fragmented outside, and one of a byte more.
@@ -155,6 +153,13 @@ for size in $(cat "$work/sizes" 2> /dev/null); do
 	exact=$(large $tunnel 5)
 	echo "RESULT size-$underlay-$tunnel $exact,$(large $((tunnel + 1)) 2)"
 done
+
+# A charon that is gone takes its policies along: what then leaves is the packet filter's business,
+# and is not looked at here.
+sleep 0.5
+kill -INT $tcpdump
+wait $tcpdump || true
+echo "RESULT cleartext $(count /run/capture 'udp port 4789 or tcp port 179')"
 if [ -e "$work/verbose" ]; then
 	for host in $hosts; do cat /run/$host/loaded /run/$host/log; swanctl --list-sas --uri unix:///run/$host/vici; done
 fi

@@ -45,8 +45,11 @@ def run(lab, scenarios, results=None):
     scene = Scene(lab)
     error, took = _attempt(scene, lambda: scene.prepare())
     if error:
-        # without what all build on, none of them can run
         _tell(scene, "preparation", "FAIL", took, error)
+        error, took = _attempt(scene, lambda: scene.prepare())
+    if error:
+        # without what all build on, none of them can run
+        _tell(scene, "preparation", "FAILED TWICE", took, error)
         for one in scenarios:
             report.add("lab", one.name, FAILED, f"not run: preparation: {error}")
         scenarios = []
@@ -136,5 +139,5 @@ def _restore(scene):
         for guest in scene.everyone:
             scene.dressed(guest)
         scene.calm()
-    except (Failure, LabError) as problem:
-        print(f"     -- the hosts did not recover: {problem}", flush=True)
+    except Exception as problem:
+        print(f"     -- the hosts did not recover: {problem!r}", flush=True)
