@@ -44,6 +44,12 @@ def debian_mirror():
     )
 
 
+def memory_mib():
+    """(all, available) memory of this computer, MiB (proc_meminfo(5))."""
+    found = dict(re.findall(r"(?m)^(\w+): +(\d+) kB$", pathlib.Path("/proc/meminfo").read_text()))
+    return int(found["MemTotal"]) >> 10, int(found["MemAvailable"]) >> 10
+
+
 def qemu_major():
     """Major version of the installed qemu-system-x86_64; 0 without one."""
     if not shutil.which("qemu-system-x86_64"):

@@ -19,7 +19,12 @@ from labkit import requirements
 from labkit.console import LabError, say, step
 from labkit.settings import RUN, cache_directory
 
+# What the lab's machine gets if there is so much, and the least that it starts with. Its five hosts and the
+# scenarios take 1 GiB; the rest is for files in memory.
 MEMORY_MIB = 8192
+LEAST_MEMORY_MIB = 4096
+# Stays available to everything else.
+BESIDE_MIB = 2048
 HOSTS_DISK = "40G"  # sparse
 BOOT_TIMEOUT_S = 300
 KERNEL_ARGUMENTS = (
@@ -33,7 +38,6 @@ KERNEL_ARGUMENTS = (
 class Machine:
     """The one machine of this computer, running or not."""
 
-    memory_mib = MEMORY_MIB
     # Nothing but ssh gets in, and nothing out.
     network = "restrict=on"
     has_hosts = True
@@ -46,6 +50,15 @@ class Machine:
         self.ssh_socket = run / "ssh.sock"
         self.key = run / "id_ed25519"
         self.state_file = run / "machine.json"
+
+    @property
+    def memory_mib(self):
+        """What there is, between the least and what is enough; raises LabError if there is less."""
+        available = requirements.memory_mib()[1]
+        if available < LEAST_MEMORY_MIB + BESIDE_MIB:
+            raise LabError(f"the lab needs {LEAST_MEMORY_MIB + BESIDE_MIB} MiB of memory, and {available} MiB are available: "
+                           "end other programs")
+        return min(MEMORY_MIB, available - BESIDE_MIB)
 
     # -- is it there? --------------------------------------------------------------------
 
@@ -66,6 +79,7 @@ class Machine:
 
     def start(self, image):
         requirements.for_machine()
+        memory_mib = self.memory_mib
         self.run.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.disks.mkdir(parents=True, exist_ok=True)
         self._make_key()
@@ -73,8 +87,8 @@ class Machine:
         accelerator = usable_accelerator(image)
         port = _free_port()
         self.state_file.write_text(json.dumps({"port": port, "accelerator": accelerator}))
-        with step(f"booting the machine with {accelerator} (console: {self.serial_log})"):
-            self._launch(image, accelerator, port)
+        with step(f"booting the machine with {accelerator} and {memory_mib} MiB (console: {self.serial_log})"):
+            self._launch(image, accelerator, memory_mib, port)
             self._wait_for_ssh()
 
     def _make_key(self):
@@ -91,7 +105,7 @@ class Machine:
         _checked(["mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-L", "lab-hosts",
                   "-E", "lazy_itable_init=1,nodiscard", str(hosts), HOSTS_DISK])
 
-    def _launch(self, image, accelerator, port):
+    def _launch(self, image, accelerator, memory_mib, port):
         public_key = self.key.with_suffix(".pub").read_bytes()
         # systemd takes the key from here and authorises it for root: nothing of it is in the image
         credential = base64.b64encode(public_key).decode()
@@ -99,7 +113,7 @@ class Machine:
         hosts = ["-drive", f"id=hosts,file={self.disks}/hosts.raw,if=virtio,format=raw,cache=unsafe,discard=unmap"]
         command = [
             "qemu-system-x86_64", *machine_options(accelerator),
-            "-m", str(self.memory_mib), "-smp", str(min(os.cpu_count() or 1, 8)),
+            "-m", str(memory_mib), "-smp", str(min(os.cpu_count() or 1, 8)),
             "-kernel", str(image.kernel), "-append", arguments,
             "-drive", f"id=system,file={self.disks}/system.qcow2,if=none,format=qcow2,cache=unsafe",
             "-device", "nvme,drive=system,serial=system",

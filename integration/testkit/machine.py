@@ -5,14 +5,12 @@ import pathlib
 import re
 import shutil
 
-from labkit import image
+from labkit import image, requirements
 from labkit.lab import Lab
 from labkit.settings import REPOSITORY, cache_directory
-from labkit.vm import MEMORY_MIB
+from labkit.vm import BESIDE_MIB, LEAST_MEMORY_MIB
 from testkit import kvm
 
-# What is left for the rest while the lab's machine has its memory.
-BESIDE_MIB = 2048
 # In GiB, measured, and a half more (`long`: estimated): what is compiled; the image while it is made; what the lab's machine writes.
 COMPILED_GIB = 6
 IMAGE_GIB = 3
@@ -28,7 +26,7 @@ class Machine:
     def __init__(self):
         self.processor = _processor()
         self.cores = len(os.sched_getaffinity(0))
-        self.memory, self.available = memory()
+        self.memory, self.available = requirements.memory_mib()
         self.kernel = os.uname()
         self.kvm = kvm.verdict() if self.kernel.machine == "x86_64" else "not tried: the lab is for x86-64"
         self.target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR") or REPOSITORY / "target")
@@ -77,8 +75,8 @@ class Machine:
             elif not lab.is_of_this_tree():
                 lacks.append(f"a lab is up, made from another version of its image: {down}")
             return lacks
-        if self.available < MEMORY_MIB + BESIDE_MIB:
-            lacks.append(f"the lab needs {MEMORY_MIB + BESIDE_MIB} MiB of memory, and {self.available} MiB are available: "
+        if self.available < LEAST_MEMORY_MIB + BESIDE_MIB:
+            lacks.append(f"the lab needs {LEAST_MEMORY_MIB + BESIDE_MIB} MiB of memory, and {self.available} MiB are available: "
                          "end other programs, or name other groups than lab and long")
         needed[self.cache] = LAB_GIB + (0 if image.directory().is_dir() else IMAGE_GIB)
         return lacks
@@ -105,11 +103,6 @@ def _existing(path):
 
 def _free_gib(path):
     return shutil.disk_usage(_existing(path)).free >> 30
-
-
-def memory():
-    found = dict(re.findall(r"(?m)^(\w+): +(\d+) kB$", pathlib.Path("/proc/meminfo").read_text()))
-    return int(found["MemTotal"]) >> 10, int(found["MemAvailable"]) >> 10
 
 
 def _processor():

@@ -285,7 +285,7 @@ class Refusals(unittest.TestCase):
         machine.Lab.is_up, machine._free_gib = (lambda _: False), (lambda _: 2)
         self.addCleanup(lambda: (setattr(machine.Lab, "is_up", before[0]), setattr(machine, "_free_gib", before[1])))
         told = " ".join(small.lacks(["lab"]))
-        self.assertIn("10240 MiB of memory, and 4000 MiB are available", told)
+        self.assertIn("6144 MiB of memory, and 4000 MiB are available", told)
         self.assertRegex(told, r"\d+ GiB of disk are needed, and 2 GiB are free")
         self.assertNotIn("memory", " ".join(small.lacks(["unit"])))
 
