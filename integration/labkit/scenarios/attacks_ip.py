@@ -312,7 +312,7 @@ def tables(c):
     a.floods.append({"frame": solicit, "offset": 14 + 40 + 8 + 14, "count": 1500, "check": 14 + 40 + 2})
     a.forbidden += [{"at": "host", "needle": needle.hex()} for needle in (
         f.mac(own.mac) + f.four(own.ipv4) + bytes(6) + b"\x0a\x4d", f.six("2001:db8:ffff::")[:14])]
-    a = c.attack("ct-exhaust", "6000 flows fill the connection table", "succeeded", "new_connection_rate", may=("near",),
+    a = c.attack("ct-exhaust", "6000 flows fill the connection table", "succeeded", may=("near",),
                  measure={"tracked": "cat /proc/sys/net/netfilter/nf_conntrack_count"}, judge=_tracked)
     frame = c.datagram(near.mac, own.ipv4, near.ipv4, 53, b"", source_port=10000)
     a.floods.append({"frame": frame, "offset": 14 + 20, "count": 6000, "check": 14 + 20 + 6})
@@ -326,4 +326,9 @@ def _allowance(result):
 
 def _tracked(result):
     tracked = result["measured"]["tracked"]
-    return f"{tracked} connections tracked" if tracked > 4096 + 100 else None
+    if tracked > 4096 + 100:
+        return f"{tracked} connections tracked"
+    # A slow machine does not reach the limit per second, and meets the one of their number.
+    if not {"new_connection_rate", "too_many_connections"} & result["rose"].keys():
+        return f"no limit of connections counted anything, only {result['rose']}"
+    return None
