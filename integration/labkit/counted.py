@@ -21,12 +21,11 @@ DONE = "counted: done"
 # Process 1. Nothing is written but to memory: the disk is a layer that is thrown away.
 _START = """\
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin
-mount -t proc proc /proc; mount -t sysfs sys /sys
 for at in /run /tmp; do mount -t tmpfs tmp $at; done
 exec > /dev/ttyS0 2>&1
 for module in {modules}; do modprobe $module; done
 ip link set lo up
-cd /tmp && tar -x -f /dev/nvme0n2
+cd /tmp && tar -x -f /dev/vda
 ({command}) < /dev/null && echo '{done}'
 echo o > /proc/sysrq-trigger
 sleep 60
@@ -47,16 +46,19 @@ def run(files, words):
         archive.write_bytes(archive.read_bytes() + bytes(-archive.stat().st_size % 512))
         layer = work / "layer.qcow2"
         _checked(["qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", str(made.disk), str(layer)])
-        first = "mount -t devtmpfs dev /dev; mount -t tmpfs tmp /tmp; tar -x -O -f /dev/nvme0n2 start > /tmp/start; exec sh /tmp/start"
+        first = (
+            "mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev; mount -t tmpfs tmp /tmp; "
+            "/usr/sbin/modprobe virtio_pci; /usr/sbin/modprobe virtio_blk; until [ -b /dev/vda ]; do sleep 0.1; done; "
+            "tar -x -O -f /dev/vda start > /tmp/start; exec sh /tmp/start"
+        )
         command = [
             "qemu-system-x86_64", "-M", "q35", "-accel", "tcg,thread=single,tb-size=512", "-icount", "shift=0,sleep=off",
             "-cpu", "max,la57=off", "-smp", "1", "-m", str(MEMORY_MIB), "-kernel", str(made.kernel),
             "-append", "console=ttyS0 root=/dev/nvme0n1 rootwait rw panic=-1 quiet mitigations=off net.ifnames=0 nowatchdog "
             f'init=/bin/sh -- -c "{first}"',
-            # One controller, whose name spaces have numbers: two would be named in the order in which they answer.
-            "-device", "nvme,id=disks,serial=disks",
-            "-drive", f"id=system,file={layer},if=none,format=qcow2,cache=unsafe", "-device", "nvme-ns,drive=system,bus=disks,nsid=1",
-            "-drive", f"id=files,file={archive},if=none,format=raw,readonly=on", "-device", "nvme-ns,drive=files,bus=disks,nsid=2",
+            # One disk of each kind: two of NVMe are named in the order in which they answer, even of one controller.
+            "-drive", f"id=system,file={layer},if=none,format=qcow2,cache=unsafe", "-device", "nvme,drive=system,serial=system",
+            "-drive", f"id=files,file={archive},if=virtio,format=raw,readonly=on",
             "-nic", "none", "-display", "none", "-vga", "none", "-monitor", "none", "-serial", "stdio", "-no-reboot",
         ]
         done = False

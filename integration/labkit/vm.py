@@ -28,7 +28,7 @@ BESIDE_MIB = 2048
 HOSTS_DISK = "40G"  # sparse
 BOOT_TIMEOUT_S = 300
 KERNEL_ARGUMENTS = (
-    # rootwait: the kernel finds NVMe disks in a thread of its own, and may look for its root before that
+    # rootwait: the kernel finds NVMe disks in a thread of its own, and does not wait for it otherwise
     "console=ttyS0 root=/dev/nvme0n1 rootwait rw panic=-1 quiet mitigations=off net.ifnames=0 "
     # the kernel's own watchdog only costs time under emulation
     "nowatchdog systemd.show_status=no"
