@@ -159,6 +159,31 @@ class Groups(unittest.TestCase):
         self.assertEqual((found["attacks"], found["ipsec-key"]), (PASSED, FAILED))
         self.assertEqual(len(found), len(self.runner.report.results))
 
+    def test_scenarios_without_a_result_are_run_once_more(self):
+        asked = []
+
+        def shown(command):
+            asked.append(command[2:command.index("--results")])
+            report = Report(command[command.index("--results") + 1])
+            report.add("lab", "ipsec-key-ipv6", PASSED)
+            if len(asked) == 1:
+                return -9, ["lost"]
+            for name in asked[1]:
+                report.add("lab", name, FAILED if name == "attacks" else PASSED, "really")
+            return 1, ["1 failed"]
+
+        self.addCleanup(setattr, programs, "shown", programs.shown)
+        programs.shown = shown
+        with contextlib.redirect_stdout(io.StringIO()):
+            self.runner.scenarios("a.deb")
+        results = {result.name: result for result in self.runner.report.results}
+        self.assertEqual(len(results), len(self.runner.report.results))
+        self.assertEqual(asked[0], [])
+        self.assertNotIn("ipsec-key-ipv6", asked[1])
+        self.assertEqual(results["ipsec-key-ipv6"].verdict, PASSED)
+        self.assertEqual((results["reach"].verdict, results["reach"].reason), (REPEATED, "no result the first time: lost"))
+        self.assertEqual((results["attacks"].verdict, results["attacks"].reason), (FAILED, "really"))
+
     def test_a_mistake_costs_one_group(self):
         def broken():
             raise ValueError("a mistake")
