@@ -131,7 +131,7 @@ class Runner:
             first = len(self.report.results)
             last = self._some_scenarios(deb, missing)
             # a name stands for those that begin with it, too, and they may have a result already
-            self.report.results[first:] = [one for one in self.report.results[first:] if one.name in {*missing, "ends in order"}]
+            self.report.results[first:] = [one for one in self.report.results[first:] if one.name in {*missing, "preparation", "ends in order"}]
             self.report.repeated_since(first, f"no result the first time: {reason}")
             self._not_run(f"no result: {last}", which)
 

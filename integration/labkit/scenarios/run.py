@@ -46,7 +46,10 @@ def run(lab, scenarios, results=None):
     error, took = _attempt(scene, lambda: scene.prepare())
     if error:
         _tell(scene, "preparation", "FAIL", took, error)
+        first = error
         error, took = _attempt(scene, lambda: scene.prepare())
+        if not error:
+            report.add("lab", "preparation", REPEATED, first)
     if error:
         # without what all build on, none of them can run
         _tell(scene, "preparation", "FAILED TWICE", took, error)
