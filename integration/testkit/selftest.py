@@ -193,6 +193,10 @@ class Groups(unittest.TestCase):
         self.assertEqual(self.runner.report.results[0].reason, "ValueError: a mistake")
 
 
+# After that many seconds what a test waits for will not come.
+HANGS_S = 60
+
+
 def _hold_lock(path, held, go):
     remains.LOCK = pathlib.Path(path)
     with remains.only_run("/another/tree") as (run, _):
@@ -202,7 +206,8 @@ def _hold_lock(path, held, go):
         subprocess.Popen(["setsid", "--fork", "sleep", "1000"])
         pathlib.Path(run.temporary, "file").touch()
         # until the last of them is what it is to be
-        while sum("sleep" in words for _, words in remains._processes(run)) < 4:
+        deadline = time.monotonic() + HANGS_S
+        while sum("sleep" in words for _, words in remains._processes(run)) < 4 and time.monotonic() < deadline:
             time.sleep(0.1)
         held.send(run)
         go.wait()
@@ -231,6 +236,7 @@ class Remains(unittest.TestCase):
         process = multiprocessing.Process(target=_hold_lock, args=(remains.LOCK, end, go))
         process.start()
         self.addCleanup(process.kill)
+        self.assertTrue(held.poll(HANGS_S), "the other run has not begun")
         return process, held.recv(), go
 
     def test_a_second_run_is_refused_while_the_first_goes_on(self):

@@ -15,12 +15,16 @@ _FILES = (
     "cd / && find etc/frr etc/systemd etc/sysctl.d etc/modules-load.d etc/lxmesh var/lib/lxmesh -type f "
     "-exec md5sum {} + | sort -k 2"
 )
-_STARTED = "cut -d ' ' -f 22 /proc/1/stat"
 _NETWORK = '\n[[network]]\nname = "extra"\nvni = 990\ngateway = ["198.18.0.1/24"]\n'
 
 
 def _files(host):
     return host.sh(_FILES)
+
+
+def _init_of(scene, host):
+    """The number of the host's init in the lab's machine: another one after a restart, once all is started."""
+    return scene.lab.outside.sh(f"cat /run/lab/{host.name}.leader")
 
 
 def _apply(host, text=None, words="", check_status=True):
@@ -188,13 +192,12 @@ def apply_reboot(scene):
         files = _files(host)
         _apply(host, before[host.name] + _NETWORK, "--confirm 600")
         check("vxlan-extra" in host.sh("ip -o link"), "the network is not there while it waits")
-        # when its init was started, in ticks of the machine
-        running = host.sh(_STARTED)
+        running = _init_of(scene, host)
         begun = time.monotonic()
         host.run(["systemctl", "--no-block", "reboot"])
 
         def probe():
-            return [f"{host.name} still runs"] if host.sh(_STARTED) == running else []
+            return [f"{host.name} still runs"] if _init_of(scene, host) == running else []
 
         scene.until(f"{host.name}: restarted", probe, patience=180, interval=1)
         _settled(scene, host)
