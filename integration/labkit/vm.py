@@ -35,6 +35,12 @@ KERNEL_ARGUMENTS = (
 )
 
 
+def short_of_memory(available_mib):
+    """Why the machine cannot be started with so much memory available; empty if it can."""
+    least = LEAST_MEMORY_MIB + BESIDE_MIB
+    return "" if available_mib >= least else f"the lab needs {least} MiB of memory, and {available_mib} MiB are available: end other programs"
+
+
 class Machine:
     """The one machine of this computer, running or not."""
 
@@ -55,9 +61,8 @@ class Machine:
     def memory_mib(self):
         """What there is, between the least and what is enough; raises LabError if there is less."""
         available = requirements.memory_mib()[1]
-        if available < LEAST_MEMORY_MIB + BESIDE_MIB:
-            raise LabError(f"the lab needs {LEAST_MEMORY_MIB + BESIDE_MIB} MiB of memory, and {available} MiB are available: "
-                           "end other programs")
+        if short := short_of_memory(available):
+            raise LabError(short)
         return min(MEMORY_MIB, available - BESIDE_MIB)
 
     # -- is it there? --------------------------------------------------------------------

@@ -8,7 +8,7 @@ import shutil
 from labkit import image, requirements
 from labkit.lab import Lab
 from labkit.settings import REPOSITORY, cache_directory
-from labkit.vm import BESIDE_MIB, LEAST_MEMORY_MIB
+from labkit.vm import short_of_memory
 from testkit import kvm
 
 # In GiB, measured, and a half more (`long`: estimated): what is compiled; the image while it is made; what the lab's machine writes.
@@ -75,9 +75,8 @@ class Machine:
             elif not lab.is_of_this_tree():
                 lacks.append(f"a lab is up, made from another version of its image: {down}")
             return lacks
-        if self.available < LEAST_MEMORY_MIB + BESIDE_MIB:
-            lacks.append(f"the lab needs {LEAST_MEMORY_MIB + BESIDE_MIB} MiB of memory, and {self.available} MiB are available: "
-                         "end other programs, or name other groups than lab and long")
+        if short := short_of_memory(self.available):
+            lacks.append(f"{short}, or name other groups than lab and long")
         needed[self.cache] = LAB_GIB + (0 if image.directory().is_dir() else IMAGE_GIB)
         return lacks
 

@@ -85,14 +85,14 @@ def _who(run):
 
 def _clear_away(run):
     """Ends what a run started, and removes what it made; what there was, as texts."""
-    left = [f"process {pid}: {words}" for pid, words in end_processes(run)]
+    left = [f"process {pid}: {words}" for pid, words in _end_processes(run)]
     if pathlib.Path(run.temporary).exists():
         shutil.rmtree(run.temporary, ignore_errors=True)
         left.append(run.temporary)
     return left
 
 
-def end_processes(run):
+def _end_processes(run):
     """Kills every process of the run but this one: [(pid, command line)]."""
     ended = []
     deadline = time.monotonic() + 20

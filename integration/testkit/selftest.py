@@ -200,10 +200,11 @@ HANGS_S = 60
 def _hold_lock(path, held, go):
     remains.LOCK = pathlib.Path(path)
     with remains.only_run("/another/tree") as (run, _):
-        # one with the mark, one without an environment, one that has left the session
-        subprocess.Popen(["sleep", "1000"])
-        subprocess.Popen(["sh", "-c", "sleep 1000; :", run.temporary], env={"PATH": os.environ["PATH"]})
-        subprocess.Popen(["setsid", "--fork", "sleep", "1000"])
+        # one with the mark, one without an environment, one that has left the session; nobody waits for what they say
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        subprocess.Popen(["sleep", "1000"], **quiet)
+        subprocess.Popen(["sh", "-c", "sleep 1000; :", run.temporary], env={"PATH": os.environ["PATH"]}, **quiet)
+        subprocess.Popen(["setsid", "--fork", "sleep", "1000"], **quiet)
         pathlib.Path(run.temporary, "file").touch()
         # until the last of them is what it is to be
         deadline = time.monotonic() + HANGS_S
