@@ -27,6 +27,10 @@ def _init_of(scene, host):
     return scene.lab.outside.sh(f"cat /run/lab/{host.name}.leader")
 
 
+# A shutdown first stops what runs and then ends it; `$PPID` is what the lab's machine waits for.
+_STOPPED_AND_ENDED = "kill -STOP $PPID; sleep 1; kill -KILL $PPID"
+
+
 def _apply(host, text=None, words="", check_status=True):
     """Applies, after the host file became `text`; returns what was said."""
     if text is not None:
@@ -192,6 +196,8 @@ def apply_reboot(scene):
         files = _files(host)
         _apply(host, before[host.name] + _NETWORK, "--confirm 600")
         check("vxlan-extra" in host.sh("ip -o link"), "the network is not there while it waits")
+        ended = host.run(["sh", "-c", _STOPPED_AND_ENDED], check=False, timeout=30)
+        check(ended.returncode == 128 + 9, lambda: f"a command that a shutdown ended: {ended}")
         running = _init_of(scene, host)
         begun = time.monotonic()
         host.run(["systemctl", "--no-block", "reboot"])
