@@ -90,10 +90,19 @@ in
           "incus-admin"
         ];
       };
+      # See debian/lxmesh-prepare.service.
+      systemd.services.lxmesh-prepare = lib.mkIf names.isSupervisor {
+        description = "Loads for the LXMesh agent what it may not load itself";
+        serviceConfig = import ./prepare.nix // {
+          ExecStart = "${cfg.package}/bin/lxmesh prepare";
+        };
+      };
       systemd.services.lxmesh-agent = lib.mkIf names.isSupervisor {
         description = "LXMesh agent: connects LXD and Incus instances to the EVPN overlay";
         wantedBy = [ "multi-user.target" ];
+        wants = [ "lxmesh-prepare.service" ];
         after = [
+          "lxmesh-prepare.service"
           "network.target"
           "systemd-networkd.service"
           "frr.service"

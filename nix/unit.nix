@@ -40,6 +40,7 @@
   SystemCallFilter = [
     "@system-service"
     "~@privileged @resources"
+    "bpf"
   ];
   TimeoutStartSec = "60";
   TimeoutStopSec = "10";

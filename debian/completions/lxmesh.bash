@@ -37,6 +37,9 @@ _lxmesh() {
             lxmesh,plan)
                 cmd="lxmesh__subcmd__plan"
                 ;;
+            lxmesh,prepare)
+                cmd="lxmesh__subcmd__prepare"
+                ;;
             lxmesh,purge)
                 cmd="lxmesh__subcmd__purge"
                 ;;
@@ -67,6 +70,9 @@ _lxmesh() {
             lxmesh__subcmd__help,plan)
                 cmd="lxmesh__subcmd__help__subcmd__plan"
                 ;;
+            lxmesh__subcmd__help,prepare)
+                cmd="lxmesh__subcmd__help__subcmd__prepare"
+                ;;
             lxmesh__subcmd__help,purge)
                 cmd="lxmesh__subcmd__help__subcmd__purge"
                 ;;
@@ -83,7 +89,7 @@ _lxmesh() {
 
     case "${cmd}" in
         lxmesh)
-            opts="-h -V --host-file --help --version agent plan status metrics explain doctor trace purge completions help"
+            opts="-h -V --host-file --help --version agent prepare plan status metrics explain doctor trace purge completions help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -173,7 +179,7 @@ _lxmesh() {
             return 0
             ;;
         lxmesh__subcmd__help)
-            opts="agent plan status metrics explain doctor trace purge completions help"
+            opts="agent prepare plan status metrics explain doctor trace purge completions help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -284,6 +290,20 @@ _lxmesh() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        lxmesh__subcmd__help__subcmd__prepare)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         lxmesh__subcmd__help__subcmd__purge)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
@@ -346,6 +366,24 @@ _lxmesh() {
             ;;
         lxmesh__subcmd__plan)
             opts="-h --json --host-file --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --host-file)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        lxmesh__subcmd__prepare)
+            opts="-h --host-file --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

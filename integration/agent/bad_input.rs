@@ -100,6 +100,7 @@ fn a_missing_socket_is_said_once_and_waited_for() {
 fn a_socket_without_permission_is_said_once() {
     in_netns(|ns| {
         let mut world = World::with_interval(ns, 5);
+        super::support::checks::share_with(65_534);
         let uid = [
             "--reuid=65534",
             "--regid=65534",

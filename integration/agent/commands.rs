@@ -61,6 +61,7 @@ fn a_plan_before_the_first_start_lists_everything() {
             "bridge",
             "solicit",
             "tunnel",
+            "checksum",
             "port",
             "fdb",
             "neighbour",

@@ -107,6 +107,8 @@ fn open(world: &World<'_>, before: &[Nic]) -> Vec<String> {
             ["port", port, ..] if !port.starts_with("vxlan") => {
                 let in_sets = held("bridge", port) && held("inet", port);
                 blame(in_sets, format!("not in the filters: {line}"));
+                let checked = has(format!("checked {port} by 1"));
+                blame(checked, format!("not checked: {line}"));
                 let locked = world
                     .nics
                     .iter()

@@ -240,6 +240,7 @@ impl Host {
 
     pub fn start_agent(&mut self) {
         let log = fs::File::create(self.directory.path().join("agent.log")).unwrap();
+        self.sh(concat!(env!("CARGO_BIN_EXE_lxmesh"), " prepare"));
         let mut command = self.enter();
         command
             .args([

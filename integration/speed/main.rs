@@ -96,6 +96,7 @@ fn main() {
         eprintln!("{why}");
         std::process::exit(2);
     });
+    support::checks::load_privately();
     for &nics in &plan.nics {
         if plan.datapath {
             datapath::measure(&plan, nics);

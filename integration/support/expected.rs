@@ -107,6 +107,13 @@ impl World<'_> {
     fn found_links(&self, lines: &mut Lines) {
         for link in self.list("ip -d -j link show") {
             let name = text(&link["ifname"]);
+            let index = link["ifindex"].as_u64().expect("a number") as u32;
+            match super::checks::attached(index) {
+                0 => {}
+                count => {
+                    lines.insert(format!("checked {name} by {count}"));
+                }
+            }
             let data = &link["linkinfo"]["info_data"];
             let stranger = ["br-other", "vxlan-other"].contains(&name.as_str());
             if link["linkinfo"]["info_kind"] == "bridge" && !stranger {
@@ -235,6 +242,7 @@ fn wanted_of(nic: &Nic, lines: &mut Lines) {
         "port {port} in svi-{name} {} none",
         port_line(true, false)
     ));
+    lines.insert(format!("checked {port} by 1"));
     lines.insert(format!("fdb svi-{name} {mac} on {port}"));
     let link_local = link_local(mac);
     let addresses: Vec<&String> = ipv4.iter().chain(ipv6).chain([&link_local]).collect();

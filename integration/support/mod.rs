@@ -5,6 +5,7 @@
 
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
+pub mod checks;
 pub mod expected;
 pub mod fake_lxd;
 pub mod listener;

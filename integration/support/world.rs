@@ -196,6 +196,7 @@ impl<'a> World<'a> {
 
     /// Without networks and strangers.
     pub fn bare(ns: &'a Ns, interval_s: u32) -> Self {
+        super::checks::load_privately();
         let directory = tempfile::tempdir().expect("a temporary directory");
         // dnsmasq and agents without root have to get in.
         let open = fs::Permissions::from_mode(0o777);

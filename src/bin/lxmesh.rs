@@ -4,6 +4,7 @@
 use clap::{CommandFactory, Parser, Subcommand};
 use lxmesh::control::server;
 use lxmesh::host::HostFile;
+use lxmesh::kernel::checksums::{self, Prepared};
 use lxmesh::model::Nic;
 use lxmesh::model::trace::{Question, Trace, trace};
 use lxmesh::reconcile::report::Report;
@@ -36,6 +37,9 @@ struct Arguments {
 enum Command {
     /// Keep the kernel in step with LXD until told to stop.
     Agent,
+    /// Load what the agent needs and may not load itself: the check of deferred checksums. Twice does no
+    /// harm. lxmesh-prepare.service does it before the agent starts.
+    Prepare,
     /// Show what the agent would change now, changing nothing.
     Plan {
         /// As one JSON document.
@@ -126,6 +130,17 @@ fn main() -> ExitCode {
                 }
             }
         }
+        Command::Prepare => match checksums::prepare(Path::new(checksums::DIRECTORY)) {
+            Ok(Prepared::Already) => {
+                say("deferred checksums: the check is loaded already");
+                ExitCode::SUCCESS
+            }
+            Ok(Prepared::Loaded) => {
+                say("deferred checksums: the check is loaded");
+                ExitCode::SUCCESS
+            }
+            Err(error) => fail(&error),
+        },
         Command::Plan { json } => match runtime.block_on(preview::preview(&host_file)) {
             Ok(report) => print_plan(&report, json),
             Err(error) => fail(&error),

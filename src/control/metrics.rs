@@ -24,6 +24,8 @@ pub struct Numbers {
     pub repairs: Vec<(&'static str, u64)>,
     pub events_lost: u64,
     pub filters: Vec<FilterCounter>,
+    /// Packets dropped at ports for a deferred checksum that is not their own; `None` if not known.
+    pub deferred_checksums: Option<u64>,
     /// `None` where dnsmasq is not the agent's to run.
     pub dnsmasq: Option<Dnsmasq>,
 }
@@ -54,6 +56,13 @@ pub fn render(status: &Status, numbers: &Numbers) -> String {
     networks(&mut text, status);
     passes(&mut text, status, numbers);
     filters(&mut text, &numbers.filters);
+    if let Some(dropped) = numbers.deferred_checksums {
+        text.counter(
+            "deferred_checksum_dropped_total",
+            "Packets of instances dropped because their deferred checksum was not that of their own transport header.",
+            dropped,
+        );
+    }
     if let Some(dnsmasq) = numbers.dnsmasq {
         let Dnsmasq {
             running,
@@ -345,6 +354,7 @@ mod tests {
                 packets: 7,
                 bytes: 700,
             }],
+            deferred_checksums: Some(3),
             dnsmasq: Some(Dnsmasq {
                 running: true,
                 starts: 1,
@@ -365,6 +375,7 @@ mod tests {
             "lxmesh_pass_seconds_total{extent=\"all\"} 0.25",
             "lxmesh_repairs_total{kind=\"fdb\"} 1",
             "lxmesh_filter_packets_total{family=\"bridge\",table=\"lxmesh\",counter=\"in_denied\"} 7",
+            "lxmesh_deferred_checksum_dropped_total 3",
             "lxmesh_dnsmasq_running 1",
         ] {
             assert!(text.lines().any(|l| l == line), "no {line:?} in\n{text}");

@@ -30,6 +30,7 @@ pub fn judge(host: &HostFile, seen: &Seen) -> Vec<Finding> {
     programs(seen, &mut all);
     if supervisor {
         features(seen, &mut all);
+        all.push(checks(&seen.checks));
         modules_there(seen, &mut all);
         sysctls(host, seen, &mut all);
         all.push(lxd(&seen.lxd));
@@ -53,18 +54,13 @@ pub fn judge(host: &HostFile, seen: &Seen) -> Vec<Finding> {
     all
 }
 
-/// Linux 6.2 is the oldest that has all that the rules use.
+/// Linux 6.6 is the oldest that has all that ports need: programs beside LXD's limits (tcx).
 fn kernel(release: &str) -> Finding {
     match Version::first_in(release) {
-        Some(version) if version < Version(6, 2, 0) => Finding::problem(
+        Some(version) if version < Version(6, 6, 0) => Finding::problem(
             "kernel",
-            format!("Linux {release} is older than 6.2"),
+            format!("Linux {release} is older than 6.6"),
             "install a newer kernel (Debian: linux-image of trixie or of bookworm-backports) and restart",
-        ),
-        Some(version) if version < Version(6, 3, 0) => Finding::warning(
-            "kernel",
-            format!("Linux {release} cannot limit the multicast groups of a port"),
-            "a kernel of 6.3 or newer can",
         ),
         Some(_) => Finding::ok("kernel", format!("Linux {release}")),
         None => Finding::warning("kernel", "its version cannot be read", "mount /proc"),
@@ -134,6 +130,20 @@ fn features(seen: &Seen, all: &mut Vec<Finding>) {
     if failed.is_empty() && !seen.features.is_empty() {
         all.push(Finding::ok("filter", "the kernel takes the agent's rules"));
     }
+}
+
+/// Without it the agent does not start.
+fn checks(loaded: &Result<bool, String>) -> Finding {
+    let what = match loaded {
+        Ok(true) => return Finding::ok("filter", "deferred checksums are checked"),
+        Ok(false) => "the check of deferred checksums is not loaded".to_string(),
+        Err(error) => format!("the check of deferred checksums: {error}"),
+    };
+    Finding::problem(
+        "filter",
+        what,
+        "systemctl restart lxmesh-prepare; if that fails, it says what the kernel lacks",
+    )
 }
 
 /// Those that have a rule of their own to try are judged by it.
@@ -325,13 +335,23 @@ mod tests {
         each_is_found(&[
             (
                 |s| s.kernel = "6.1.0-40-amd64".into(),
-                "Problem kernel: Linux 6.1.0-40-amd64 is older than 6.2",
+                "Problem kernel: Linux 6.1.0-40-amd64 is older than 6.6",
                 "newer kernel",
             ),
             (
-                |s| s.kernel = "6.2.0".into(),
-                "Warning kernel: Linux 6.2.0 cannot limit the multicast groups",
-                "6.3",
+                |s| s.kernel = "6.5.13".into(),
+                "Problem kernel: Linux 6.5.13 is older than 6.6",
+                "newer kernel",
+            ),
+            (
+                |s| s.checks = Ok(false),
+                "Problem filter: the check of deferred checksums is not loaded",
+                "systemctl restart lxmesh-prepare",
+            ),
+            (
+                |s| s.checks = Err("EACCES".into()),
+                "Problem filter: the check of deferred checksums: EACCES",
+                "systemctl restart lxmesh-prepare",
             ),
             (
                 |s| says(s, "FRR", Ok("bgpd version 8.4.4")),

@@ -31,6 +31,8 @@ pub struct Seen {
     pub kernel: String,
     /// What the kernel's packet filter was asked for, by name of the module that has it.
     pub features: Vec<(&'static str, Result<(), KernelError>)>,
+    /// Whether the check of deferred checksums is loaded.
+    pub checks: Result<bool, String>,
     /// Of the modules that are to be loaded at boot, which are there.
     pub modules: BTreeMap<String, Module>,
     /// What the programs say of their versions.
@@ -102,6 +104,15 @@ pub async fn look(host: &HostFile) -> Seen {
         here,
         kernel: release.clone(),
         features,
+        checks: match &kernel {
+            Ok(Kernel {
+                checks: Ok(checks), ..
+            }) => Ok(checks.is_some()),
+            Ok(Kernel {
+                checks: Err(error), ..
+            })
+            | Err(error) => Err(error.to_string()),
+        },
         modules: modules.collect(),
         versions: versions(host),
         strongswan: host.ipsec.as_ref().map(|_| {

@@ -74,6 +74,7 @@ pub fn well() -> Seen {
             reflector: false,
         }),
         kernel: "6.12.48+deb13-amd64".into(),
+        checks: Ok(true),
         features: [
             "nft_meta_bridge",
             "nf_conntrack_bridge",

@@ -1,5 +1,5 @@
 //! The kernel, as the agent speaks to it: rtnetlink, nf_tables and connection tracking over raw
-//! sockets, the event monitor, files and sysctls. Reads and writes what it is told to; decides nothing and keeps no
+//! sockets, BPF programs on ports, the event monitor, files and sysctls. Reads and writes what it is told to; decides nothing and keeps no
 //! state between calls.
 //!
 //! Why our own netlink code: a dump error arrives in `NLMSG_DONE` and an interrupted dump only in a
@@ -7,6 +7,9 @@
 //! to four times the time (`rtnl::Rtnl::apply` sends 256 requests per system call).
 
 mod bpf;
+mod bpf_call;
+mod btf;
+pub mod checksums;
 pub mod conntrack;
 pub mod fault;
 pub mod files;
@@ -22,7 +25,9 @@ pub mod sysctl;
 pub mod tlv;
 
 use std::fmt;
+use std::path::Path;
 
+use checksums::Checks;
 pub use conntrack::Conntrack;
 pub use nft::Nft;
 pub use rtnl::Rtnl;
@@ -32,6 +37,8 @@ pub struct Kernel {
     pub rtnl: Rtnl,
     pub nft: Nft,
     pub conntrack: Conntrack,
+    /// The check of deferred checksums; `None` while `lxmesh prepare` has not loaded it.
+    pub checks: Result<Option<Checks>, KernelError>,
 }
 
 impl Kernel {
@@ -41,6 +48,7 @@ impl Kernel {
             rtnl: Rtnl::open()?,
             nft: Nft::open()?,
             conntrack: Conntrack::open()?,
+            checks: Checks::open(Path::new(checksums::DIRECTORY)),
         })
     }
 }

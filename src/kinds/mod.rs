@@ -5,6 +5,7 @@
 //! what FRR announces); deletion goes the other way.
 
 pub mod bridge_attrs;
+pub mod checksum;
 pub mod dnsmasq_file;
 pub mod fdb;
 pub mod mdb;
@@ -83,7 +84,7 @@ pub trait KernelKind: Kind {
 fn apply_ops<K: Kind>(
     kernel: &mut Kernel,
     changes: &[Change<K>],
-    ops_of: impl Fn(&Change<K>) -> Result<Vec<Op>, KindError>,
+    mut ops_of: impl FnMut(&Change<K>) -> Result<Vec<Op>, KindError>,
 ) -> Vec<Result<(), KindError>> {
     let mut batch = Vec::new();
     let mut spans = Vec::with_capacity(changes.len());
@@ -155,6 +156,7 @@ pub fn visit_kinds(visitor: &mut impl Visitor) {
     visitor.visit::<bridge_attrs::BridgeAttrs>();
     visitor.visit::<solicit::Solicit>();
     visitor.visit::<vxlan_attrs::VxlanAttrs>();
+    visitor.visit::<checksum::Checksum>();
     visitor.visit::<port_attrs::PortAttrs>();
     visitor.visit::<fdb::Fdb>();
     visitor.visit::<neighbour::Neighbour>();

@@ -5,7 +5,7 @@
 //! defaults, and comes up last. It leaves down too: a p2p device that is up but in no bridge
 //! would hand its frames to the host's own stack.
 
-use super::{KernelKind, KindError, Look, Scope, apply_ops, index_of};
+use super::{KernelKind, KindError, Look, Scope, apply_ops, checksum, index_of};
 use crate::addr::IfName;
 use crate::kernel::Kernel;
 use crate::kernel::link::{Link, LinkKind, PortSettings};
@@ -195,7 +195,24 @@ impl KernelKind for PortAttrs {
         facts: &Facts,
         changes: &[Change<Self>],
     ) -> Vec<Result<(), KindError>> {
-        apply_ops(kernel, changes, |change| ops(change, facts))
+        let mut checked: Vec<_> = changes.iter().map(|c| checked(kernel, c, facts)).collect();
+        let mut checked = checked.drain(..);
+        apply_ops(kernel, changes, |change| {
+            checked.next().expect("one for each change")?;
+            ops(change, facts)
+        })
+    }
+}
+
+/// What would begin to carry packets must have its check by now.
+fn checked(kernel: &Kernel, change: &Change<PortAttrs>, facts: &Facts) -> Result<(), KindError> {
+    match change {
+        Change::Update { key, have, want }
+            if want.up && (!have.up || have.master != want.master) =>
+        {
+            checksum::require(kernel, index_of(facts, key)?)
+        }
+        _ => Ok(()),
     }
 }
 

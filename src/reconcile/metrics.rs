@@ -55,6 +55,10 @@ impl Agent {
             events_lost: tally.events_lost,
             dnsmasq,
             filters: filters(&mut self.kernel),
+            deferred_checksums: match &self.kernel.checks {
+                Ok(Some(checks)) => checks.dropped().ok(),
+                _ => None,
+            },
             objects,
         };
         metrics::render(&status, &numbers)

@@ -11,6 +11,7 @@ use crate::control::peer::Allowed;
 use crate::control::server;
 use crate::dhcp;
 use crate::host::{self, HostFile, LoadError};
+use crate::kernel::checksums;
 use crate::kernel::monitor::{Monitor, MonitorFilter};
 use crate::kernel::{Kernel, KernelError};
 use crate::kinds::dnsmasq_file;
@@ -32,9 +33,13 @@ pub enum StartError {
     #[error(transparent)]
     Kernel(#[from] KernelError),
     #[error(
-        "this kernel or nft does not take LXMesh's ruleset; nothing was changed.\n  needed: Linux 6.2 or newer with nft_meta_bridge, nf_conntrack_bridge, nft_log and nfnetlink_log (Debian: any linux-image package, modules loaded with modprobe), nftables 1.0.9 or newer (package nftables).\n  {0}"
+        "this kernel or nft does not take LXMesh's ruleset; nothing was changed.\n  needed: Linux 6.6 or newer with nft_meta_bridge, nf_conntrack_bridge, nft_log and nfnetlink_log (Debian: any linux-image package, modules loaded with modprobe), nftables 1.0.9 or newer (package nftables).\n  {0}"
     )]
     Ruleset(KindError),
+    #[error(
+        "the check of deferred checksums is not there, without which no instance is connected; nothing was changed.\n  {0}\n  remedy: systemctl restart lxmesh-prepare, which loads it and says what is wrong if it cannot"
+    )]
+    Checksums(String),
     #[error("control socket {path}: {why}")]
     ControlSocket { path: PathBuf, why: String },
     #[error("{0}")]
@@ -46,6 +51,14 @@ pub async fn run(host_path: &Path) -> Result<(), StartError> {
     let host = host::load(host_path)?;
     check_privilege()?;
     let mut kernel = Kernel::open()?;
+    match &kernel.checks {
+        Ok(Some(_)) => {}
+        Ok(None) => {
+            let text = format!("{} has no program", checksums::DIRECTORY);
+            return Err(StartError::Checksums(text));
+        }
+        Err(error) => return Err(StartError::Checksums(error.to_string())),
+    }
     let control_path = host.agent.control_socket.clone();
     let allowed = Allowed::by_own_identity();
     let listener = server::listen(&control_path, allowed)

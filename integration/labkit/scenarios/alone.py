@@ -173,6 +173,7 @@ class Host:
         return self.run(self.program, *words, "--host-file", f"{self.directory.name}/host.toml", check=False, **more)
 
     def start(self):
+        self.run(self.program, "prepare")
         log = open(f"{self.directory.name}/log", "w")
         words = self.command(self.program, "agent", "--host-file", f"{self.directory.name}/host.toml")
         self.agent = subprocess.Popen(words, stderr=log, env=os.environ | self.environment)
