@@ -1,7 +1,6 @@
 # [Service] of debian/lxmesh-prepare.service, less its command; a test compares the two.
 {
   CapabilityBoundingSet = "CAP_BPF CAP_PERFMON CAP_NET_ADMIN CAP_SYS_ADMIN CAP_CHOWN CAP_FOWNER";
-  Group = "lxmesh";
   KeyringMode = "private";
   LockPersonality = "yes";
   MemoryDenyWriteExecute = "yes";

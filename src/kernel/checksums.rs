@@ -20,6 +20,8 @@ use std::path::{Path, PathBuf};
 
 /// A BPF file system of our own: systemd mounts /sys/fs/bpf for root alone.
 pub const DIRECTORY: &str = "/run/lxmesh-bpf";
+/// The agent's group, as the packages make it. Where there is none, the agent is root.
+const GROUP: &str = "lxmesh";
 /// The program's pin; the kernel keeps names with dots to itself. Programs of earlier versions are beside it, as `checksums-ID`.
 const PROGRAM: &str = "checksums";
 /// The number of packets that the program has dropped.
@@ -163,7 +165,7 @@ pub enum PrepareError {
     Path { path: PathBuf, why: String },
 }
 
-/// Loads the program and pins it for the process's own group to read. Needs root: CAP_BPF, CAP_PERFMON and
+/// Loads the program and pins it for the agent's group to read. Needs root: CAP_BPF, CAP_PERFMON and
 /// CAP_NET_ADMIN to load, CAP_SYS_ADMIN to mount, CAP_CHOWN. Doing it twice changes nothing, so that what is
 /// attached stays the pinned one; a program that differs is put beside the new one.
 pub fn prepare(directory: &Path) -> Result<Prepared, PrepareError> {
@@ -217,7 +219,7 @@ fn path_error(path: &Path, error: &dyn std::fmt::Display) -> PrepareError {
     }
 }
 
-/// A BPF file system that root alone changes, and the process's group reads.
+/// A BPF file system that root alone changes, and the agent's group reads.
 fn mount(directory: &Path) -> Result<(), PrepareError> {
     const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
     let failed = |error: &dyn std::fmt::Display| path_error(directory, error);
@@ -233,17 +235,39 @@ fn mount(directory: &Path) -> Result<(), PrepareError> {
     own(directory, 0o750)
 }
 
-/// For root to change and for the process's group to use. Pins are not made to be run.
+/// For root to change and for the agent's group to use. Pins are not made to be run.
 fn share(path: &Path) -> Result<(), PrepareError> {
     own(path, 0o640)
 }
 
 fn own(path: &Path, mode: u32) -> Result<(), PrepareError> {
-    let group = rustix::process::getegid().as_raw();
+    let groups = fs::read_to_string("/etc/group").unwrap_or_default();
+    let group = number_of(&groups, GROUP).unwrap_or(0);
     let failed = |error: std::io::Error| path_error(path, &error);
     std::os::unix::fs::chown(path, Some(0), Some(group)).map_err(failed)?;
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(failed)?;
     let now = fs::metadata(path).map_err(failed)?;
     debug_assert_eq!((now.uid(), now.gid(), now.mode() & 0o777), (0, group, mode));
     Ok(())
+}
+
+/// The number of a group, from group(5).
+fn number_of(groups: &str, name: &str) -> Option<u32> {
+    groups.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        (fields.next() == Some(name)).then(|| fields.nth(1)?.parse().ok())?
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_has_its_number_in_the_third_field() {
+        let groups = "root:x:0:\nlxmesh-x:x:7:\nlxmesh:x:991:web\nlxd:x:\n";
+        assert_eq!(number_of(groups, "lxmesh"), Some(991));
+        assert_eq!(number_of(groups, "lxd"), None);
+        assert_eq!(number_of(groups, "incus"), None);
+    }
 }

@@ -1,5 +1,5 @@
 """The attacks that the data path has to stop, as frames that a container sends: the catalogue's
-frame, and attacks on identity, ARP and neighbour discovery. attacks_ip.py has the others."""
+frame, and attacks on identity, ARP and neighbour discovery. attacks_ip.py and attacks_sums.py have the others."""
 
 import dataclasses
 import struct
@@ -36,6 +36,7 @@ class Attack:
     counters: tuple  # each of them must rise
     may: tuple = ()  # places where frames of it may be seen
     frames: list = dataclasses.field(default_factory=list)
+    deferred: list = dataclasses.field(default_factory=list)  # (start, offset, frame), see attacks_sums.py
     twins: list = dataclasses.field(default_factory=list)  # what must still pass
     talks: list = dataclasses.field(default_factory=list)  # conversations that must work, see probe.py
     floods: list = dataclasses.field(default_factory=list)
@@ -47,7 +48,8 @@ class Attack:
     def plan(self):
         """The attempt as probe.py reads it."""
         return {
-            "frames": [frame.hex() for frame in self.frames], "twins": self.twins, "talks": self.talks,
+            "frames": [frame.hex() for frame in self.frames],
+            "deferred": [(start, offset, frame.hex()) for start, offset, frame in self.deferred], "twins": self.twins, "talks": self.talks,
             "forbidden": self.forbidden, "measure": self.measure,
             "floods": [flood | {"frame": flood["frame"].hex()} for flood in self.floods],
         }

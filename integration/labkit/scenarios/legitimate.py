@@ -108,6 +108,11 @@ def conversations(c):
     a = c.attack("fragments", "datagrams of 4000 bytes", "works")
     for victim in c.victims:
         a.talks += [[f"4000 bytes to {target}", "c1", "udp", target, OPEN_PORT, 4000, "yes"] for target in victim.addresses]
+    a = c.attack("large-packets", "4000 bytes by ping, and what the container's kernel cuts (UDP_SEGMENT)", "works")
+    for victim in c.victims:
+        for target in victim.addresses:
+            a.talks.append([f"ping {target}", "c1", "ping", target, 0, 4000, "yes"])
+            a.talks.append([f"segments to {target}", "c1", "segments", target, OPEN_PORT, 4000, "yes"])
     a = c.attack("host-to-container", "the host reaches what is allowed", "works")
     b = c.attack("stranger-to-container", "somebody outside reaches what is allowed, by the gateway", "works")
     for one, place in ((a, ""), (b, STRANGER)):

@@ -16,6 +16,7 @@ import os
 import select
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -125,6 +126,19 @@ def counters():
     return {one["name"]: one["packets"] for one in found if one and one["table"] == "lxmesh"}
 
 
+def deferring(interface):
+    """A socket whose frames go behind a struct virtio_net_hdr."""
+    raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+    raw.setsockopt(263, 15, 1)  # SOL_PACKET, PACKET_VNET_HDR
+    raw.bind((interface, 0))
+    return raw
+
+
+def defer(raw, start, offset, frame):
+    """Sends the frame, and leaves it to the kernel to sum from `start` on and write that `offset` behind."""
+    raw.send(struct.pack("=BBHHHH", 1, 0, 0, 0, start, offset) + bytes.fromhex(frame))
+
+
 def measure(commands):
     return {
         name: int(subprocess.run(["sh", "-c", command], capture_output=True, text=True).stdout.strip() or 0)
@@ -171,7 +185,7 @@ def seen(raw, sight, twins):
 
 
 def talks(place, protocol, address, port, size):
-    """True if an echo of `size` bytes comes back; of tcp, if it connects."""
+    """True if an echo of `size` bytes comes back; of tcp, if it connects; of segments, if a thousand bytes each do."""
     if protocol == "ping":
         words = ["ping", "-n", "-q", "-c", "1", "-W", "2", "-s", str(size), address]
         with inside(place):
@@ -181,11 +195,15 @@ def talks(place, protocol, address, port, size):
         client = socket.socket(family, socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM)
     with client:
         client.settimeout(2)
+        if protocol == "segments":
+            client.setsockopt(socket.SOL_UDP, 103, 1000)  # UDP_SEGMENT
         try:
             client.connect((address, port))
             if protocol == "tcp":
                 return True
             client.send(b"x" * size)
+            if protocol == "segments":
+                return all(len(client.recv(65535)) == 1000 for _ in range(size // 1000))
             return len(client.recv(65535)) == size
         except ConnectionRefusedError:
             return "refused"
@@ -235,6 +253,7 @@ def run(plan):
     with inside(plan["from"]):
         raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
         raw.bind(("eth0", 0))
+        vnet = deferring("eth0")
     flows = [Flow(*flow) for flow in plan.get("flows", [])]
     listener = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
     listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
@@ -249,6 +268,8 @@ def run(plan):
         for _ in range(plan["times"]):
             for frame in attempt["frames"]:
                 raw.send(bytes.fromhex(frame))
+            for one in attempt.get("deferred", []):
+                defer(vnet, *one)
         for one in attempt.get("floods", []):
             flood(raw, bytes.fromhex(one["frame"]), one["offset"], one["count"], one.get("check"))
         lost += seen(raw, sight, attempt["twins"])
