@@ -5,7 +5,6 @@
   LockPersonality = "yes";
   MemoryDenyWriteExecute = "yes";
   NoNewPrivileges = "yes";
-  RemainAfterExit = "yes";
   RestrictAddressFamilies = "none";
   RestrictRealtime = "yes";
   RestrictSUIDSGID = "yes";

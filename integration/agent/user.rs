@@ -16,7 +16,7 @@ const BOUNDS: &str = "-all,+net_admin,+net_raw,+net_bind_service";
 /// A world whose agent is USER in GROUP, and whose LXD is open to LXD_GROUP.
 fn world_of_a_user(ns: &super::support::Ns) -> World<'_> {
     let mut world = World::new(ns);
-    share_with(GROUP);
+    share_with(USER);
     ns.sh(&format!(
         "chgrp {LXD_GROUP} {at}/lxd.sock; chmod 660 {at}/lxd.sock; chown root {at}; chmod 755 {at}
          mkdir {at}/run {at}/dnsmasq; chown {USER}:{GROUP} {at}/run {at}/dnsmasq; chmod 644 {at}/host.toml",

@@ -4,7 +4,8 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
+use std::thread;
 
 const NEEDS_CSUM: u8 = 1;
 
@@ -223,6 +224,51 @@ fn exchange(from: &mut Sender, to: &OwnedFd, frame: &Frame) -> (bool, Option<Vec
             bytes[6..12].copy_from_slice(&frame.bytes[6..12]);
             got = Some(bytes);
         }
+    }
+}
+
+/// Frames that were sent without a pause, and how many of them arrived.
+pub struct Sent {
+    pub sent: usize,
+    pub arrived: usize,
+}
+
+/// Sends the frame again and again, on a thread of its own, from before `body` runs until after it has.
+pub fn all_the_while(from: &str, to: &str, frame: &Frame, body: impl FnOnce()) -> Sent {
+    const LEAST: usize = 100;
+    let to = receiver(to);
+    let (bytes, mac) = numbered(frame.bytes.clone());
+    let (last, last_mac) = numbered(vec![0xff; 60]);
+    let (count, done) = (AtomicUsize::new(0), AtomicBool::new(false));
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut from = sender(from);
+            while !done.load(Ordering::Relaxed) {
+                assert!(from.send(header(frame), &bytes), "the kernel takes it");
+                count.fetch_add(1, Ordering::Relaxed);
+            }
+            assert!(from.send([0; 10], &last));
+        });
+        let more = |than: usize| {
+            while count.load(Ordering::Relaxed) < than {
+                thread::yield_now();
+            }
+        };
+        more(LEAST);
+        body();
+        more(count.load(Ordering::Relaxed) + LEAST);
+        done.store(true, Ordering::Relaxed);
+    });
+    let mut arrived = 0;
+    let mut buffer = [0; 65_536];
+    loop {
+        rustix::net::recv(&to, &mut buffer, rustix::net::RecvFlags::empty())
+            .expect("the last frame arrives");
+        if buffer[6..12] == last_mac {
+            let sent = count.into_inner();
+            return Sent { sent, arrived };
+        }
+        arrived += usize::from(buffer[6..12] == mac);
     }
 }
 

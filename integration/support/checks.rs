@@ -25,11 +25,13 @@ pub fn load_privately() {
     checksums::prepare(at).expect("this kernel can check deferred checksums");
 }
 
-/// Lets the agent's group use what is loaded, as lxmesh-prepare.service does.
-pub fn share_with(group: u32) {
-    for path in ["", "checksums", "checksums-dropped"] {
-        let path = Path::new(checksums::DIRECTORY).join(path);
-        std::os::unix::fs::chown(path, None, Some(group)).expect("it is root's");
+/// Lets the agent's user use what is loaded, as lxmesh-prepare.service does.
+pub fn share_with(user: u32) {
+    for entry in fs::read_dir(checksums::DIRECTORY).expect("it is mounted") {
+        let path = entry.expect("it can be listed").path();
+        if !path.to_string_lossy().contains('.') {
+            std::os::unix::fs::chown(path, Some(user), None).expect("it is root's");
+        }
     }
 }
 
@@ -40,6 +42,7 @@ const BPF_PROG_QUERY: libc::c_int = 16;
 const BPF_PROG_TYPE_SCHED_CLS: u32 = 3;
 const BPF_TCX_INGRESS: u32 = 46;
 const BPF_F_BEFORE: u32 = 1 << 3;
+const BPF_F_AFTER: u32 = 1 << 4;
 /// As many as one device can have.
 pub const MOST: usize = 63;
 
@@ -66,8 +69,17 @@ pub fn attached(index: u32) -> u32 {
 
 /// Takes the first program off the ingress of a device, whosever it is.
 pub fn detach_first(index: u32) {
+    detach(index, BPF_F_BEFORE);
+}
+
+/// The same of the last one.
+pub fn detach_last(index: u32) {
+    detach(index, BPF_F_AFTER);
+}
+
+fn detach(index: u32, which: u32) {
     let mut attr = [0u32; 16];
-    (attr[0], attr[2], attr[3]) = (index, BPF_TCX_INGRESS, BPF_F_BEFORE);
+    (attr[0], attr[2], attr[3]) = (index, BPF_TCX_INGRESS, which);
     bpf(BPF_PROG_DETACH, &mut attr);
 }
 
@@ -81,8 +93,8 @@ impl Stranger {
         let words = |address: u64| [address as u32, (address >> 32) as u32];
         let mut attr = [0u32; 16];
         (attr[0], attr[1]) = (BPF_PROG_TYPE_SCHED_CLS, 2);
-        attr[2..4].copy_from_slice(&words(instructions.as_ptr().addr() as u64));
-        attr[4..6].copy_from_slice(&words(c"".as_ptr().addr() as u64));
+        attr[2..4].copy_from_slice(&words(instructions.as_ptr().expose_provenance() as u64));
+        attr[4..6].copy_from_slice(&words(c"".as_ptr().expose_provenance() as u64));
         let fd = bpf(BPF_PROG_LOAD, &mut attr);
         // SAFETY: the kernel has just opened it for us.
         Stranger(unsafe { OwnedFd::from_raw_fd(fd as i32) })

@@ -53,7 +53,7 @@ impl Attr {
 
     /// The address of something that outlives the call.
     fn address<T>(self, of: *const T) -> Self {
-        self.u64(of.addr() as u64)
+        self.u64(of.expose_provenance() as u64)
     }
 
     /// `char name[BPF_OBJ_NAME_LEN]`: letters, digits, `_` and `.`.

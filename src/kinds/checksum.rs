@@ -1,6 +1,6 @@
 //! The check of deferred checksums on NIC ports (`kernel::checksums`): it is there before the port joins,
-//! and before all other programs of the port, which might let pass what it never saw. A port that cannot
-//! have it leaves its bridge.
+//! and before all other programs of the port, which might take packets past it. The filters let nothing pass that it has
+//! not marked, so that a new version's filters come after it. A port that cannot have it leaves its bridge.
 
 use super::{KernelKind, KindError, Look, Scope, index_of};
 use crate::addr::IfName;
@@ -35,6 +35,7 @@ impl fmt::Display for Attrs {
 impl Kind for Checksum {
     const NAME: &'static str = "checksum";
     const OWNS: Owns = Owns::WholeObjects;
+    const BEFORE_FILTERS: bool = true;
     type Key = IfName;
     type Attrs = Attrs;
 
@@ -92,7 +93,9 @@ impl KernelKind for Checksum {
     ) -> Result<Table<Self>, KindError> {
         let checks = match checks(look.kernel) {
             // Which programs would be ours is not known then; they go with their devices.
-            Err(_) if desired.is_empty() => return Ok(Table::<Self>::new()),
+            _ if matches!(look.kernel.checks, Ok(None)) && desired.is_empty() => {
+                return Ok(Table::<Self>::new());
+            }
             other => other?,
         };
         let mut found = Table::<Self>::new();
@@ -131,8 +134,8 @@ impl KernelKind for Checksum {
                     };
                 }
                 let attached = checks(kernel).and_then(|checks| Ok(checks.attach(index)?));
-                if attached.is_err() && facts.link(change.key()).is_some_and(|l| l.master.is_some())
-                {
+                let joined = facts.link(change.key()).is_some_and(|l| l.master.is_some());
+                if attached.is_err() && joined && require(kernel, index).is_err() {
                     let out = [Op::LinkDown { index }, Op::LinkMaster { index, master: 0 }];
                     for result in kernel.rtnl.apply(&out) {
                         result?;

@@ -371,7 +371,8 @@ impl Planner<'_> {
             Change::Update { have, .. } => K::pace(have),
             _ => Pace::Quick,
         };
-        if pace == Pace::Expected {
+        // Without it nothing passes, and nothing may wait for it.
+        if pace == Pace::Expected || K::BEFORE_FILTERS {
             return true;
         }
         let Some(repairs) = &mut self.repairs else {
@@ -459,6 +460,7 @@ impl Visitor for Planner<'_> {
 
 /// The changes of one kind, without its type.
 trait Step: Send {
+    fn before_filters(&self) -> bool;
     fn lines(&self) -> Vec<Line>;
     fn apply_deletes(&self, kernel: &mut Kernel, facts: &Facts, report: &mut Report);
     fn apply_rest(&self, kernel: &mut Kernel, facts: &Facts, report: &mut Report);
@@ -491,6 +493,10 @@ where
 }
 
 impl<K: KernelKind> Step for KindStep<K> {
+    fn before_filters(&self) -> bool {
+        K::BEFORE_FILTERS
+    }
+
     fn lines(&self) -> Vec<Line> {
         let all = self.deletes.iter().chain(&self.rest);
         all.map(|change| Line::of(change, None)).collect()
@@ -537,8 +543,13 @@ impl Plan {
         for step in steps.iter().rev() {
             step.apply_deletes(kernel, &facts, &mut report);
         }
+        let (before, after): (Vec<_>, Vec<_>) =
+            steps.iter().partition(|step| step.before_filters());
+        for step in before {
+            step.apply_rest(kernel, &facts, &mut report);
+        }
         if apply_nft(nft, kernel, &mut report) {
-            for step in &steps {
+            for step in after {
                 step.apply_rest(kernel, &facts, &mut report);
             }
         }

@@ -21,6 +21,7 @@ import time
 import frames as f
 
 PATIENCE_S = 60
+CHECKS = "/run/lxmesh-bpf"
 
 HOST_FILE = """\
 version = 1
@@ -147,6 +148,10 @@ class Host:
         self._devices()
 
     def _devices(self):
+        # What an agent of the machine has loaded is hidden from here: this runs with mounts of its own.
+        os.makedirs(CHECKS, exist_ok=True)
+        self.run("mount", "-t", "tmpfs", "none", CHECKS)
+        self.run(self.program, "prepare")
         mine = os.getpid()
         lines = [
             "link set lo up", "address add 203.0.113.1/32 dev lo",
@@ -173,7 +178,6 @@ class Host:
         return self.run(self.program, *words, "--host-file", f"{self.directory.name}/host.toml", check=False, **more)
 
     def start(self):
-        self.run(self.program, "prepare")
         log = open(f"{self.directory.name}/log", "w")
         words = self.command(self.program, "agent", "--host-file", f"{self.directory.name}/host.toml")
         self.agent = subprocess.Popen(words, stderr=log, env=os.environ | self.environment)

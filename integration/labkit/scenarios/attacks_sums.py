@@ -11,16 +11,50 @@ MEASURE = "lxmesh metrics | sed -n 's/^lxmesh_deferred_checksum_dropped_total //
 
 def deferred_checksums(c):
     """To who is near, who is far, and both by way of the gateway."""
-    own = c.own
-    for name, family, make in (("checksum-offset-4", 0, _four), ("checksum-offset-6", 1, _six)):
+    for name, family in (("checksum-offset-4", 0), ("checksum-offset-6", 1)):
         a = c.attack(name, "a deferred checksum that is another field: addresses, ports, fragments, other protocols", "succeeded")
-        for victim in c.victims:
-            for target_mac in (victim.mac, c.gateway.mac):
-                for start, offset, packet in make(own.addresses[family], victim.addresses[family], a.mark):
-                    kind = f.IP4 if family == 0 else f.IP6
-                    a.deferred.append((start, offset, f.ethernet(target_mac, own.mac, kind, packet)))
+        _add(c, a, family)
         a.measure["dropped"] = MEASURE
         a.judge = _all_are_counted(a)
+
+
+def _add(c, attack, family):
+    kind, make = ((f.IP4, _four), (f.IP6, _six))[family]
+    for victim in c.victims:
+        for target_mac in (victim.mac, c.gateway.mac):
+            for start, offset, packet in make(c.own.addresses[family], victim.addresses[family], attack.mark):
+                attack.deferred.append((start, offset, f.ethernet(target_mac, c.own.mac, kind, packet)))
+
+
+# In the container of this name: whatever it sends goes by a device that sends it once more, and has the host
+# skip what looks at packets as they arrive (`tc_skip_classify`, set by ifb_ri_tasklet() in drivers/net/ifb.c).
+_INSIDE = """\
+set -eu
+cd /sys/fs/cgroup/lxc.payload.$1
+pid=$(cat cgroup.procs init.scope/cgroup.procs 2> /dev/null | head -n 1)
+inside() { nsenter -t "$pid" -n "$@"; }
+"""
+TURN_ASIDE = _INSIDE + """\
+inside ip link add ifb0 type ifb
+inside ip link set ifb0 up
+inside tc qdisc add dev eth0 clsact
+inside tc filter add dev eth0 egress protocol all prio 1 u32 match mark 0 0xffffffff \\
+    action skbedit mark 1 pipe action mirred egress redirect dev ifb0
+"""
+TURN_BACK = _INSIDE + """\
+inside tc qdisc del dev eth0 clsact
+inside ip link del ifb0
+"""
+
+
+def past_the_check(c):
+    """The same frames, on a way on which the program at the port does not see them."""
+    a = c.attack("checksum-skipped", "the same, sent so that the host skips the program at the port", "succeeded", "unchecked")
+    # Honest packets go the same way here, and are not let pass either.
+    a.twins = []
+    for family in (0, 1):
+        _add(c, a, family)
+    return a
 
 
 def _all_are_counted(attack):

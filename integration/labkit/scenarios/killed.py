@@ -3,7 +3,7 @@
 one away, or replaces the filters; and packets in what it leaves. What neither the old nor the new
 state allows must not arrive, at other NICs or at the host; what both allow must.
 
-  unshare -n python3 killed.py --lxmesh PROGRAM
+  unshare -n -m python3 killed.py --lxmesh PROGRAM
 
 PROGRAM is built with the feature test-hooks. Stands alone, with alone.py and frames.py beside it, on a
 kernel that has the whole ruleset. Prints what was sent, as JSON."""

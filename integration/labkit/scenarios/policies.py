@@ -2,7 +2,7 @@
 """Random policies, and packets against them: what the kernel lets pass, what `lxmesh trace` says and
 what a plain reading of the policies says must be the same.
 
-  unshare -n python3 policies.py [--nics N] [--rounds N] [--packets N] [--seed N] [--lxmesh PROGRAM]
+  unshare -n -m python3 policies.py [--nics N] [--rounds N] [--packets N] [--seed N] [--lxmesh PROGRAM]
 
 Stands alone (with alone.py and frames.py beside it). In network namespaces of its own it runs the real agent
 against an LXD that exists only here, and gives each NIC new policies in each round: services,

@@ -370,7 +370,7 @@ def policies_agree(scene):
     host = scene.c1.host
     for name in ("policies.py", "alone.py", "frames.py"):
         host.push(pathlib.Path(__file__).with_name(name), f"{_POLICIES}/{name}")
-    command = ["unshare", "--net", "python3", f"{_POLICIES}/policies.py", "--rounds", str(_ROUNDS)]
+    command = ["unshare", "--net", "--mount", "python3", f"{_POLICIES}/policies.py", "--rounds", str(_ROUNDS)]
     said = host.run(command, check=False, timeout=60 + 120 * _ROUNDS)
     try:
         told = json.loads(said.stdout)

@@ -12,6 +12,10 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 /// At most 15 characters. The number grows with what the program decides, not with how.
 pub const NAME: &str = "lxmesh_sums_1";
+/// The packet mark of what was checked: rules let nothing else of a port pass. A mark does not cross from one network
+/// namespace into another (`skb_scrub_packet()` in net/core/skbuff.c), so that no instance can set it. The low 16 bits are
+/// tags.
+pub const CHECKED: u32 = 0x4c58_0000;
 pub const LICENCE: &CStr = c"Dual MIT/GPL";
 
 /// Where the program finds what it looks at.
@@ -87,6 +91,7 @@ const NEXT: i32 = -1;
 const DROP: i32 = 2;
 
 /// In `struct __sk_buff`.
+const MARK: i16 = 8;
 const DATA: i16 = 76;
 const DATA_END: i16 = 80;
 
@@ -102,8 +107,6 @@ const TRANSPORT6: i32 = 54;
 const UDP: i32 = 17;
 /// Protocol, and where in its header the checksum is.
 const CHECKSUMS: [(i32, i32); 3] = [(6, 16), (UDP, 6), (132, 8)];
-/// IP in IP, IPv6 in IP, GRE.
-const TUNNELS: [i32; 3] = [4, 41, 47];
 
 /// Registers. R0 has results; calls lose R1 to R5.
 const R0: u8 = 0;
@@ -118,8 +121,6 @@ enum Label {
     Six,
     Found,
     Inside,
-    InsideUdp,
-    Behind,
     Pass,
     Drop,
 }
@@ -215,11 +216,10 @@ impl Assembler {
 /// - its checksum is not deferred; or
 /// - it is IPv4 without options and no fragment, or IPv6 without extension headers, and what is deferred is
 ///   the checksum of its own TCP, UDP or SCTP header; or
-/// - it is such a packet, the kernel has put another one into it (`encapsulation`, which no sender of raw
-///   packets can set), and what is deferred is in that inner packet: behind the UDP header, or behind
-///   the IP header of a tunnel. Filters see no further.
+/// - it is such a packet of UDP, a kernel has put another one into it (`encapsulation`), and what is deferred begins
+///   behind the UDP header, where no filter looks.
 ///
-/// All else is dropped, and counted in `dropped`.
+/// What passes gets the mark [`CHECKED`]. All else is dropped, and counted in `dropped`.
 pub fn assemble(places: &Places, dropped: BorrowedFd<'_>) -> Vec<Instruction> {
     const SKB: u8 = R0;
     const START: u8 = R2;
@@ -277,17 +277,13 @@ pub fn assemble(places: &Places, dropped: BorrowedFd<'_>) -> Vec<Instruction> {
     a.label(Label::Inside);
     a.load_bits(R1, SKB, places.encapsulation);
     a.if_equal(R1, 0, Label::Drop);
-    a.if_equal(PROTOCOL, UDP, Label::InsideUdp);
-    for protocol in TUNNELS {
-        a.if_equal(PROTOCOL, protocol, Label::Behind);
-    }
-    a.go(Label::Drop);
-    a.label(Label::InsideUdp);
+    a.unless_equal(PROTOCOL, UDP, Label::Drop);
     a.plus(TRANSPORT, 8);
-    a.label(Label::Behind);
     a.if_greater(TRANSPORT, START, Label::Drop);
 
     a.label(Label::Pass);
+    a.set(R1, CHECKED.cast_signed());
+    a.add(0x63, R6, R1, MARK, 0);
     a.set(R0, NEXT);
     a.add(0x95, 0, 0, 0, 0);
 
