@@ -6,6 +6,7 @@ use crate::host::Network;
 use crate::kernel::link::{Link, LinkKind};
 use crate::kernel::sysctl::NeighSolicit;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// A snapshot of links by name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -19,6 +20,9 @@ pub struct Facts {
     pub shows_vlan_tags: bool,
     /// Where any of the tunnels floods to, or why that is not known. `None` where nobody asks.
     pub vteps: Option<Result<BTreeSet<IpAddr>, String>>,
+    /// The text of the tables that keep closed what nobody attached, or why it is not known. `None`
+    /// where nobody asks.
+    pub closed: Option<Result<Arc<str>, String>>,
 }
 
 /// Whether a network's devices are there and fit.

@@ -69,6 +69,7 @@ impl Agent {
             inputs: Inputs {
                 host: &self.host,
                 nics: self.world.nics().unwrap_or_default(),
+                refused: &self.world.resolved.refused,
                 facts,
             },
             found: Vec::new(),
