@@ -9,6 +9,8 @@
 
 #[path = "agent/bad_input.rs"]
 mod bad_input;
+#[path = "agent/closed.rs"]
+mod closed;
 #[path = "agent/cold_start.rs"]
 mod cold_start;
 #[path = "agent/commands.rs"]

@@ -77,22 +77,14 @@ mod tests {
     use super::*;
     use crate::host;
     use crate::kernel::link::{Link, LinkKind};
-    use crate::lxd::InstanceId;
-    use crate::model::nic::{Nic, NicId, Refused};
+    use crate::model::nic::{Nic, Refused};
 
     const HOST: &str = "version = 1\n[fabric]\nname = \"t\"\nasn = 64500\nreflectors = [\"203.0.113.1\"]\n\
         supervisors = [\"203.0.113.11\"]\n[[network]]\nname = \"vpc\"\nvni = 100\ngateway = [\"192.0.2.1/24\"]\n";
 
     fn refused(port: &str) -> Refused {
-        let instance = InstanceId {
-            project: "default".into(),
-            name: "c1".into(),
-        };
         Refused {
-            id: NicId {
-                instance,
-                device: "eth0".into(),
-            },
+            id: Nic::sample(2).id,
             port: port.parse().unwrap(),
         }
     }
