@@ -62,6 +62,28 @@ pub fn render(file: &HostFile, uplinks: &BTreeSet<String>) -> Result<OutputFile,
     Templates::only(TEMPLATE)?.output(TEMPLATE, &values, '#', PATH.into(), 0o644)
 }
 
+/// The devices that a rendered text takes for the host's own.
+pub fn uplinks_in(text: &str) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for line in text.lines().map(str::trim) {
+        let names = line
+            .strip_prefix("set uplinks { type ifname; elements = { ")
+            .or_else(|| {
+                line.strip_prefix("iifname \"")
+                    .filter(|_| line.ends_with("*\" accept"))
+            });
+        let words = names
+            .into_iter()
+            .flat_map(|names| names.split(['"', ',', ' ']));
+        found.extend(
+            words
+                .filter(|word| !["", "}", "accept"].contains(word))
+                .map(str::to_string),
+        );
+    }
+    found
+}
+
 /// This host's own underlay address, as far as it is there.
 pub fn underlay(file: &HostFile) -> Option<IpAddr> {
     let here = LocalFacts::read_addresses().ok()?;
@@ -205,6 +227,9 @@ mod tests {
         let text = render(&file(""), &named).unwrap().contents;
         assert_eq!(text.matches("elements = { \"q0\", \"r0\" }").count(), 2);
         assert_eq!(text.matches("\t\tiifname \"p*\" accept\n").count(), 2);
+        assert_eq!(uplinks_in(&text), named);
+        let none = render(&file(""), &BTreeSet::new()).unwrap().contents;
+        assert_eq!(uplinks_in(&none), BTreeSet::new());
     }
 
     #[test]

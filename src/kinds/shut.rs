@@ -1,6 +1,6 @@
 //! Host-side devices of NICs that are to be connected and are not: refused, or without their bridge.
 //! They are down. What is attached is `port_attrs.rs`'s; devices of other NICs are nobody's here, and
-//! so is a device that somebody put into a bridge, whatever LXD says whose it is.
+//! so is an uplink, and a device that somebody put into a bridge, whatever LXD says whose it is.
 
 use super::{KernelKind, KindError, Look, Scope, apply_ops, index_of};
 use crate::addr::IfName;
@@ -43,6 +43,7 @@ impl Kind for Shut {
             .filter_map(|port| inputs.facts.link(port));
         links
             .filter(|link| link.kind.is_soft() && link.master.is_none())
+            .filter(|link| !inputs.facts.is_uplink(&link.name))
             .map(|link| (link.name.clone(), Attrs { up: false }))
             .collect()
     }
@@ -92,15 +93,17 @@ mod tests {
     #[test]
     fn what_is_not_attached_is_down_unless_it_is_somebody_elses() {
         let host = host::parse("host.toml", HOST).unwrap();
-        let facts = Facts::new([
+        let mut facts = Facts::new([
             Link::sample(1, "veth1", LinkKind::Veth, None),
             Link::sample(2, "tap2", LinkKind::Tun, None),
             // Of whatever name LXD was given: these are none of its devices, or in use.
             Link::sample(3, "eth0", LinkKind::Other, None),
             Link::sample(4, "veth4", LinkKind::Veth, Some(9)),
             Link::sample(6, "veth6", LinkKind::Veth, None),
+            Link::sample(7, "vpn7", LinkKind::Veth, None),
         ]);
-        let names = ["tap2", "eth0", "veth4", "veth5"].map(refused);
+        facts.uplinks.insert("vpn*".into());
+        let names = ["tap2", "eth0", "veth4", "veth5", "vpn7"].map(refused);
         let inputs = Inputs {
             host: &host,
             // Its bridge is not there.

@@ -23,6 +23,9 @@ pub struct Facts {
     /// The text of the tables that keep closed what nobody attached, or why it is not known. `None`
     /// where nobody asks.
     pub closed: Option<Result<Arc<str>, String>>,
+    /// Devices that are the host's own by that text: names, or beginnings of names with a `*` behind
+    /// them.
+    pub uplinks: BTreeSet<String>,
 }
 
 /// Whether a network's devices are there and fit.
@@ -63,6 +66,15 @@ impl Facts {
             self.names.insert(link.index, name.clone());
             self.links.insert(name.clone(), link);
         }
+    }
+
+    /// Whether a device is the host's own, and no instance's.
+    pub fn is_uplink(&self, name: &IfName) -> bool {
+        let is = |uplink: &String| match uplink.strip_suffix('*') {
+            Some(beginning) => name.as_str().starts_with(beginning),
+            None => name.as_str() == uplink,
+        };
+        self.uplinks.iter().any(is)
     }
 
     /// The SVI of the network, if it is there and a bridge.

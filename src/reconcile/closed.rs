@@ -14,8 +14,17 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+/// Adds what is known of them to the facts.
+pub fn add(facts: &mut Facts, kernel: &mut Kernel, host: &HostFile) {
+    let text = text(kernel, host, facts);
+    if let Ok(text) = &text {
+        facts.uplinks = closed::uplinks_in(text);
+    }
+    facts.closed = Some(text);
+}
+
 /// The text, or why it is not known.
-pub fn text(kernel: &mut Kernel, host: &HostFile, facts: &Facts) -> Result<Arc<str>, String> {
+fn text(kernel: &mut Kernel, host: &HostFile, facts: &Facts) -> Result<Arc<str>, String> {
     if host.firewall.enabled
         && let Ok(text) = std::fs::read_to_string(path())
         && text.starts_with(&format!("# {MARKER}"))

@@ -47,7 +47,7 @@ pub struct Wanted<'a> {
 pub fn look_at_links(kernel: &mut Kernel, host: &HostFile) -> Result<Facts, KernelError> {
     let mut facts = Facts::new(kernel.rtnl.links()?);
     facts.shows_vlan_tags = shows_vlan_tags();
-    facts.closed = Some(closed::text(kernel, host, &facts));
+    closed::add(&mut facts, kernel, host);
     for network in &host.networks {
         read_solicit(&mut facts, &network.bridge);
     }

@@ -168,7 +168,8 @@ def reload_(scene):
     host.sh("nft delete table inet lxmesh_closed; nft delete table arp lxmesh_closed")
     scene.until("the agent has loaded them again", there)
     with _without_agent(host):
-        host.sh("nft delete table inet lxmesh_closed; nft delete table arp lxmesh_closed; systemctl restart lxmesh-firewall")
+        host.sh("nft delete table inet lxmesh_closed; nft delete table arp lxmesh_closed; "
+                "systemctl daemon-reload; systemctl restart lxmesh-firewall")
         check(not there(), there)
     scene.calm()
     host.sh("systemctl reload lxmesh-firewall")
