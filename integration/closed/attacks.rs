@@ -368,12 +368,18 @@ fn arp_and_solicitations_that_are_let_through_fill_no_neighbour_table() {
             };
             open(ns);
             attacker.send(&frames(300));
-            assert!(t.neighbours("10.20.") > 200 && t.neighbours("fe80::7:") > 200);
+            // The kernel's table is one for all namespaces, and takes no more than it holds.
+            let many = |beginning: &str| t.neighbours(beginning) > 100;
+            until("many neighbours on an open host", || {
+                attacker.send(&frames(300));
+                many("10.20.") && many("fe80::7:")
+            });
             ns.sh(&format!(
                 "ip neighbour flush dev {port}; ip -6 neighbour flush dev {port}"
             ));
             close(ns, &[]);
             attacker.send(&frames(300));
+            std::thread::sleep(Duration::from_millis(300));
             for beginning in ["10.20.", "fe80::7:"] {
                 let made = t.neighbours(beginning);
                 assert!((1..=60).contains(&made), "{port}: {made} of {beginning}");

@@ -5,6 +5,7 @@
 //! A device once found stays: if the underlay's route goes, its device must not be closed, or the
 //! route would never come back.
 
+use crate::addr::IfName;
 use crate::generate::{MARKER, closed};
 use crate::host::{Firewall, HostFile};
 use crate::kernel::Kernel;
@@ -52,10 +53,11 @@ fn text(kernel: &mut Kernel, host: &HostFile, facts: &Facts) -> Result<Arc<str>,
     }
 }
 
-/// A name of a device in a set, filled up with zeros.
+/// A name of a device in a set, filled up with zeros. Nothing else gets into the text.
 fn name_of(key: &[u8]) -> Option<String> {
     let end = key.iter().position(|byte| *byte == 0).unwrap_or(key.len());
-    String::from_utf8(key[..end].to_vec()).ok()
+    let name: IfName = std::str::from_utf8(&key[..end]).ok()?.parse().ok()?;
+    Some(name.to_string())
 }
 
 /// Tests have no /etc of their own.
