@@ -325,9 +325,22 @@ fn a_routed_nic_reaches_no_port_of_the_fabric_and_forges_no_address() {
         let before = t.decapsulated();
         attacker.send(&[t.frame(&vxlan(own, HERE))]);
         assert_eq!(t.decapsulated(), before);
-        // Others of the fabric, in the host's name if it translates addresses.
-        attacker.send(&[t.frame(&vxlan(own, PEER))]);
-        assert_eq!(dropped(ns, &["fabric_port"]), 5);
+        // Others of the fabric, in the host's name if it translates addresses; an address of this
+        // host that is none of the fabric's; BGP and ESP.
+        let svi = Ipv4Addr::new(10, 9, 0, 1);
+        let syn = [&[0, 9, 0, 179][..], &[0; 8], &[0x50, 2, 1, 0, 0, 0, 0, 0]].concat();
+        for packet in [
+            vxlan(own, PEER),
+            udp(own, svi, (4500, 4500), b"ike"),
+            packet(own.into(), svi.into(), 6, 64, &syn),
+            packet(own.into(), HERE.into(), 50, 64, &[0; 16]),
+        ] {
+            let before = dropped(ns, &["fabric_port"]);
+            attacker.send(&[t.frame(&packet)]);
+            until("it is counted", || {
+                dropped(ns, &["fabric_port"]) == before + 1
+            });
+        }
         let plain = |from: Ipv4Addr, to: Ipv4Addr| t.frame(&udp(from, to, (1, PORT), b"own"));
         assert_eq!(t.to_socket(&attacker, PORT, &plain(own, HERE), b"own"), 3);
         assert_eq!(t.to_socket(&attacker, PORT, &plain(PEER, HERE), b"own"), 0);
