@@ -11,6 +11,8 @@
 mod bad_input;
 #[path = "agent/checksums.rs"]
 mod checksums;
+#[path = "agent/closed.rs"]
+mod closed;
 #[path = "agent/cold_start.rs"]
 mod cold_start;
 #[path = "agent/commands.rs"]

@@ -45,6 +45,7 @@ fn check_says_what_a_correct_file_means_for_a_host() {
     // What the programs here say of their files.
     for line in [
         "/etc/frr/frr.conf: vtysh takes it\n",
+        "/etc/lxmesh/closed.nft: nft takes it\n",
         "/etc/lxmesh/firewall.nft: nft takes it\n",
     ] {
         assert!(
@@ -207,6 +208,7 @@ fn render_prints_without_a_root_and_writes_with_one() {
     assert_eq!(
         text(&output.stdout),
         "/etc/frr/daemons: created\n/etc/frr/frr.conf: created\n\
+         /etc/lxmesh/closed.nft: created\n\
          /etc/lxmesh/firewall.nft: created\n\
          /etc/systemd/system/lxmesh-firewall.service: created\n\
          /etc/systemd/system/multi-user.target.d/lxmesh-firewall.conf: created\n"

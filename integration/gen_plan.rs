@@ -238,6 +238,12 @@ fn a_packet_filter_whose_file_goes_filters_no_longer() {
         name: "ours".into(),
     };
     assert_eq!(change(Some(text), None), [delete]);
+    let closed = FileChange {
+        path: "/etc/lxmesh/closed.nft".into(),
+        before: Some(text.into()),
+        after: None,
+    };
+    assert_eq!(plan(&[closed], Some(&file), &file).steps, [], "it stays");
 }
 
 #[test]

@@ -19,11 +19,11 @@
 //! | dhcp | |
 //! | control | |
 //! | doctor | addr host lxd kernel model kinds generate apply control |
-//! | reconcile | addr host lxd kernel policy model kinds dhcp control |
+//! | reconcile | addr host lxd kernel policy model kinds generate dhcp control |
 //!
 //! `model` takes only plain values from `kernel` (`kernel::link`, `kernel::sysctl`,
-//! `kernel::conntrack::Entry`); nothing but `kinds`, `reconcile`, `apply` and
-//! `doctor` makes system calls through it.
+//! `kernel::conntrack::Entry`); nothing but `kinds`, `reconcile`, `apply`,
+//! `doctor` and `generate::facts` makes system calls through it.
 
 #![cfg_attr(test, allow(clippy::disallowed_methods))]
 

@@ -35,7 +35,7 @@ complete -c lxmesh -n "__fish_lxmesh_needs_command" -f -a "metrics" -d 'Print th
 complete -c lxmesh -n "__fish_lxmesh_needs_command" -f -a "explain" -d 'Say why the NICs of an instance are, or are not, connected, changing nothing'
 complete -c lxmesh -n "__fish_lxmesh_needs_command" -f -a "doctor" -d 'Say whether kernel, programs and network are fit for what the host file asks of this host, changing nothing'
 complete -c lxmesh -n "__fish_lxmesh_needs_command" -f -a "trace" -d 'Say which rule decides about a flow, by the policies of this host\'s NICs'
-complete -c lxmesh -n "__fish_lxmesh_needs_command" -f -a "purge" -d 'Remove everything that LXMesh made in the kernel. Instances lose their connection'
+complete -c lxmesh -n "__fish_lxmesh_needs_command" -f -a "purge" -d 'Remove what LXMesh made in the kernel. Instances lose their connection, and stay closed to the host'
 complete -c lxmesh -n "__fish_lxmesh_needs_command" -f -a "completions" -d 'Print completions for a shell'
 complete -c lxmesh -n "__fish_lxmesh_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c lxmesh -n "__fish_lxmesh_using_subcommand agent" -l host-file -d 'The host file' -r -F
@@ -74,6 +74,6 @@ complete -c lxmesh -n "__fish_lxmesh_using_subcommand help; and not __fish_seen_
 complete -c lxmesh -n "__fish_lxmesh_using_subcommand help; and not __fish_seen_subcommand_from agent prepare plan status metrics explain doctor trace purge completions help" -f -a "explain" -d 'Say why the NICs of an instance are, or are not, connected, changing nothing'
 complete -c lxmesh -n "__fish_lxmesh_using_subcommand help; and not __fish_seen_subcommand_from agent prepare plan status metrics explain doctor trace purge completions help" -f -a "doctor" -d 'Say whether kernel, programs and network are fit for what the host file asks of this host, changing nothing'
 complete -c lxmesh -n "__fish_lxmesh_using_subcommand help; and not __fish_seen_subcommand_from agent prepare plan status metrics explain doctor trace purge completions help" -f -a "trace" -d 'Say which rule decides about a flow, by the policies of this host\'s NICs'
-complete -c lxmesh -n "__fish_lxmesh_using_subcommand help; and not __fish_seen_subcommand_from agent prepare plan status metrics explain doctor trace purge completions help" -f -a "purge" -d 'Remove everything that LXMesh made in the kernel. Instances lose their connection'
+complete -c lxmesh -n "__fish_lxmesh_using_subcommand help; and not __fish_seen_subcommand_from agent prepare plan status metrics explain doctor trace purge completions help" -f -a "purge" -d 'Remove what LXMesh made in the kernel. Instances lose their connection, and stay closed to the host'
 complete -c lxmesh -n "__fish_lxmesh_using_subcommand help; and not __fish_seen_subcommand_from agent prepare plan status metrics explain doctor trace purge completions help" -f -a "completions" -d 'Print completions for a shell'
 complete -c lxmesh -n "__fish_lxmesh_using_subcommand help; and not __fish_seen_subcommand_from agent prepare plan status metrics explain doctor trace purge completions help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'

@@ -136,7 +136,11 @@ fn purge_leaves_nothing_of_ours_and_everything_of_others() {
             .filter(|line| line.starts_with('+'))
             .collect();
         assert_eq!(left, [""; 0]);
-        assert!(!ns.sh("nft list tables").contains("lxmesh"));
+        let tables = ns.sh("nft list tables | grep lxmesh");
+        assert_eq!(
+            tables,
+            "table inet lxmesh_closed\ntable arp lxmesh_closed\n"
+        );
         for port in ports {
             assert!(ns.link(&port).get("master").is_none());
         }

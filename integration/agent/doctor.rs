@@ -49,8 +49,13 @@ fn vtysh(world: &mut World<'_>, script: &str) {
 }
 
 /// What networkd would do besides, and the same MACs in the host file as here.
-fn complete(world: &World<'_>) {
+fn complete(world: &mut World<'_>) {
     let mut text = world.host_file();
+    world.ns.sh(
+        "ip link add under type veth peer name beyond; ip link set beyond up; ip link set under up
+        ip route add 203.0.113.0/24 dev under
+        sysctl -qw net.ipv6.conf.all.forwarding=1",
+    );
     for (name, vni) in [("vpc", 100), ("dmz", 200)] {
         let line = format!("name = \"{name}\"\n");
         let mac = format!("{line}gateway_mac = \"02:00:00:00:00:{vni:02x}\"\n");
@@ -60,11 +65,13 @@ fn complete(world: &World<'_>) {
         ));
     }
     world.write_host_file(&text);
-    world.ns.sh(
-        "ip link add under type veth peer name beyond; ip link set beyond up; ip link set under up
-        ip route add 203.0.113.0/24 dev under
-        sysctl -qw net.ipv6.conf.all.forwarding=1",
-    );
+    // At the pass that the bridges call for, the agent finds the uplink.
+    world.until("the uplink is known", |world| {
+        let set = world
+            .ns
+            .sh("nft list set inet lxmesh_closed uplinks; nft list set inet lxmesh_closed stamp");
+        (set.contains("\"under\"") && set.contains("0x00000001 comment")).then_some(())
+    });
 }
 
 const ESTABLISHED: &str = r#"echo '{"peers":{"203.0.113.100":{"state":"Established"},"203.0.113.101":{"state":"Active"}}}'"#;
@@ -74,7 +81,7 @@ fn findings_are_what_other_programs_say() {
     in_netns(|ns| {
         let mut world = busy_world(ns);
         vtysh(&mut world, ESTABLISHED);
-        complete(&world);
+        complete(&mut world);
         let listeners = Listeners::new(&world);
         let (status, document) = doctor(&world);
         assert_eq!(listeners.heard(&world), [""; 0]);

@@ -15,7 +15,7 @@ from labkit.console import LabError
 
 MEMORY_MIB = 3072
 PATIENCE_S = 3600
-MODULES = "vxlan bridge veth nf_tables nft_meta_bridge nf_conntrack_bridge nft_ct nft_limit nft_connlimit nft_log nfnetlink_log"
+MODULES = "vxlan bridge veth nf_tables nft_meta_bridge nf_conntrack_bridge nft_ct nft_fib_inet nft_limit nft_connlimit nft_log nfnetlink_log"
 DONE = "counted: done"
 
 # Process 1. Nothing is written but to memory: the disk is a layer that is thrown away.

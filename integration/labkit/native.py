@@ -13,7 +13,7 @@ from labkit.console import LabError, step
 from labkit.settings import INSIDE, RUN
 
 NEEDED_MODULES = [
-    "bridge", "veth", "vxlan", "vrf", "overlay", "nf_tables", "nft_meta_bridge", "nf_conntrack_bridge", "nfnetlink_log",
+    "bridge", "veth", "vxlan", "vrf", "overlay", "nf_tables", "nft_meta_bridge", "nf_conntrack_bridge", "nfnetlink_log", "nft_fib_inet",
 ]
 UNITS = pathlib.Path("/run/systemd/system")
 

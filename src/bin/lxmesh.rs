@@ -90,7 +90,7 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Remove everything that LXMesh made in the kernel. Instances lose their connection.
+    /// Remove what LXMesh made in the kernel. Instances lose their connection, and stay closed to the host.
     Purge {
         /// Really do it.
         #[arg(long)]

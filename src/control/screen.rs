@@ -1,6 +1,6 @@
 //! The status screen: one screenful that answers "is this host in step, and if not, why".
 
-use super::status::{NetworkStatus, NicStatus, Status};
+use super::status::{NetworkStatus, NicStatus, RefusedStatus, Status};
 use std::fmt::Write;
 
 /// Renders the status as text, without colours or cursor movements.
@@ -15,6 +15,7 @@ pub fn render(status: &Status) -> String {
         lxd,
         networks,
         nics,
+        refused,
         problems,
         deferred,
         dhcp,
@@ -76,6 +77,8 @@ pub fn render(status: &Status) -> String {
         ],
         nics.iter().map(nic_row),
     );
+    let refused: Vec<String> = refused.iter().map(refused_line).collect();
+    section(&mut out, "Refused", &refused);
     section(&mut out, "Problems", problems);
     section(
         &mut out,
@@ -133,6 +136,17 @@ fn nic_row(nic: &NicStatus) -> Vec<String> {
         addresses.join(" "),
         if *connected { "connected" } else { "waiting" }.into(),
     ]
+}
+
+fn refused_line(nic: &RefusedStatus) -> String {
+    let RefusedStatus {
+        instance,
+        device,
+        port,
+        down,
+    } = nic;
+    let state = if *down { "down" } else { "not down" };
+    format!("instance {instance} device {device}: {port} is {state}")
 }
 
 fn table(out: &mut String, head: &[&str], rows: impl Iterator<Item = Vec<String>>) {

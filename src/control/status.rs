@@ -17,6 +17,9 @@ pub struct Status {
     pub lxd: LxdStatus,
     pub networks: Vec<NetworkStatus>,
     pub nics: Vec<NicStatus>,
+    /// NICs that ask to be connected and cannot be; `problems` says why.
+    #[serde(default)]
+    pub refused: Vec<RefusedStatus>,
     /// What is wrong with instances' configuration.
     pub problems: Vec<String>,
     /// Repairs that are put off because something else keeps undoing them.
@@ -65,6 +68,15 @@ pub struct NicStatus {
     pub addresses: Vec<String>,
     /// Whether the port is in its bridge and up, as of the last pass.
     pub connected: bool,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct RefusedStatus {
+    pub instance: String,
+    pub device: String,
+    pub port: String,
+    /// Whether the port is down, as of the last pass.
+    pub down: bool,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

@@ -7,7 +7,7 @@ use super::look::Seen;
 use super::network::{bgp, devices, paths};
 use crate::control::Status;
 use crate::generate::{self, Version};
-use crate::host::HostFile;
+use crate::host::{Firewall, HostFile};
 
 /// Every finding, in the order in which things depend on one another.
 pub fn judge(host: &HostFile, seen: &Seen) -> Vec<Finding> {
@@ -33,6 +33,7 @@ pub fn judge(host: &HostFile, seen: &Seen) -> Vec<Finding> {
         all.push(checks(&seen.checks));
         modules_there(seen, &mut all);
         sysctls(host, seen, &mut all);
+        closed(host, seen, &mut all);
         all.push(lxd(&seen.lxd));
         devices(host, seen, &mut all);
     }
@@ -216,6 +217,51 @@ fn sysctls(host: &HostFile, seen: &Seen, all: &mut Vec<Finding>) {
     }
 }
 
+/// What keeps closed a device that nobody attached, and from when on.
+fn closed(host: &HostFile, seen: &Seen, all: &mut Vec<Finding>) {
+    const OPEN: &str = "this host's services, other instances and the tunnels, in anybody's name";
+    let there = match &seen.closed {
+        Ok(there) => *there,
+        Err(error) => {
+            let text = format!("tables {} cannot be read: {error}", Firewall::CLOSED);
+            return all.push(Finding::warning("closed", text, "run this as root"));
+        }
+    };
+    if !there {
+        all.push(Finding::problem(
+            "closed",
+            format!(
+                "tables {} are not there: a device of an instance that nobody attached reaches {OPEN}",
+                Firewall::CLOSED
+            ),
+            "systemctl start lxmesh-agent; with [firewall], lxmesh-gen apply and systemctl restart lxmesh-firewall, too",
+        ));
+    }
+    match (host.firewall.enabled, seen.firewall_at_boot) {
+        (false, _) => all.push(Finding::warning(
+            "closed",
+            format!(
+                "[firewall] is off: after a start of the host, and until the agent has loaded tables {}, instances reach {OPEN}",
+                Firewall::CLOSED
+            ),
+            "set [firewall] enabled = true, which has them loaded before LXD starts",
+        )),
+        (true, false) => all.push(Finding::warning(
+            "closed",
+            format!(
+                "lxmesh-firewall.service does not start with the host: until the agent has loaded tables {}, instances reach {OPEN}",
+                Firewall::CLOSED
+            ),
+            "lxmesh-gen apply",
+        )),
+        (true, true) if there => all.push(Finding::ok(
+            "closed",
+            "what nobody attached is closed, from before LXD starts",
+        )),
+        (true, true) => {}
+    }
+}
+
 fn lxd(said: &Result<String, String>) -> Finding {
     let server = match said {
         Ok(server) => server,
@@ -311,8 +357,8 @@ mod tests {
         let all = judge(&host_file(), &seen);
         let topics: BTreeSet<&str> = all.iter().map(|finding| finding.topic).collect();
         let wanted = [
-            "agent", "bgp", "devices", "filter", "host", "kernel", "lxd", "modules", "programs",
-            "sysctl", "underlay",
+            "agent", "bgp", "closed", "devices", "filter", "host", "kernel", "lxd", "modules",
+            "programs", "sysctl", "underlay",
         ];
         assert_eq!(topics, wanted.into());
     }
@@ -391,7 +437,31 @@ mod tests {
                 "Warning sysctl: net.bridge.bridge-nf-call-iptables is 1, not 0",
                 "lxmesh-gen apply",
             ),
+            (
+                |s| s.closed = Ok(false),
+                "Problem closed: tables lxmesh_closed are not there",
+                "start lxmesh-agent",
+            ),
+            (
+                |s| s.firewall_at_boot = false,
+                "Warning closed: lxmesh-firewall.service does not start with the host",
+                "lxmesh-gen apply",
+            ),
         ]);
+    }
+
+    #[test]
+    fn without_a_packet_filter_is_said_what_is_open_before_the_agent() {
+        let mut host = host_file();
+        host.firewall.enabled = false;
+        let all = judge(&host, &well());
+        let found: Vec<_> = all.iter().filter(|f| f.topic == "closed").collect();
+        assert_eq!(found.len(), 1);
+        assert!(
+            found[0].text.contains("until the agent has loaded"),
+            "{}",
+            found[0].text
+        );
     }
 
     #[test]

@@ -7,8 +7,9 @@ use crate::apply::{commands, health};
 use crate::control::Status;
 use crate::control::server;
 use crate::generate::{self, Here, LocalFacts};
-use crate::host::HostFile;
+use crate::host::{Firewall, HostFile};
 use crate::kernel::link::LinkKind;
+use crate::kernel::nft::Family;
 use crate::kernel::{Kernel, KernelError};
 use crate::kinds::nft_table;
 use crate::lxd::{Client, client};
@@ -42,6 +43,10 @@ pub struct Seen {
     pub lxd: Result<String, String>,
     /// Values of kernel settings; `None` where the kernel has no such setting.
     pub sysctls: BTreeMap<String, Option<String>>,
+    /// Whether both tables are there that keep closed what nobody attached.
+    pub closed: Result<bool, String>,
+    /// Whether the unit that loads them starts at boot.
+    pub firewall_at_boot: bool,
     pub facts: Result<Facts, String>,
     pub addresses: BTreeSet<IpAddr>,
     /// Bytes that the route to another host of the fabric carries, as the kernel knows.
@@ -56,6 +61,13 @@ pub const PROGRAMS: [(&str, &[&str]); 4] = [
     ("FRR", &["/usr/lib/frr/bgpd", "--version"]),
     ("systemd", &["systemctl", "--version"]),
     ("strongSwan", &["swanctl", "--help"]),
+];
+
+/// By what systemd starts the unit of the packet filter: the generator's drop-in, or the
+/// administrator's `systemctl enable`.
+const FIREWALL_AT_BOOT: [&str; 2] = [
+    "/etc/systemd/system/multi-user.target.d/lxmesh-firewall.conf",
+    "/etc/systemd/system/multi-user.target.wants/lxmesh-firewall.service",
 ];
 
 /// A rule for each thing that the ruleset needs of the kernel and that is a module of its own.
@@ -92,6 +104,10 @@ pub async fn look(host: &HostFile) -> Seen {
         Ok(kernel) => kernel.rtnl.links().map(Facts::new),
         Err(error) => Err(error.clone()),
     };
+    let closed = match &mut kernel {
+        Ok(kernel) => closed(kernel),
+        Err(error) => Err(error.clone()),
+    };
     let mut others: BTreeSet<IpAddr> = host.fabric.reflectors.iter().copied().collect();
     if let (Ok(kernel), Ok(facts)) = (&mut kernel, &facts) {
         others.extend(vteps(kernel, facts).into_iter().take(PATHS));
@@ -121,6 +137,8 @@ pub async fn look(host: &HostFile) -> Seen {
         }),
         lxd: lxd(host).await,
         sysctls: sysctls.collect(),
+        closed: closed.map_err(|error| error.to_string()),
+        firewall_at_boot: FIREWALL_AT_BOOT.iter().any(|path| Path::new(path).exists()),
         facts: facts.map_err(|error| error.to_string()),
         addresses: local.map(|local| local.addresses).unwrap_or_default(),
         paths: others.into_iter().map(|to| (to, path_mtu(to))).collect(),
@@ -154,6 +172,12 @@ fn features(kernel: &mut Kernel) -> Vec<(&'static str, Result<(), KernelError>)>
         all.push(("ruleset", whole));
     }
     all
+}
+
+fn closed(kernel: &mut Kernel) -> Result<bool, KernelError> {
+    let inet = kernel.nft.structure(Family::Inet, Firewall::CLOSED)?;
+    let arp = kernel.nft.structure(Family::Arp, Firewall::CLOSED)?;
+    Ok(inet.is_some() && arp.is_some())
 }
 
 fn versions(host: &HostFile) -> BTreeMap<&'static str, Result<String, String>> {

@@ -88,6 +88,8 @@ pub fn well() -> Seen {
         strongswan: None,
         lxd: Ok("lxd 5.0.2".into()),
         sysctls: sysctls.collect(),
+        closed: Ok(true),
+        firewall_at_boot: true,
         facts: Ok(Facts::new([bridge(), tunnel(|_| ())])),
         addresses: BTreeSet::from([ip("203.0.113.11"), ip("192.0.2.1")]),
         paths: BTreeMap::from([(ip("203.0.113.1"), Ok(1500))]),

@@ -1,10 +1,12 @@
-//! What rendering needs to know of the host it is for: its addresses and name from /proc, the
+//! What rendering needs to know of the host it is for: its addresses, routes and name from /proc, the
 //! versions of its programs, and the password that the host file says is in a file. Decides
 //! nothing.
 
+use super::closed::{self, Way};
 use super::strongswan::name_of_address;
 use super::target::Target;
 use crate::host::HostFile;
+use crate::kernel::rtnl::Rtnl;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
@@ -21,6 +23,8 @@ pub struct LocalFacts {
     pub target: Target,
     /// What stands in the file of `[bgp] password_file`.
     pub bgp_password: Option<String>,
+    /// Routes by way of devices that could be an instance's by their kind.
+    pub ways: Vec<Way>,
 }
 
 /// A file that the host file names holds no password.
@@ -56,13 +60,15 @@ impl LocalFacts {
 
     /// The same as if it had the reference platform's programs, so that none has to be run.
     pub fn read_without_programs() -> Result<Self, FactsError> {
-        let read = |path: &'static str| match fs::read_to_string(path) {
-            // Without IPv6 in the kernel there is no such file.
-            Err(source) if path == IF_INET6 && source.kind() == io::ErrorKind::NotFound => {
-                Ok(String::new())
-            }
-            read => read.map_err(|source| FactsError { path, source }),
-        };
+        Ok(LocalFacts {
+            name: read(HOST_NAME)?.trim().to_string(),
+            ways: soft_ways(),
+            ..Self::read_addresses()?
+        })
+    }
+
+    /// Its addresses alone.
+    pub fn read_addresses() -> Result<Self, FactsError> {
         let four = ipv4_of_fib_trie(&read(FIB_TRIE)?);
         let six = ipv6_of_if_inet6(&read(IF_INET6)?);
         let all = four
@@ -71,9 +77,7 @@ impl LocalFacts {
             .chain(six.into_iter().map(IpAddr::from));
         Ok(LocalFacts {
             addresses: all.collect(),
-            name: read(HOST_NAME)?.trim().to_string(),
-            target: Target::default(),
-            bgp_password: None,
+            ..LocalFacts::default()
         })
     }
 
@@ -85,6 +89,7 @@ impl LocalFacts {
             name: name_of_address(address),
             target: Target::default(),
             bgp_password: None,
+            ways: Vec::new(),
         }
     }
 
@@ -107,6 +112,29 @@ impl LocalFacts {
         self.bgp_password = Some(password.to_string());
         Ok(self)
     }
+}
+
+fn read(path: &'static str) -> Result<String, FactsError> {
+    match fs::read_to_string(path) {
+        // Without IPv6 in the kernel there is no such file.
+        Err(source) if path == IF_INET6 && source.kind() == io::ErrorKind::NotFound => {
+            Ok(String::new())
+        }
+        read => read.map_err(|source| FactsError { path, source }),
+    }
+}
+
+/// Without the links' kinds, all routes: naming a device that needs it not does no harm.
+fn soft_ways() -> Vec<Way> {
+    let mut ways = closed::ways();
+    if let Ok(links) = Rtnl::open().and_then(|mut rtnl| rtnl.links()) {
+        let soft = |way: &Way| {
+            let mut of_name = links.iter().filter(|link| link.name == way.device);
+            of_name.any(|link| link.kind.is_soft())
+        };
+        ways.retain(soft);
+    }
+    ways
 }
 
 /// `|-- 192.0.2.1` followed by `/32 host LOCAL`.

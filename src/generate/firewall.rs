@@ -1,7 +1,9 @@
 //! The host's own packet filter: table `inet lxmesh_host`, which lets only the fabric reach BGP,
-//! the tunnels and IKE, and with IPsec nothing in cleartext; and the unit that loads it. What is
-//! added to the sets `vteps4` and `vteps6` at run time stays. It never touches other ports.
+//! the tunnels and IKE, and with IPsec nothing in cleartext; and the unit that loads it, together
+//! with what `closed.rs` has. What is added to the sets `vteps4` and `vteps6` at run time stays. It
+//! never touches other ports.
 
+use super::closed;
 use super::facts::LocalFacts;
 use super::roles::Here;
 use super::template::{self, Templates};
@@ -20,11 +22,13 @@ pub fn render(
     if !file.firewall.enabled {
         return Ok(Vec::new());
     }
-    let values = FirewallValues::new(file, here);
+    let uplinks = closed::uplinks(file, Some(here.underlay), &facts.ways);
+    let values = FirewallValues::new(file, here, &uplinks);
     let unit = UnitValues {
         nft: facts.target.nft_program,
     };
     Ok(vec![
+        closed::render(file, &uplinks)?,
         templates.output(
             "firewall/firewall.nft",
             &values,
@@ -69,6 +73,8 @@ struct FirewallValues {
     ike_peers: String,
     vxlan_ports: Vec<String>,
     ipsec: Vec<()>,
+    /// Names, or beginnings of names with a `*` behind them.
+    uplinks: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -79,7 +85,7 @@ struct OtherRouters {
 }
 
 impl FirewallValues {
-    fn new(file: &HostFile, here: &Here) -> Self {
+    fn new(file: &HostFile, here: &Here, uplinks: &BTreeSet<String>) -> Self {
         let fabric = &file.fabric;
         let six = fabric.is_ipv6();
         let reflectors = fabric.reflectors.iter().copied().map(IpNet::from);
@@ -133,12 +139,13 @@ impl FirewallValues {
                 false => vec![],
             },
             ipsec: file.ipsec.iter().map(|_| ()).collect(),
+            uplinks: uplinks.iter().cloned().collect(),
         }
     }
 }
 
 /// Elements of an interval set, which must not overlap.
-fn elements(nets: &[IpNet]) -> String {
+pub(super) fn elements(nets: &[IpNet]) -> String {
     let mut nets = IpNet::aggregate(&nets.to_vec());
     nets.sort();
     let shown: Vec<String> = nets

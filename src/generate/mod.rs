@@ -5,6 +5,7 @@
 //! all that it reads is the agent's, at run time. udev has none either: networkd has a key for all
 //! that bridges, tunnels and VRFs need at creation, and the agent keeps the ports' attributes.
 
+pub mod closed;
 pub mod diff;
 pub mod extra;
 mod facts;

@@ -4,6 +4,7 @@
 mod frr;
 mod units;
 
+use super::closed;
 use super::strongswan::CONNECTION;
 use crate::host::{HostFile, Network};
 use std::collections::BTreeSet;
@@ -240,6 +241,10 @@ fn look(change: &FileChange, names: &Names<'_>, draft: &mut Draft) {
 fn look_at_nft(change: &FileChange, draft: &mut Draft) {
     let path = change.path.display();
     let of = "the host's firewall";
+    if change.after.is_none() && change.path.as_path() == Path::new(closed::PATH) {
+        let why = format!("its tables stay, and the agent keeps them: {path}");
+        return draft.effect(Cost::Nothing, of, why);
+    }
     if change.after.is_some() {
         let why = format!("rules are replaced in one transaction: {path}");
         draft.effect(Cost::Reload, of, why);

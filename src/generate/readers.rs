@@ -66,7 +66,7 @@ fn ask(
     let name = output.path.to_string_lossy().into_owned();
     let (reader, arguments): (&'static str, &[&str]) = match name.as_str() {
         "/etc/frr/frr.conf" => ("vtysh", &["-C", "-f"]),
-        "/etc/lxmesh/firewall.nft" => ("nft", &["-c", "-f"]),
+        "/etc/lxmesh/firewall.nft" | "/etc/lxmesh/closed.nft" => ("nft", &["-c", "-f"]),
         "/etc/swanctl/conf.d/lxmesh.conf" => return Ok(Some(("swanctl", ask_charon()))),
         name if name.starts_with("/etc/dnsmasq.d/") => ("dnsmasq", &["--test", "-C"]),
         _ => return Ok(None),

@@ -6,6 +6,10 @@ use tera::{Context, Tera};
 
 const SOURCES: &[(&str, &str)] = &[
     (
+        "firewall/closed.nft",
+        include_str!("../../templates/firewall/closed.nft"),
+    ),
+    (
         "firewall/firewall.nft",
         include_str!("../../templates/firewall/firewall.nft"),
     ),
@@ -83,10 +87,20 @@ pub struct Nothing {}
 
 impl Templates {
     pub fn new() -> Result<Self, RenderError> {
+        Self::those(|_| true)
+    }
+
+    /// A single one, for whoever needs no other.
+    pub fn only(template: &str) -> Result<Self, RenderError> {
+        Self::those(|name| name == template)
+    }
+
+    fn those(wanted: impl Fn(&str) -> bool) -> Result<Self, RenderError> {
         let mut tera = Tera::new();
         // These are configuration files: no character has an HTML entity.
         tera.autoescape_on(Vec::<String>::new());
-        tera.add_raw_templates(SOURCES.iter().copied())
+        let sources = SOURCES.iter().copied();
+        tera.add_raw_templates(sources.filter(|(name, _)| wanted(name)))
             .map_err(|source| RenderError::Template {
                 path: "templates".into(),
                 source,

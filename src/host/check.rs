@@ -9,7 +9,7 @@ use super::problem::{Findings, quoted};
 use super::routers;
 use super::schema::{Agent, Dhcp, Fabric, Firewall, HostFile, HostOverrides, Lxd, Role};
 use super::security;
-use super::words::{HostAddress, Identity, PrefixOrAddress, RoleName};
+use super::words::{DeviceName, HostAddress, Identity, PrefixOrAddress, RoleName};
 use crate::addr::{IpAddr, IpNet};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -354,6 +354,7 @@ fn check_host(
         underlay,
         roles,
         identity,
+        uplinks,
     } = host.get_ref();
     let is_reflector = |address: IpAddr| {
         list(&fabric.reflectors)
@@ -405,6 +406,8 @@ fn check_host(
         Role::Reflector => "reflector",
     };
     check_repeated("host.roles", list(roles), name, findings);
+    let device = |name: &DeviceName| name.0.clone();
+    check_repeated("host.uplinks", list(uplinks), device, findings);
     HostOverrides {
         underlay: underlay.as_ref().map(|address| address.get_ref().0),
         roles: roles.as_ref().map(|_| {
@@ -415,6 +418,10 @@ fn check_host(
         identity: identity.as_ref().map(|identity| {
             let Identity(text) = identity.get_ref();
             text.clone()
+        }),
+        uplinks: uplinks.as_ref().map(|_| {
+            let names = list(uplinks).iter();
+            names.map(|name| name.get_ref().0.clone()).collect()
         }),
     }
 }

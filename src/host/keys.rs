@@ -6,8 +6,8 @@ use super::problem::Findings;
 use super::service::Service;
 use super::value::{Int, Key, Map, Reader, Value, object_schema, section};
 use super::words::{
-    AbsolutePath, CertFile, ConfPath, FabricName, Gateway, HostAddress, HostRoutes, Identity,
-    NetworkName, PrefixOrAddress, RevocationName, RoleName, SocketPath, TagName,
+    AbsolutePath, CertFile, ConfPath, DeviceName, FabricName, Gateway, HostAddress, HostRoutes,
+    Identity, NetworkName, PrefixOrAddress, RevocationName, RoleName, SocketPath, TagName,
 };
 use crate::addr::{IfName, Mac, Vni};
 use serde_json::{Value as Json, json};
@@ -82,6 +82,12 @@ section! {
         /// What this host calls itself towards its IPsec peers; its certificate must say so too.
         /// Default: the host's name, put in the place of the `*` of `[ipsec] identity`.
         optional identity: Identity,
+        /// Devices of the host's own that are a veth or a tap, such as the underlay of a host that is a
+        /// container itself, or a tap of a VPN: names, or beginnings of names with a `*` behind them.
+        /// Other such devices count as instances', from which nothing is accepted unless it is bridged
+        /// or routed. Name physical devices only if other hosts' packets arrive by another one than
+        /// answers leave by. Default: veths and taps on the way to other hosts and to everywhere.
+        optional uplinks: List<DeviceName>,
     }
 }
 

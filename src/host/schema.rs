@@ -60,6 +60,8 @@ pub struct HostOverrides {
     pub roles: Option<Vec<Role>>,
     /// What this host calls itself towards IPsec peers.
     pub identity: Option<String>,
+    /// Veths and taps that are no instance's: names, or beginnings of names with a `*` behind them.
+    pub uplinks: Option<Vec<String>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -126,6 +128,8 @@ pub struct Firewall {
 impl Firewall {
     /// Its table, of family inet.
     pub const TABLE: &'static str = "lxmesh_host";
+    /// The tables, of families inet and arp, that stand whether it is enabled or not.
+    pub const CLOSED: &'static str = "lxmesh_closed";
 }
 
 /// `[[router]]`: a BGP router outside of the fabric, which is told host routes.

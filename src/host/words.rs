@@ -261,6 +261,32 @@ impl Word for RoleName {
     }
 }
 
+/// A device of the host, or several by the beginning of their names.
+#[derive(Clone)]
+pub struct DeviceName(pub String);
+
+impl Word for DeviceName {
+    const WANTED: &'static str = "the name of a device";
+    const EXAMPLE: &'static str = "host0";
+    const PATTERN: &'static str = "^[A-Za-z0-9_.@+-]{1,14}[A-Za-z0-9_.@+*-]?$";
+    fn parse(text: &str) -> Result<Self, (String, String)> {
+        let (name, all_of_them) = match text.strip_suffix('*') {
+            Some(beginning) => (beginning, true),
+            None => (text, false),
+        };
+        // LXD's own choice of names for instances' devices.
+        let instances = ["veth", "tap"].iter().any(|own| own.starts_with(name));
+        if all_of_them && instances {
+            return Err((
+                "would hold instances' devices, too".into(),
+                "write more of the name, or the names one by one".into(),
+            ));
+        }
+        <IfName as Word>::parse(name)?;
+        Ok(DeviceName(text.into()))
+    }
+}
+
 /// What a certificate's identity must match.
 pub struct Identity(pub String);
 

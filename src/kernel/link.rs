@@ -104,8 +104,20 @@ pub struct Link {
 pub enum LinkKind {
     Bridge(BridgeData),
     Vxlan(VxlanData),
-    Vrf { table: u32 },
+    Vrf {
+        table: u32,
+    },
+    Veth,
+    /// A tap, or a tun: the kernel calls both so.
+    Tun,
     Other,
+}
+
+impl LinkKind {
+    /// Whether it is of a kind that LXD gives to instances' host-side devices.
+    pub fn is_soft(&self) -> bool {
+        matches!(self, LinkKind::Veth | LinkKind::Tun)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -233,6 +245,8 @@ fn link_info(info: &Attr<'_>) -> Option<(LinkKind, Option<PortSettings>)> {
         Some("vrf") => LinkKind::Vrf {
             table: data(IFLA_INFO_DATA).find(IFLA_VRF_TABLE)?.u32()?,
         },
+        Some("veth") => LinkKind::Veth,
+        Some("tun") => LinkKind::Tun,
         _ => LinkKind::Other,
     };
     let port = (text(IFLA_INFO_SLAVE_KIND).as_deref() == Some("bridge"))

@@ -77,12 +77,14 @@ const NAME_BYTES: usize = 256;
 pub enum Family {
     Bridge,
     Inet,
+    Arp,
 }
 
 impl Family {
     fn number(self) -> u8 {
         match self {
             Family::Inet => 1,
+            Family::Arp => 3,
             Family::Bridge => 7,
         }
     }
@@ -91,6 +93,7 @@ impl Family {
     pub fn name(self) -> &'static str {
         match self {
             Family::Inet => "inet",
+            Family::Arp => "arp",
             Family::Bridge => "bridge",
         }
     }

@@ -6,6 +6,7 @@
 
 pub mod bridge_attrs;
 pub mod checksum;
+pub mod closed;
 pub mod dnsmasq_file;
 pub mod fdb;
 pub mod mdb;
@@ -15,6 +16,7 @@ pub mod nft_set;
 pub mod nft_table;
 pub mod port_attrs;
 pub mod route;
+pub mod shut;
 pub mod solicit;
 pub mod vtep;
 pub mod vxlan_attrs;
@@ -151,11 +153,13 @@ pub trait Visitor {
 /// The registry: every kind but the nftables ones, which go as one transaction of their own
 /// before the first port joins, in the order of creation.
 pub fn visit_kinds(visitor: &mut impl Visitor) {
+    visitor.visit::<closed::Closed>();
     visitor.visit::<vtep::Vtep>();
     visitor.visit::<dnsmasq_file::DnsmasqFile>();
     visitor.visit::<bridge_attrs::BridgeAttrs>();
     visitor.visit::<solicit::Solicit>();
     visitor.visit::<vxlan_attrs::VxlanAttrs>();
+    visitor.visit::<shut::Shut>();
     visitor.visit::<checksum::Checksum>();
     visitor.visit::<port_attrs::PortAttrs>();
     visitor.visit::<fdb::Fdb>();

@@ -441,6 +441,7 @@ mod tests {
             ..Nic::sample(11)
         };
         let wanted = NftElement::derive(&Inputs {
+            refused: &[],
             host: &host::parse("x", HOST).unwrap_or_else(|problems| panic!("{problems}")),
             nics: &[nic],
             facts: &facts,

@@ -77,10 +77,7 @@ pub fn text() -> String {
 }
 
 pub fn family_name(family: Family) -> &'static str {
-    match family {
-        Family::Bridge => "bridge",
-        Family::Inet => "inet",
-    }
+    family.name()
 }
 
 fn text_digest() -> String {

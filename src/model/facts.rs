@@ -6,6 +6,7 @@ use crate::host::Network;
 use crate::kernel::link::{Link, LinkKind};
 use crate::kernel::sysctl::NeighSolicit;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// A snapshot of links by name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -19,6 +20,12 @@ pub struct Facts {
     pub shows_vlan_tags: bool,
     /// Where any of the tunnels floods to, or why that is not known. `None` where nobody asks.
     pub vteps: Option<Result<BTreeSet<IpAddr>, String>>,
+    /// The text of the tables that keep closed what nobody attached, or why it is not known. `None`
+    /// where nobody asks.
+    pub closed: Option<Result<Arc<str>, String>>,
+    /// Devices that are the host's own by that text: names, or beginnings of names with a `*` behind
+    /// them.
+    pub uplinks: BTreeSet<String>,
 }
 
 /// Whether a network's devices are there and fit.
@@ -59,6 +66,15 @@ impl Facts {
             self.names.insert(link.index, name.clone());
             self.links.insert(name.clone(), link);
         }
+    }
+
+    /// Whether a device is the host's own, and no instance's.
+    pub fn is_uplink(&self, name: &IfName) -> bool {
+        let is = |uplink: &String| match uplink.strip_suffix('*') {
+            Some(beginning) => name.as_str().starts_with(beginning),
+            None => name.as_str() == uplink,
+        };
+        self.uplinks.iter().any(is)
     }
 
     /// The SVI of the network, if it is there and a bridge.

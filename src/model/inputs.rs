@@ -1,7 +1,7 @@
 //! All that the desired state depends on.
 
 use super::facts::Facts;
-use super::nic::Nic;
+use super::nic::{Nic, Refused};
 use crate::host::{HostFile, Network};
 
 /// Host file, NICs and links: the arguments of every kind's `derive`.
@@ -9,6 +9,8 @@ use crate::host::{HostFile, Network};
 pub struct Inputs<'a> {
     pub host: &'a HostFile,
     pub nics: &'a [Nic],
+    /// NICs that ask to be connected and cannot be.
+    pub refused: &'a [Refused],
     pub facts: &'a Facts,
 }
 

@@ -33,6 +33,8 @@ pub trait Kind: Sized + 'static {
     const NAME: &'static str;
     const OWNS: Owns;
     const ABOUT: About = About::Nic;
+    /// Whether it stays when everything of ours is taken away.
+    const STAYS: bool = false;
     type Key: Ord + Clone + Debug + Display + Send;
     type Attrs: Eq + Clone + Debug + Display + Send;
 

@@ -7,7 +7,7 @@ use crate::addr::{IfName, Mac, is_assignable};
 use crate::host::{Denied, HostFile, Limits, Network};
 use crate::lxd::{Acls, Instance, InstanceId, LxdNic, Presence};
 use crate::policy::{Compiled, Surroundings, parse_tags};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -82,6 +82,14 @@ impl Nic {
     }
 }
 
+/// A NIC that asks to be connected and cannot be.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Refused {
+    pub id: NicId,
+    /// Host-side device.
+    pub port: IfName,
+}
+
 /// Something wrong with one NIC or one of its keys.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct NicProblem {
@@ -100,6 +108,8 @@ impl fmt::Display for NicProblem {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Resolved {
     pub nics: Vec<Nic>,
+    /// Of these devices none is one of `nics`.
+    pub refused: Vec<Refused>,
     pub problems: Vec<NicProblem>,
 }
 
@@ -107,6 +117,7 @@ pub struct Resolved {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Draft {
     nics: Vec<Nic>,
+    refused: Vec<Refused>,
     problems: Vec<NicProblem>,
 }
 
@@ -119,10 +130,22 @@ pub fn draft(host: &HostFile, instance: &Instance) -> Draft {
     for raw in &instance.nics {
         let mut problems = Complaints::about(instance, raw);
         let nic = resolve_one(host, &mut problems, raw, &instance.acls);
+        if nic.is_none() {
+            draft.refused.extend(refused(&problems.nic, raw));
+        }
         draft.nics.extend(nic);
         draft.problems.append(&mut problems.found);
     }
     draft
+}
+
+/// Of a NIC without a MAC the device is being made.
+fn refused(id: &NicId, raw: &LxdNic) -> Option<Refused> {
+    raw.hwaddr.as_ref()?;
+    Some(Refused {
+        id: id.clone(),
+        port: raw.host_name.as_ref()?.parse().ok()?,
+    })
 }
 
 /// Decides between the instances' drafts. `before` is the previous result: where two NICs claim
@@ -142,6 +165,7 @@ pub fn resolve<'a>(
     for (instance, draft) in drafts {
         candidates.extend(draft.nics.iter().map(|nic| (instance, nic)));
         resolved.problems.extend_from_slice(&draft.problems);
+        resolved.refused.extend_from_slice(&draft.refused);
     }
     // Earlier claims first; the order decides who keeps what two NICs want.
     candidates.sort_by(|(a, x), (b, y)| (&a.last_used_at, &x.id).cmp(&(&b.last_used_at, &y.id)));
@@ -160,10 +184,16 @@ pub fn resolve<'a>(
         let mut nic = nic.clone();
         nic.ipv4 = nic.ipv4.filter(|_| !ipv4);
         nic.ipv6 = nic.ipv6.filter(|_| !ipv6);
-        if !all {
+        if all {
+            let Nic { id, port, .. } = nic;
+            resolved.refused.push(Refused { id, port });
+        } else {
             resolved.nics.push(nic);
         }
     }
+    let attached: HashSet<&IfName> = resolved.nics.iter().map(|nic| &nic.port).collect();
+    resolved.refused.retain(|nic| !attached.contains(&nic.port));
+    resolved.refused.sort();
     resolved.nics.sort_by(|a, b| a.id.cmp(&b.id));
     resolved.problems.sort();
     resolved

@@ -230,6 +230,7 @@ impl Agent {
         let wanted = Wanted {
             host: &self.host,
             nics: Some(&staying),
+            refused: &[],
             current: true,
             before,
         };
@@ -412,6 +413,7 @@ impl Agent {
         let wanted = Wanted {
             host: &self.host,
             nics: self.world.nics(),
+            refused: &self.world.resolved.refused,
             current: self.lxd.connected,
             before: self
                 .world

@@ -153,6 +153,7 @@ impl<'a> Account<'a> {
             whole: Inputs {
                 host,
                 nics: world.nics().unwrap_or_default(),
+                refused: &world.resolved.refused,
                 facts,
             },
             nics,

@@ -14,10 +14,12 @@ use crate::model::{Inputs, Kind};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Tables whose named counters are told.
-const COUNTED: [(Family, &str); 3] = [
+const COUNTED: [(Family, &str); 5] = [
     (Family::Bridge, TABLE),
     (Family::Inet, TABLE),
     (Family::Inet, Firewall::TABLE),
+    (Family::Inet, Firewall::CLOSED),
+    (Family::Arp, Firewall::CLOSED),
 ];
 
 impl Agent {
@@ -73,6 +75,7 @@ impl Agent {
             inputs: Inputs {
                 host: &self.host,
                 nics: self.world.nics().unwrap_or_default(),
+                refused: &self.world.resolved.refused,
                 facts,
             },
             found: Vec::new(),

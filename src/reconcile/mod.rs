@@ -3,6 +3,7 @@
 
 mod aftermath;
 mod announce;
+mod closed;
 mod daemon;
 mod denials;
 pub mod explain;

@@ -1,6 +1,7 @@
 //! One pass: look at the links, derive what should be there, look at what is there, plan, apply.
 //! Planning decides everything; applying chooses nothing.
 
+use super::closed;
 use super::repairs::{Repairs, Verdict};
 use super::report::{Line, Report};
 use crate::addr::{IfName, IpAddr, is_assignable};
@@ -12,6 +13,7 @@ use crate::kernel::{Kernel, KernelError, fault};
 use crate::kinds::nft_element::{self, NftElement};
 use crate::kinds::nft_table::{self, NftTable};
 use crate::kinds::{KernelKind, KindError, Look, Scope, Visitor, visit_kinds};
+use crate::model::nic::Refused;
 use crate::model::{About, Change, Facts, Inputs, Kind, Nic, NicId, Pace, Table, diff};
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -33,6 +35,8 @@ pub struct Wanted<'a> {
     /// `None` while LXD has never been read: then nothing is deleted, and only what concerns
     /// networks as a whole is put in order.
     pub nics: Option<&'a [Nic]>,
+    /// NICs that ask to be connected and cannot be.
+    pub refused: &'a [Refused],
     /// LXD's event stream is open, so that `nics` is how things are now.
     pub current: bool,
     /// NICs and links of the last pass, for finding what is no longer wanted.
@@ -43,6 +47,7 @@ pub struct Wanted<'a> {
 pub fn look_at_links(kernel: &mut Kernel, host: &HostFile) -> Result<Facts, KernelError> {
     let mut facts = Facts::new(kernel.rtnl.links()?);
     facts.shows_vlan_tags = shows_vlan_tags();
+    closed::add(&mut facts, kernel, host);
     for network in &host.networks {
         read_solicit(&mut facts, &network.bridge);
     }
@@ -149,7 +154,9 @@ pub fn plan(
             let mut host = wanted.host.clone();
             host.networks
                 .retain(|network| networks.contains(network.name.as_str()));
-            let ports = both().map(|nic| nic.port.clone()).collect();
+            let refused = wanted.refused.iter().map(|nic| &nic.port);
+            let ports = both().map(|nic| &nic.port).chain(refused);
+            let ports = ports.cloned().collect();
             let facts = look_at_some(kernel, &host, facts_before, ports)?;
             let planner = Planner {
                 look: Look {
@@ -160,16 +167,19 @@ pub fn plan(
                 inputs: Inputs {
                     host: &host,
                     nics: &now,
+                    refused: &[],
                     facts: &facts,
                 },
                 before: Some(Inputs {
                     host: &host,
                     nics: &before,
+                    refused: &[],
                     facts: facts_before,
                 }),
                 whole: Inputs {
                     host: wanted.host,
                     nics,
+                    refused: wanted.refused,
                     facts: &facts,
                 },
                 known: true,
@@ -192,6 +202,7 @@ pub fn plan(
             let inputs = Inputs {
                 host: wanted.host,
                 nics,
+                refused: wanted.refused,
                 facts: &facts,
             };
             let planner = Planner {

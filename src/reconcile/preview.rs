@@ -30,6 +30,7 @@ pub async fn preview(host_path: &Path) -> Result<Report, PreviewError> {
     let wanted = Wanted {
         host: &host,
         nics: world.nics(),
+        refused: &world.resolved.refused,
         current: true,
         before: None,
     };

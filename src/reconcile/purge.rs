@@ -1,4 +1,5 @@
-//! Taking away everything that LXMesh made in the kernel and in files: the only way it goes.
+//! Taking away everything that LXMesh made in the kernel and in files: the only way it goes. What
+//! keeps devices closed that nobody attached stays.
 
 use super::announce;
 use super::pass::look_at_links;
@@ -45,7 +46,7 @@ struct Sweeper<'a> {
 
 impl Visitor for Sweeper<'_> {
     fn visit<K: KernelKind>(&mut self) {
-        if matches!(K::OWNS, Owns::AttributesOnly) {
+        if matches!(K::OWNS, Owns::AttributesOnly) || K::STAYS {
             return;
         }
         let facts = self.facts;

@@ -145,6 +145,7 @@ fn load_or_check_ruleset(kernel: &mut Kernel, host: &HostFile) -> Result<(), Kin
         let nobody = Inputs {
             host,
             nics: &[],
+            refused: &[],
             facts: &facts,
         };
         return nft_table::create(kernel, &NftElement::derive(&nobody));

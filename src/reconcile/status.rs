@@ -1,7 +1,9 @@
 //! The agent's status, put together from what the daemon knows when somebody asks.
 
 use super::daemon::Agent;
-use crate::control::status::{LxdStatus, NetworkStatus, NicStatus, PassStatus, Status};
+use crate::control::status::{
+    LxdStatus, NetworkStatus, NicStatus, PassStatus, RefusedStatus, Status,
+};
 use crate::dhcp;
 use crate::model::Nic;
 use crate::model::facts::Readiness;
@@ -49,6 +51,7 @@ impl Agent {
             },
             networks,
             nics,
+            refused: self.refused_statuses(),
             problems,
             deferred: self.deferred.clone(),
             dhcp,
@@ -102,6 +105,21 @@ impl Agent {
                 }
             })
             .collect()
+    }
+
+    /// Those whose device is there.
+    fn refused_statuses(&self) -> Vec<RefusedStatus> {
+        let refused = self.world.resolved.refused.iter();
+        let there = refused.filter_map(|nic| {
+            let link = self.world.facts.as_ref()?.link(&nic.port)?;
+            Some(RefusedStatus {
+                instance: nic.id.instance.to_string(),
+                device: nic.id.device.clone(),
+                port: nic.port.to_string(),
+                down: !link.up,
+            })
+        });
+        there.collect()
     }
 
     fn nic_status(&self, nic: &Nic) -> NicStatus {

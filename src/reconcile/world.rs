@@ -56,7 +56,8 @@ pub enum LookAt {
     Nic(NicId),
     /// A NIC's port: look whether it changed in a way that matters.
     NicLink(IfName, NicId),
-    /// A link of a network: look whether it changed in a way that matters.
+    /// A link of a network, or of a NIC that is refused: look whether it changed in a way that
+    /// matters.
     NetworkLink(IfName),
     Nftables,
     Everything,
@@ -116,7 +117,10 @@ impl World {
         let drafts = inventory.instances.values();
         let drafts = drafts.map(|instance| (instance, &self.drafts[&instance.id]));
         let fresh = resolve(drafts, &self.resolved.nics);
-        let changed = difference(&self.resolved.nics, &fresh.nics);
+        let mut changed = difference(&self.resolved.nics, &fresh.nics);
+        if fresh.refused != self.resolved.refused {
+            changed.extend(fresh.refused.iter().map(|nic| nic.id.clone()));
+        }
         if fresh.nics != self.resolved.nics {
             self.index.take();
         }
@@ -159,6 +163,9 @@ impl World {
                     }
                     if let Some(place) = ways.ports.get(name) {
                         return LookAt::NicLink(name.clone(), id(*place));
+                    }
+                    if self.resolved.refused.iter().any(|nic| nic.port == *name) {
+                        return LookAt::NetworkLink(name.clone());
                     }
                 }
                 LookAt::Nothing

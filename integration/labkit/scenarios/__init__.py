@@ -9,7 +9,7 @@ import importlib
 
 THEMES = (
     "addresses", "policy", "lifecycle", "move", "routes", "datapath", "restarts", "repair", "frr", "lxd_faults", "foreign", "apply",
-    "ipsec_wire", "ipsec", "confined",
+    "closed", "ipsec_wire", "ipsec", "confined",
 )
 # importing a theme registers its tests
 for _theme in THEMES:

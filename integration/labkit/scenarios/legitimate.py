@@ -5,12 +5,15 @@ import struct
 from labkit.scenarios import frames as f
 from labkit.scenarios.attacks import CLOSED_PORT, OPEN_PORT, option
 
-# A stranger behind the host, by a link whose packets are small.
+# A stranger behind the host, by a link whose packets are small. It is on a bridge: a veth by itself would
+# be taken for an instance's device, and be closed.
 STRANGER, STRANGER4, STRANGER6 = "/lab-ext", "100.67.0.2", "2001:db8:ee::2"
 MAKE_STRANGER = f"""\
 set -eu
 ip netns add {STRANGER[1:]}
-ip link add lab-ext0 mtu 1280 type veth peer name eth0 mtu 1280 netns {STRANGER[1:]}
+ip link add lab-ext0 mtu 1280 type bridge
+ip link add lab-ext1 mtu 1280 type veth peer name eth0 mtu 1280 netns {STRANGER[1:]}
+ip link set lab-ext1 master lab-ext0 up
 ip addr add 100.67.0.1/24 dev lab-ext0
 ip addr add 2001:db8:ee::1/64 dev lab-ext0 nodad
 ip link set lab-ext0 up

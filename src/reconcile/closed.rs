@@ -1,0 +1,71 @@
+//! What the tables `lxmesh_closed` should be: what `lxmesh-gen` has written for the unit that loads
+//! it at boot, or, where the host file has no packet filter or the file is not there yet, the same
+//! text from the same code, with devices as they are found.
+//!
+//! A device once found stays: if the underlay's route goes, its device must not be closed, or the
+//! route would never come back.
+
+use crate::addr::IfName;
+use crate::generate::{MARKER, closed};
+use crate::host::{Firewall, HostFile};
+use crate::kernel::Kernel;
+use crate::kernel::nft::Family;
+use crate::model::Facts;
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Adds what is known of them to the facts.
+pub fn add(facts: &mut Facts, kernel: &mut Kernel, host: &HostFile) {
+    let text = text(kernel, host, facts);
+    if let Ok(text) = &text {
+        facts.uplinks = closed::uplinks_in(text);
+    }
+    facts.closed = Some(text);
+}
+
+/// The text, or why it is not known.
+fn text(kernel: &mut Kernel, host: &HostFile, facts: &Facts) -> Result<Arc<str>, String> {
+    if host.firewall.enabled
+        && let Ok(text) = std::fs::read_to_string(path())
+        && text.starts_with(&format!("# {MARKER}"))
+    {
+        return Ok(text.into());
+    }
+    let mut uplinks = BTreeSet::new();
+    if host.host.uplinks.is_none() {
+        let known = kernel
+            .nft
+            .elements(Family::Inet, Firewall::CLOSED, "uplinks")
+            .map_err(|error| error.to_string())?;
+        let known = known.into_iter().flatten();
+        uplinks.extend(known.filter_map(|element| name_of(&element.key)));
+    }
+    let mut ways = closed::ways();
+    ways.retain(|way| {
+        let link = facts.link(&way.device);
+        link.is_some_and(|link| link.kind.is_soft())
+    });
+    uplinks.extend(closed::uplinks(host, closed::underlay(host), &ways));
+    match closed::render(host, &uplinks) {
+        Ok(file) => Ok(file.contents.into()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// A name of a device in a set, filled up with zeros. Nothing else gets into the text.
+fn name_of(key: &[u8]) -> Option<String> {
+    let end = key.iter().position(|byte| *byte == 0).unwrap_or(key.len());
+    let name: IfName = std::str::from_utf8(&key[..end]).ok()?.parse().ok()?;
+    Some(name.to_string())
+}
+
+/// Tests have no /etc of their own.
+#[cfg(feature = "test-hooks")]
+fn path() -> PathBuf {
+    std::env::var_os("LXMESH_TEST_CLOSED_FILE").map_or(closed::PATH.into(), PathBuf::from)
+}
+#[cfg(not(feature = "test-hooks"))]
+fn path() -> PathBuf {
+    closed::PATH.into()
+}
