@@ -208,7 +208,7 @@ fn render_prints_without_a_root_and_writes_with_one() {
     assert_eq!(
         text(&output.stdout),
         "/etc/frr/daemons: created\n/etc/frr/frr.conf: created\n\
-         /etc/lxmesh/closed.nft: created\n\
+         \
          /etc/lxmesh/firewall.nft: created\n\
          /etc/systemd/system/lxmesh-firewall.service: created\n\
          /etc/systemd/system/multi-user.target.d/lxmesh-firewall.conf: created\n"

@@ -1,6 +1,7 @@
 //! `lxmesh plan`, `status` and `purge` beside a running and a stopped agent.
 
 use super::cold_start::busy_world;
+use super::support::checks::attached;
 use super::support::fake_lxd::{Fault, Status};
 use super::support::in_netns;
 use super::support::silence::Listeners;
@@ -143,6 +144,7 @@ fn purge_leaves_nothing_of_ours_and_everything_of_others() {
         );
         for port in ports {
             assert!(ns.link(&port).get("master").is_none());
+            assert_eq!(attached(ns.index(&port)), 0);
         }
         assert!(!world.path("dnsmasq/hosts").exists());
         world.strangers_are(&strangers);

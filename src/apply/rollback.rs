@@ -7,9 +7,10 @@ use super::commands::{has_systemd, pause, run};
 use super::health::{Health, observe};
 use super::journal::{self, Journal, Snapshot, Stage, State, StateError};
 use super::{ApplyError, fault, is_this_host};
+use crate::generate::closed;
 use crate::generate::plan::{FileChange, Step, plan};
 use crate::generate::write::MANIFEST;
-use crate::host::{self, HostFile};
+use crate::host::{self, Firewall, HostFile};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -58,10 +59,29 @@ fn steps_back(snapshot: &Snapshot) -> Vec<Step> {
     let parse = |text: &str| host::parse("the host file", text).ok();
     let new = parse(&snapshot.host_after);
     let old = snapshot.host_before.as_deref().and_then(parse);
-    let Some(target) = old.or_else(|| new.clone()) else {
-        return plan_without_host_file(&changes);
+    let mut steps = match old.or_else(|| new.clone()) {
+        Some(target) => plan(&changes, new.as_ref(), &target).steps,
+        None => plan_without_host_file(&changes),
     };
-    plan(&changes, new.as_ref(), &target).steps
+    steps.extend(open_again(&changes));
+    steps
+}
+
+/// Tables that came with the apply and may have cut this host off. They stay where a file goes in an
+/// ordinary apply; an agent that runs loads them again, with the devices that it finds.
+fn open_again(changes: &[FileChange]) -> Vec<Step> {
+    let came = |change: &FileChange| {
+        change.path == Path::new(closed::PATH) && change.before.is_some() && change.after.is_none()
+    };
+    let families: &[&str] = match changes.iter().any(came) {
+        true => &["inet", "arp"],
+        false => &[],
+    };
+    let delete = |family: &&str| Step::DeleteTable {
+        family: (*family).into(),
+        name: Firewall::CLOSED.into(),
+    };
+    families.iter().map(delete).collect()
 }
 
 /// A newer program may understand the files of an older one no longer. Then devices have no

@@ -249,7 +249,7 @@ fn closed(host: &HostFile, seen: &Seen, all: &mut Vec<Finding>) {
         (true, false) => all.push(Finding::warning(
             "closed",
             format!(
-                "lxmesh-firewall.service does not start with the host: until the agent has loaded tables {}, instances reach {OPEN}",
+                "lxmesh-firewall.service does not start with the host, or does not load them: until the agent has loaded tables {}, instances reach {OPEN}",
                 Firewall::CLOSED
             ),
             "lxmesh-gen apply",

@@ -6,7 +6,7 @@ use crate::addr::IpAddr;
 use crate::apply::{commands, health};
 use crate::control::Status;
 use crate::control::server;
-use crate::generate::{self, Here, LocalFacts};
+use crate::generate::{self, Here, LocalFacts, closed};
 use crate::host::{Firewall, HostFile};
 use crate::kernel::link::LinkKind;
 use crate::kernel::nft::Family;
@@ -63,6 +63,7 @@ pub const PROGRAMS: [(&str, &[&str]); 4] = [
     ("strongSwan", &["swanctl", "--help"]),
 ];
 
+const FIREWALL_UNIT: &str = "/etc/systemd/system/lxmesh-firewall.service";
 /// By what systemd starts the unit of the packet filter: the generator's drop-in, or the
 /// administrator's `systemctl enable`.
 const FIREWALL_AT_BOOT: [&str; 2] = [
@@ -138,7 +139,7 @@ pub async fn look(host: &HostFile) -> Seen {
         lxd: lxd(host).await,
         sysctls: sysctls.collect(),
         closed: closed.map_err(|error| error.to_string()),
-        firewall_at_boot: FIREWALL_AT_BOOT.iter().any(|path| Path::new(path).exists()),
+        firewall_at_boot: firewall_at_boot(),
         facts: facts.map_err(|error| error.to_string()),
         addresses: local.map(|local| local.addresses).unwrap_or_default(),
         paths: others.into_iter().map(|to| (to, path_mtu(to))).collect(),
@@ -147,6 +148,15 @@ pub async fn look(host: &HostFile) -> Seen {
             .await
             .map_err(|error| error.to_string()),
     }
+}
+
+/// Whether the unit starts with the host, and loads the tables: one that an older version has rendered
+/// does not.
+fn firewall_at_boot() -> bool {
+    let unit = std::fs::read_to_string(FIREWALL_UNIT).unwrap_or_default();
+    FIREWALL_AT_BOOT.iter().any(|path| Path::new(path).exists())
+        && unit.contains(closed::PATH)
+        && Path::new(closed::PATH).exists()
 }
 
 fn read(path: impl AsRef<Path>) -> Option<String> {

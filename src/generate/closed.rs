@@ -2,15 +2,17 @@
 //! by which an instance's device that nobody attached passes nothing. `lxmesh-gen` renders the text
 //! for the unit that loads it before LXD starts, and the agent keeps it as it is; where
 //! `[firewall]` is off, the agent has the same text from here. Pure but for
-//! [`ways`] and [`underlay`].
+//! [`Devices::find`] and [`underlay`].
 
 use super::facts::LocalFacts;
 use super::template::Templates;
 use super::{OutputFile, RenderError};
 use crate::addr::{IfName, IpNet, Ipv4Net, Ipv6Net};
 use crate::host::{Firewall, HostFile};
+use crate::kernel::link::Link;
+use crate::kernel::{KernelError, Rtnl};
 use serde::Serialize;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -23,6 +25,50 @@ const TEMPLATE: &str = "firewall/closed.nft";
 pub struct Way {
     pub to: IpNet,
     pub device: IfName,
+}
+
+/// Devices that could be an instance's by their kind, and are in no bridge.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Devices {
+    /// Routes by way of them.
+    pub ways: Vec<Way>,
+    /// Those on which the host has an address, other than a link-local one: LXD gives none to an
+    /// instance's device, so they are somebody's uplink or VPN.
+    pub addressed: BTreeSet<IfName>,
+}
+
+impl Devices {
+    /// Those of this host, by its links and /proc.
+    pub fn find<'a>(
+        rtnl: &mut Rtnl,
+        links: impl Iterator<Item = &'a Link>,
+    ) -> Result<Devices, KernelError> {
+        let soft: BTreeMap<u32, &IfName> = links
+            .filter(|link| link.kind.is_soft() && link.master.is_none())
+            .map(|link| (link.index, &link.name))
+            .collect();
+        if soft.is_empty() {
+            return Ok(Devices::default());
+        }
+        let mut ways = ways();
+        ways.retain(|way| soft.values().any(|name| **name == way.device));
+        let own = rtnl.addresses()?.into_iter();
+        let own = own.filter(|(_, address)| !is_link_local(*address));
+        let addressed = own.filter_map(|(index, _)| soft.get(&index));
+        // systemd-networkd gives an address to whatever has such a name.
+        let addressed = addressed.filter(|name| !name.as_str().starts_with("ve-"));
+        Ok(Devices {
+            ways,
+            addressed: addressed.map(|name| (*name).clone()).collect(),
+        })
+    }
+}
+
+fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(four) => four.is_link_local(),
+        IpAddr::V6(six) => six.is_unicast_link_local(),
+    }
 }
 
 #[derive(Serialize)]
@@ -91,8 +137,8 @@ pub fn underlay(file: &HostFile) -> Option<IpAddr> {
 }
 
 /// Devices that are the host's own: what `[host] uplinks` says, or else those on the way to its own
-/// underlay address, to reflectors, to supervisors, and to everywhere.
-pub fn uplinks(file: &HostFile, underlay: Option<IpAddr>, ways: &[Way]) -> BTreeSet<String> {
+/// underlay address, to reflectors, to supervisors, and to everywhere, and those with addresses.
+pub fn uplinks(file: &HostFile, underlay: Option<IpAddr>, devices: &Devices) -> BTreeSet<String> {
     if let Some(named) = &file.host.uplinks {
         return named.iter().cloned().collect();
     }
@@ -100,8 +146,13 @@ pub fn uplinks(file: &HostFile, underlay: Option<IpAddr>, ways: &[Way]) -> BTree
     targets.extend(underlay.map(IpNet::from));
     targets.push(Ipv4Net::default().into());
     targets.push(Ipv6Net::default().into());
-    let devices = targets.iter().flat_map(|target| devices_to(target, ways));
-    devices.map(|device| device.to_string()).collect()
+    let on_the_way = targets
+        .iter()
+        .flat_map(|target| devices_to(target, &devices.ways));
+    on_the_way
+        .chain(devices.addressed.iter().cloned())
+        .map(|device| device.to_string())
+        .collect()
 }
 
 /// Where packets to this prefix, as a whole, leave.
@@ -121,7 +172,7 @@ fn devices_to<'a>(target: &IpNet, ways: &'a [Way]) -> impl Iterator<Item = IfNam
 
 /// The routes of this host, as /proc shows them: of IPv4 the main table's, of several next hops
 /// the first. Nothing where there is no /proc.
-pub fn ways() -> Vec<Way> {
+fn ways() -> Vec<Way> {
     let read = |path| fs::read_to_string(path).unwrap_or_default();
     let mut all = ipv4_ways(&read("/proc/net/route"));
     all.extend(ipv6_ways(&read("/proc/net/ipv6_route")));
@@ -189,7 +240,13 @@ mod tests {
 
     fn found(host: &str, ways: &[Way]) -> Vec<String> {
         let underlay = Some("198.51.100.11".parse().unwrap());
-        uplinks(&file(host), underlay, ways).into_iter().collect()
+        let devices = Devices {
+            ways: ways.to_vec(),
+            addressed: BTreeSet::from(["vpn0".parse().unwrap()]),
+        };
+        uplinks(&file(host), underlay, &devices)
+            .into_iter()
+            .collect()
     }
 
     #[test]
@@ -202,7 +259,10 @@ mod tests {
             way("::/0", "up6"),
             way("192.0.2.7/32", "vethof-instance"),
         ];
-        assert_eq!(found("", &ways), ["far0", "far1", "under0", "up0", "up6"]);
+        assert_eq!(
+            found("", &ways),
+            ["far0", "far1", "under0", "up0", "up6", "vpn0"]
+        );
     }
 
     #[test]
@@ -211,7 +271,7 @@ mod tests {
             way("198.51.100.0/24", "under0"),
             way("198.51.100.77/32", "vethof-instance"),
         ];
-        assert_eq!(found("", &ways), ["under0"]);
+        assert_eq!(found("", &ways), ["under0", "vpn0"]);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! versions of its programs, and the password that the host file says is in a file. Decides
 //! nothing.
 
-use super::closed::{self, Way};
+use super::closed::Devices;
 use super::strongswan::name_of_address;
 use super::target::Target;
 use crate::host::HostFile;
@@ -23,8 +23,8 @@ pub struct LocalFacts {
     pub target: Target,
     /// What stands in the file of `[bgp] password_file`.
     pub bgp_password: Option<String>,
-    /// Routes by way of devices that could be an instance's by their kind.
-    pub ways: Vec<Way>,
+    /// Devices that could be an instance's by their kind.
+    pub devices: Devices,
 }
 
 /// A file that the host file names holds no password.
@@ -62,7 +62,7 @@ impl LocalFacts {
     pub fn read_without_programs() -> Result<Self, FactsError> {
         Ok(LocalFacts {
             name: read(HOST_NAME)?.trim().to_string(),
-            ways: soft_ways(),
+            devices: soft_devices(),
             ..Self::read_addresses()?
         })
     }
@@ -89,7 +89,7 @@ impl LocalFacts {
             name: name_of_address(address),
             target: Target::default(),
             bgp_password: None,
-            ways: Vec::new(),
+            devices: Devices::default(),
         }
     }
 
@@ -124,17 +124,14 @@ fn read(path: &'static str) -> Result<String, FactsError> {
     }
 }
 
-/// Without the links' kinds, all routes: naming a device that needs it not does no harm.
-fn soft_ways() -> Vec<Way> {
-    let mut ways = closed::ways();
-    if let Ok(links) = Rtnl::open().and_then(|mut rtnl| rtnl.links()) {
-        let soft = |way: &Way| {
-            let mut of_name = links.iter().filter(|link| link.name == way.device);
-            of_name.any(|link| link.kind.is_soft())
-        };
-        ways.retain(soft);
-    }
-    ways
+/// None where the kernel cannot be asked: the agent looks once more.
+fn soft_devices() -> Devices {
+    let find = || {
+        let mut rtnl = Rtnl::open()?;
+        let links = rtnl.links()?;
+        Devices::find(&mut rtnl, links.iter())
+    };
+    find().unwrap_or_default()
 }
 
 /// `|-- 192.0.2.1` followed by `/32 host LOCAL`.

@@ -22,13 +22,21 @@ pub fn render(
     if !file.firewall.enabled {
         return Ok(Vec::new());
     }
-    let uplinks = closed::uplinks(file, Some(here.underlay), &facts.ways);
+    let uplinks = closed::uplinks(file, Some(here.underlay), &facts.devices);
     let values = FirewallValues::new(file, here, &uplinks);
     let unit = UnitValues {
         nft: facts.target.nft_program,
+        closed: match here.supervisor {
+            true => vec![closed::PATH],
+            false => vec![],
+        },
     };
-    Ok(vec![
-        closed::render(file, &uplinks)?,
+    let mut files = match here.supervisor {
+        true => vec![closed::render(file, &uplinks)?],
+        // There are no instances.
+        false => vec![],
+    };
+    files.extend([
         templates.output(
             "firewall/firewall.nft",
             &values,
@@ -51,12 +59,15 @@ pub fn render(
             "/etc/systemd/system/multi-user.target.d/lxmesh-firewall.conf".into(),
             0o644,
         )?,
-    ])
+    ]);
+    Ok(files)
 }
 
 #[derive(Serialize)]
 struct UnitValues {
     nft: &'static str,
+    /// One file, or none.
+    closed: Vec<&'static str>,
 }
 
 /// Lists have one element where there is something to print, none where there is not.

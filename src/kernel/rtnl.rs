@@ -24,6 +24,9 @@ pub const PROTOCOL: u8 = 242;
 
 pub(super) const RTM_NEWROUTE: u16 = 24;
 pub(super) const RTM_DELROUTE: u16 = 25;
+const RTM_NEWADDR: u16 = 20;
+const RTM_GETADDR: u16 = 22;
+const IFADDRMSG: usize = 8;
 const RTM_GETROUTE: u16 = 26;
 pub(super) const RTM_NEWNEIGH: u16 = 28;
 pub(super) const RTM_DELNEIGH: u16 = 29;
@@ -236,6 +239,16 @@ impl Rtnl {
         Ok(vteps)
     }
 
+    /// Addresses of this host, with the index of their link; those of point-to-point links, too.
+    pub fn addresses(&mut self) -> Result<Vec<(u32, IpAddr)>, KernelError> {
+        self.socket.dump(
+            format_args!("reading addresses"),
+            RTM_GETADDR,
+            |m| m.raw(&[0; IFADDRMSG]),
+            parse_address,
+        )
+    }
+
     /// The ARP and ND entries of a link, in every state. ENODEV if there is no such link.
     pub fn neighbours(&mut self, device: u32) -> Result<Vec<Neighbour>, KernelError> {
         let attempt = format_args!("reading the neighbours of link {device}");
@@ -432,6 +445,20 @@ fn parse_vtep(message: &Message<'_>, tunnel: u32) -> Option<IpAddr> {
 
 pub(super) fn neighbour_address(message: &Message<'_>) -> Option<IpAddr> {
     message.attrs(NDMSG).find(NDA_DST)?.address()
+}
+
+/// `struct ifaddrmsg` ends with the link's index. IFA_ADDRESS is the other end's on point-to-point links,
+/// where IFA_LOCAL is ours.
+fn parse_address(message: &Message<'_>) -> Option<(u32, IpAddr)> {
+    const IFA_ADDRESS: u16 = 1;
+    const IFA_LOCAL: u16 = 2;
+    if message.kind != RTM_NEWADDR {
+        return None;
+    }
+    let index = u32::from_ne_bytes(message.body.get(4..8)?.try_into().ok()?);
+    let attrs = message.attrs(IFADDRMSG);
+    let own = attrs.find(IFA_LOCAL).or_else(|| attrs.find(IFA_ADDRESS))?;
+    Some((index, own.address()?))
 }
 
 fn parse_neighbour(message: &Message<'_>, device: u32) -> Option<Neighbour> {

@@ -82,7 +82,10 @@ pub(super) fn require(kernel: &Kernel, index: u32) -> Result<(), KindError> {
 
 /// Whether a device can have been a port of ours.
 fn may_be_a_port(kind: &LinkKind) -> bool {
-    matches!(kind, LinkKind::Other)
+    !matches!(
+        kind,
+        LinkKind::Bridge(_) | LinkKind::Vxlan(_) | LinkKind::Vrf { .. }
+    )
 }
 
 impl KernelKind for Checksum {

@@ -1,7 +1,7 @@
 //! The tables `inet lxmesh_closed` and `arp lxmesh_closed`, which keep a device that nobody attached
 //! from passing anything. They are there before any agent, from the unit of `lxmesh-gen`, and stay
-//! after it: nothing of ours removes them. The agent puts them back if they are gone or altered.
-//! What their text is, `Facts` say.
+//! after it: nothing of ours removes them. The agent puts them back if they are gone, or if chains, rules or
+//! sets are altered (what is in the sets it does not compare). What their text is, `Facts` say.
 //!
 //! Both are one object, with a digest of text and structure in the set `stamp`, as in
 //! `nft_table.rs`. What others have loaded has no stamp, and is loaded again once.
@@ -60,6 +60,7 @@ impl Kind for Closed {
     const OWNS: Owns = Owns::WholeObjects;
     const ABOUT: About = About::Host;
     const STAYS: bool = true;
+    const BEFORE_FILTERS: bool = true;
     type Key = Key;
     type Attrs = Attrs;
 

@@ -38,7 +38,8 @@ pub trait Kind: Sized + 'static {
     type Key: Ord + Clone + Debug + Display + Send;
     type Attrs: Eq + Clone + Debug + Display + Send;
 
-    /// Whether its objects are made before the filters change, which let nothing pass that lacks them.
+    /// Whether its objects are made before the filters change and whether they can or not, and never put off: of a
+    /// port, the filters let nothing pass that lacks them.
     const BEFORE_FILTERS: bool = false;
 
     /// For how long an object must have been unwanted before it is deleted.

@@ -1,12 +1,13 @@
-//! What the tables `lxmesh_closed` should be: what `lxmesh-gen` has written for the unit that loads
-//! it at boot, or, where the host file has no packet filter or the file is not there yet, the same
-//! text from the same code, with devices as they are found.
+//! What the tables `lxmesh_closed` should be: the text that `lxmesh-gen` writes for the unit that loads
+//! it at boot, from the same code, for the host's own devices as its file has them, as they are found, and as the
+//! tables have them already.
 //!
 //! A device once found stays: if the underlay's route goes, its device must not be closed, or the
 //! route would never come back.
 
 use crate::addr::IfName;
-use crate::generate::{MARKER, closed};
+use crate::generate::MARKER;
+use crate::generate::closed::{self, Devices};
 use crate::host::{Firewall, HostFile};
 use crate::kernel::Kernel;
 use crate::kernel::nft::Family;
@@ -26,27 +27,29 @@ pub fn add(facts: &mut Facts, kernel: &mut Kernel, host: &HostFile) {
 
 /// The text, or why it is not known.
 fn text(kernel: &mut Kernel, host: &HostFile, facts: &Facts) -> Result<Arc<str>, String> {
-    if host.firewall.enabled
-        && let Ok(text) = std::fs::read_to_string(path())
-        && text.starts_with(&format!("# {MARKER}"))
-    {
-        return Ok(text.into());
-    }
     let mut uplinks = BTreeSet::new();
+    let mut devices = Devices::default();
+    let mut underlay = None;
     if host.host.uplinks.is_none() {
+        if host.firewall.enabled
+            && let Ok(text) = std::fs::read_to_string(path())
+            && text.starts_with(&format!("# {MARKER}"))
+        {
+            uplinks = closed::uplinks_in(&text);
+        }
         let known = kernel
             .nft
             .elements(Family::Inet, Firewall::CLOSED, "uplinks")
             .map_err(|error| error.to_string())?;
         let known = known.into_iter().flatten();
         uplinks.extend(known.filter_map(|element| name_of(&element.key)));
+        devices =
+            Devices::find(&mut kernel.rtnl, facts.links()).map_err(|error| error.to_string())?;
+        if devices != Devices::default() {
+            underlay = closed::underlay(host);
+        }
     }
-    let mut ways = closed::ways();
-    ways.retain(|way| {
-        let link = facts.link(&way.device);
-        link.is_some_and(|link| link.kind.is_soft())
-    });
-    uplinks.extend(closed::uplinks(host, closed::underlay(host), &ways));
+    uplinks.extend(closed::uplinks(host, underlay, &devices));
     match closed::render(host, &uplinks) {
         Ok(file) => Ok(file.contents.into()),
         Err(error) => Err(error.to_string()),
