@@ -85,8 +85,9 @@ section! {
         /// Devices of the host's own that are a veth or a tap, such as the underlay of a host that is a
         /// container itself, or a tap of a VPN: names, or beginnings of names with a `*` behind them.
         /// Other such devices count as instances', from which nothing is accepted unless it is bridged
-        /// or routed. Name physical devices only if other hosts' packets arrive by another one than
-        /// answers leave by. Default: veths and taps on the way to other hosts and to everywhere.
+        /// or routed. Name a bridge if other hosts' packets arrive by it and answers leave by another device.
+        /// No instance's device may have such a name. Default: veths and taps on the way to other hosts and to
+        /// everywhere, and those that have an address.
         optional uplinks: List<DeviceName>,
     }
 }
