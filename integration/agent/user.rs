@@ -227,3 +227,16 @@ fn the_control_socket_answers_root_and_the_agents_group_only() {
         assert!(ask(&main).1.contains("fabric test"));
     });
 }
+
+/// It gives up every right to read what is not root's.
+#[test]
+fn an_agent_that_root_starts_can_use_what_is_loaded_for_the_user() {
+    in_netns(|ns| {
+        let world = World::new(ns);
+        share_with(USER);
+        let mut world = world.started();
+        let kept = process_line(&world.pid().to_string(), "CapEff:");
+        assert_eq!(u64::from_str_radix(&kept, 16).unwrap() & 0b110, 0, "{kept}");
+        world.stop();
+    });
+}

@@ -240,7 +240,8 @@ pub fn prepare(directory: &Path) -> Result<Prepared, PrepareError> {
     for name in all.iter().filter(|name| !name.contains('.')) {
         let path = directory.join(name);
         std::os::unix::fs::chown(&path, Some(user), Some(0))
-            .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(0o400)))
+            // Root's group as well: an agent that root starts gives up the right to read what is others'.
+            .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(0o440)))
             .map_err(|error| path_error(&path, &error))?;
     }
     Ok(prepared)
