@@ -7,6 +7,7 @@
 //! `nft_table.rs`. What others have loaded has no stamp, and is loaded again once.
 
 use super::nft_set::{Bytes, Value};
+use super::nft_table::hex;
 use super::{KernelKind, KindError, Look, Scope};
 use crate::host::Firewall;
 use crate::kernel::nft::{Element, ElementOp, Family};
@@ -48,11 +49,6 @@ impl fmt::Display for Attrs {
             (text, false) => write!(f, "ruleset {text} altered"),
         }
     }
-}
-
-fn hex(digest: &[u8]) -> String {
-    let first = digest.iter().take(8);
-    first.map(|byte| format!("{byte:02x}")).collect()
 }
 
 impl Kind for Closed {

@@ -84,7 +84,8 @@ fn text_digest() -> String {
     hex(&Sha256::digest(text()))
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// The first 16 hexadecimal digits of a digest.
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes
         .iter()
         .take(8)

@@ -195,8 +195,8 @@ impl KernelKind for PortAttrs {
         facts: &Facts,
         changes: &[Change<Self>],
     ) -> Vec<Result<(), KindError>> {
-        let mut checked: Vec<_> = changes.iter().map(|c| checked(kernel, c, facts)).collect();
-        let mut checked = checked.drain(..);
+        let checked: Vec<_> = changes.iter().map(|c| checked(kernel, c, facts)).collect();
+        let mut checked = checked.into_iter();
         apply_ops(kernel, changes, |change| {
             checked.next().expect("one for each change")?;
             ops(change, facts)
