@@ -10,17 +10,19 @@ mod support;
 use lxmesh::kernel::Conntrack;
 use support::{Ns, in_netns};
 
-/// Echo requests to two addresses in two zones, and a datagram.
+/// Echo requests to three addresses in three zones, one of them of the first direction only, and a datagram.
 fn traffic(ns: &Ns) {
     ns.sh("ip link set lo up; ip address add 2001:db8::1/128 dev lo");
     ns.nft(
         "table inet t {
             chain c { type filter hook output priority -300; ip daddr 127.0.0.2 ct zone set 7; }
             chain d { type filter hook prerouting priority -300; ip daddr 127.0.0.2 ct zone set 7; }
+            chain f { type filter hook output priority -300; ip daddr 127.0.0.4 ct original zone set 9; }
+            chain g { type filter hook prerouting priority -300; ip daddr 127.0.0.4 ct original zone set 9; }
             chain e { type filter hook output priority 0; ct state new counter; }
         }",
     );
-    ns.sh("ping -n -c 1 127.0.0.1; ping -n -c 1 127.0.0.2; ping -n -c 1 2001:db8::1");
+    ns.sh("ping -n -c 1 127.0.0.1; ping -n -c 1 127.0.0.2; ping -n -c 1 127.0.0.4; ping -n -c 1 2001:db8::1");
     ns.sh("exec 3>/dev/null; echo x | timeout 1 bash -c 'cat > /dev/udp/127.0.0.3/5300' || true");
 }
 
@@ -51,6 +53,7 @@ fn entries_are_read_as_they_are_and_deleted_one_by_one() {
                 "0 17 127.0.0.1 127.0.0.3 5300",
                 "0 58 2001:db8::1 2001:db8::1 32768",
                 "7 1 127.0.0.1 127.0.0.2 2048",
+                "9 1 127.0.0.1 127.0.0.4 2048",
             ],
             "{}",
             table(ns)
@@ -58,7 +61,12 @@ fn entries_are_read_as_they_are_and_deleted_one_by_one() {
         let zoned = conntrack.entries(|entry| entry.zone == 7).unwrap();
         assert_eq!(zoned.len(), 1);
         assert_eq!(conntrack.delete(&zoned).unwrap(), 1);
+        let half = conntrack.entries(|entry| entry.zone == 9).unwrap();
+        assert_eq!(half.len(), 1);
+        assert!(table(ns).contains("zone-orig=9"), "{}", table(ns));
+        assert_eq!(conntrack.delete(&half).unwrap(), 1);
         let left = table(ns);
+        assert!(!left.contains("zone-orig"), "{left}");
         assert!(
             !left.contains("dst=127.0.0.2") && left.contains("dst=127.0.0.3"),
             "{left}"

@@ -195,6 +195,11 @@ fn deleted_and_altered_elements_are_repaired() {
         "nft 'add element bridge lxmesh in_svc { \"PORT\" . tcp . 22 }'",
         "nft 'flush set bridge lxmesh svis'",
         "nft 'flush set inet lxmesh ports'",
+        "nft 'flush set arp lxmesh ports'",
+        "nft 'flush set bridge lxmesh port_zones'",
+        "nft 'flush set bridge lxmesh gateways4'",
+        "nft 'flush set inet lxmesh gateways6'",
+        "nft 'delete element inet lxmesh zones { \"SVI\" }; add element inet lxmesh zones { \"SVI\" : 7 }'",
     ]);
 }
 
@@ -202,6 +207,7 @@ fn deleted_and_altered_elements_are_repaired() {
 fn a_deleted_table_is_repaired() {
     each_is_repaired(&["nft delete table bridge lxmesh"]);
     each_is_repaired(&["nft delete table inet lxmesh"]);
+    each_is_repaired(&["nft delete table arp lxmesh"]);
 }
 
 #[test]
@@ -226,13 +232,13 @@ fn tables_that_are_replaced_stand_open_behind_the_new_ones() {
         });
         let hook = "{ type filter hook forward priority -500; }";
         ns.sh(&format!(
-            "nft 'add chain bridge lxmesh hole {hook}; add chain inet lxmesh hole {hook}'"
+            "nft 'add chain bridge lxmesh hole {hook}; add chain inet lxmesh hole {hook}; add chain arp lxmesh hole {{ type filter hook input priority -500; }}'"
         ));
         world.until("the tables are replaced", |_| {
             (!ns.sh("nft list ruleset").contains("hole")).then_some(())
         });
         world.in_step();
-        for family in ["bridge", "inet"] {
+        for family in ["bridge", "inet", "arp"] {
             let rule = format!("rule {family} lxmesh hole ");
             let opened = format!("add element {family} lxmesh gate {{ 0x00000000 }}");
             world.until(&format!("{family} has a gate that opens"), |_| {

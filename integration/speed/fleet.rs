@@ -167,8 +167,8 @@ impl<'a> Fleet<'a> {
         let at = self.directory.path().display();
         let text = format!(
             "version = 1\n[fabric]\nname = \"bench\"\nasn = 64500\nreflectors = [\"203.0.113.100\"]\n\
-             supervisors = [\"203.0.113.0/24\"]\n[lxd]\nsocket = \"{at}/lxd.sock\"\n\
-             [agent]\ncontrol_socket = \"{at}/control.sock\"\nreload_interval_s = {interval_s}\n\
+             supervisors = [\"203.0.113.0/24\"]\n[host]\nuplinks = [\"ul\"]\n\
+             [lxd]\nsocket = \"{at}/lxd.sock\"\n[agent]\ncontrol_socket = \"{at}/control.sock\"\nreload_interval_s = {interval_s}\n\
              [dhcp]\ndirectory = \"{at}/dnsmasq\"\n\
              [[network]]\nname = \"vpc\"\nvni = 100\ngateway = [\"10.20.0.1/16\", \"2001:db8::1/64\"]\nhost_routes = \"main\"\n"
         );

@@ -61,7 +61,10 @@ fn nft_script(plan: &Plan, fleet: &Fleet<'_>) -> String {
     }
     script.push_str(
         "add element bridge lxmesh svis { \"svi-vpc\" }\nadd element inet lxmesh svis { \"svi-vpc\" }\n\
-         add element bridge lxmesh overlay { \"vxlan-vpc\" }\nadd element bridge lxmesh overlay_zones { \"vxlan-vpc\" : 100 }\n",
+         add element bridge lxmesh overlay { \"vxlan-vpc\" }\nadd element bridge lxmesh overlay_zones { \"vxlan-vpc\" : 100 }\n\
+         add element inet lxmesh zones { \"svi-vpc\" : 100 }\n\
+         add element bridge lxmesh gateways4 { \"svi-vpc\" . 10.20.0.1 }\nadd element inet lxmesh gateways4 { \"svi-vpc\" . 10.20.0.1 }\n\
+         add element bridge lxmesh gateways6 { \"svi-vpc\" . 2001:db8::1 }\nadd element inet lxmesh gateways6 { \"svi-vpc\" . 2001:db8::1 }\n",
     );
     let mut set = |name: &str, element: &dyn Fn(&Nic) -> Vec<String>| {
         let elements: Vec<String> = fleet.nics.iter().flat_map(element).collect();
@@ -77,9 +80,9 @@ fn nft_script(plan: &Plan, fleet: &Fleet<'_>) -> String {
     set("bridge lxmesh ports", &|nic| {
         vec![format!("\"{}\"", nic.port)]
     });
-    set("inet lxmesh ports", &|nic| {
-        vec![format!("\"{}\"", nic.port)]
-    });
+    for ports in ["inet lxmesh ports", "arp lxmesh ports"] {
+        set(ports, &|nic| vec![format!("\"{}\"", nic.port)]);
+    }
     set("bridge lxmesh mac", &|nic| {
         vec![format!("\"{}\" . {}", nic.port, nic.mac)]
     });
@@ -97,6 +100,9 @@ fn nft_script(plan: &Plan, fleet: &Fleet<'_>) -> String {
     });
     set("bridge lxmesh zones", &|nic| {
         vec![format!("\"{}\" : 100", nic.port)]
+    });
+    set("bridge lxmesh port_zones", &|nic| {
+        vec![format!("\"{}\" . 100", nic.port)]
     });
     let source = |nic: &Nic, ethertype| {
         format!(

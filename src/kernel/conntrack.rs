@@ -16,31 +16,41 @@ const DELETE: u16 = SUBSYS | 2;
 /// Size of `struct nfgenmsg`.
 const NFGENMSG: usize = 4;
 const CTA_TUPLE_ORIG: u16 = 1;
+const CTA_STATUS: u16 = 3;
 const CTA_ID: u16 = 12;
 const CTA_ZONE: u16 = 18;
 const CTA_TUPLE_IP: u16 = 1;
 const CTA_TUPLE_PROTO: u16 = 2;
+const CTA_TUPLE_ZONE: u16 = 3;
 const CTA_IP_SRC: [u16; 2] = [1, 3];
 const CTA_IP_DST: [u16; 2] = [2, 4];
 const CTA_PROTO_NUM: u16 = 1;
 const CTA_PROTO_DST_PORT: u16 = 3;
 const CTA_PROTO_ICMP: [u16; 2] = [5, 6];
 const CTA_PROTO_ICMPV6: [u16; 2] = [8, 9];
+/// include/uapi/linux/netfilter/nf_conntrack_common.h.
+const IPS_SRC_NAT: u32 = 1 << 4;
+const IPS_DST_NAT: u32 = 1 << 5;
 /// Deletions per system call.
 const BATCH: usize = 256;
 
 /// One entry, as far as we look at it, in the direction of its first packet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
+    /// Of its first direction; it may be in no zone (0) by its answers.
     pub zone: u16,
     /// IANA number.
     pub protocol: u8,
     pub source: IpAddr,
     pub destination: IpAddr,
+    /// An address or port of it is translated.
+    pub translated: bool,
     /// Destination port; of ICMP, type × 256 + code; 0 of what has neither.
     pub port: u16,
     /// What the kernel knows it by: the tuple as it wrote it, and its number.
     tuple: Vec<u8>,
+    /// The zone is part of the tuple, because it is of that direction alone.
+    zoned_tuple: bool,
     id: u32,
     family: u8,
 }
@@ -54,8 +64,10 @@ impl Entry {
             protocol,
             source,
             destination,
+            translated: false,
             port,
             tuple: Vec::new(),
+            zoned_tuple: false,
             id: 0,
             family: 0,
         }
@@ -107,7 +119,9 @@ impl Conntrack {
                 m.raw(&[entry.family, 0, 0, 0]);
                 m.nest(CTA_TUPLE_ORIG, |tuple| tuple.raw(&entry.tuple));
                 // Zone and number make sure that it is this very entry.
-                m.attr(CTA_ZONE, &entry.zone.to_be_bytes());
+                if !entry.zoned_tuple {
+                    m.attr(CTA_ZONE, &entry.zone.to_be_bytes());
+                }
                 m.be32(CTA_ID, entry.id);
             });
         }
@@ -145,14 +159,17 @@ fn parse(message: &Message<'_>) -> Option<Entry> {
     let protocol = tuple.attrs().find(CTA_TUPLE_PROTO)?.attrs();
     let address = |kinds: [u16; 2]| kinds.iter().find_map(|kind| ip.find(*kind))?.address();
     let (source, destination) = (address(CTA_IP_SRC)?, address(CTA_IP_DST)?);
+    let status = attrs.find(CTA_STATUS).and_then(|status| status.be32());
+    let status = status.unwrap_or(0);
+    let of_tuple = tuple.attrs().find(CTA_TUPLE_ZONE);
+    let zone = of_tuple.clone().or_else(|| attrs.find(CTA_ZONE));
     Some(Entry {
-        zone: attrs
-            .find(CTA_ZONE)
-            .and_then(|zone| zone.be16())
-            .unwrap_or(0),
+        zone: zone.and_then(|zone| zone.be16()).unwrap_or(0),
+        zoned_tuple: of_tuple.is_some(),
         protocol: protocol.find(CTA_PROTO_NUM)?.u8()?,
         source,
         destination,
+        translated: status & (IPS_SRC_NAT | IPS_DST_NAT) != 0,
         port: port(protocol).unwrap_or(0),
         tuple: tuple.payload.to_vec(),
         id: attrs.find(CTA_ID)?.be32()?,

@@ -3,7 +3,7 @@
 
 use super::nft_set::{ACCEPT, Bytes, Field, GOTO, JUMP, Set, TABLE, Value};
 use super::{KindError, Look, Scope};
-use crate::host::{Denied, Limits};
+use crate::host::{Denied, Limits, Network};
 use crate::kernel::nft::{Element, ElementOp, Place};
 use crate::model::{Change, Inputs, Kind, Owns, Table};
 use crate::policy::{Action, Compiled, Direction, Protocol};
@@ -128,6 +128,7 @@ fn network_elements(inputs: &Inputs<'_>, wanted: &mut Table<NftElement>) {
         if network.multicast {
             put(wanted, Set::Mcast, &[svi], None);
         }
+        gateway_elements(inputs, network, wanted);
         if let Some(tunnel) = inputs.facts.tunnel(network) {
             let tunnel = Value::IfIndex(tunnel.index);
             put(wanted, Set::Overlay, &[tunnel], None);
@@ -147,11 +148,36 @@ fn network_elements(inputs: &Inputs<'_>, wanted: &mut Table<NftElement>) {
     }
 }
 
+/// The bridge's own addresses. By name, as long as it has no index.
+fn gateway_elements(inputs: &Inputs<'_>, network: &Network, wanted: &mut Table<NftElement>) {
+    let by_name = Value::IfName(&network.bridge);
+    let index = inputs.facts.svi(network).map(|link| link.index);
+    let four = network.gateway4.map(|gateway| gateway.addr().into());
+    let six = network.gateway6.map(|gateway| gateway.addr().into());
+    for (address, bridge, inet) in [
+        (four, Set::Gateways4, Set::InetGateways4),
+        (six, Set::Gateways6, Set::InetGateways6),
+    ] {
+        let Some(address) = address.map(Value::Ip) else {
+            continue;
+        };
+        put(wanted, bridge, &[by_name, address], None);
+        if let Some(index) = index {
+            put(wanted, inet, &[Value::IfIndex(index), address], None);
+        }
+    }
+    if let Some(index) = index {
+        let zone = Value::Zone(network.conntrack_zone);
+        put(wanted, Set::InetZones, &[Value::IfIndex(index)], Some(zone));
+    }
+}
+
 fn nic_elements(inputs: &Inputs<'_>, wanted: &mut Table<NftElement>) {
     // By name and whether or not the port is in its bridge: while it is in none, what it sends
     // would reach the host's own stack.
     for nic in inputs.nics {
         put(wanted, Set::InetPorts, &[Value::IfName(&nic.port)], None);
+        put(wanted, Set::ArpPorts, &[Value::IfName(&nic.port)], None);
     }
     for (nic, network, at) in inputs.connectable() {
         let port = Value::IfIndex(at.port.index);
@@ -159,7 +185,9 @@ fn nic_elements(inputs: &Inputs<'_>, wanted: &mut Table<NftElement>) {
         put(wanted, Set::Ports, &[port], None);
         put(wanted, Set::MacOf, &[port, mac], None);
         put(wanted, Set::MacRaw, &[port, mac], None);
-        let zone = Some(Value::Zone(network.conntrack_zone));
+        let zone = Value::Zone(network.conntrack_zone);
+        put(wanted, Set::PortZones, &[port, zone], None);
+        let zone = Some(zone);
         for address in nic.addresses() {
             let (set, at_once, ethertype) = match address {
                 IpAddr::V4(_) => (Set::Id4, Set::Zone4, ETHERTYPE_IP),

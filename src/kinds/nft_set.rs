@@ -10,7 +10,7 @@ use crate::kernel::nft::{Family, verdict};
 use std::fmt::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Name of both tables, `bridge lxmesh` and `inet lxmesh`.
+/// Name of the tables `bridge lxmesh`, `inet lxmesh` and `arp lxmesh`.
 pub const TABLE: &str = "lxmesh";
 
 /// A set or map of ours.
@@ -39,6 +39,11 @@ pub enum Set {
     Marks,
     /// Port → conntrack zone of its SVI.
     Zones,
+    /// The same as pairs.
+    PortZones,
+    /// Managed bridge . its own address.
+    Gateways4,
+    Gateways6,
     /// Port . MAC and ethertype . address → the same zone, of NICs without tags: what most packets
     /// are, known by one look-up.
     Zone4,
@@ -72,6 +77,12 @@ pub enum Set {
     InetSvis,
     InetPorts,
     InetVxlanUdp,
+    /// The same as `Gateways4` and `Gateways6`, by index.
+    InetGateways4,
+    InetGateways6,
+    /// Managed bridge → its conntrack zone.
+    InetZones,
+    ArpPorts,
     /// What the table's structure was when we loaded it.
     Stamp,
 }
@@ -127,15 +138,15 @@ pub enum Value<'a> {
 }
 
 /// The bytes of a key or of data, as in a register: every part of a concatenation padded to four
-/// bytes; at most 28 of them are used by any of our sets.
+/// bytes; at most 32 of them are used by any of our sets.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Bytes {
     len: u8,
-    bytes: [u8; 28],
+    bytes: [u8; 32],
 }
 
 impl Set {
-    pub const ALL: [Set; 35] = [
+    pub const ALL: [Set; 42] = [
         Set::Svis,
         Set::Mcast,
         Set::Ports,
@@ -148,6 +159,9 @@ impl Set {
         Set::Id6,
         Set::Marks,
         Set::Zones,
+        Set::PortZones,
+        Set::Gateways4,
+        Set::Gateways6,
         Set::Zone4,
         Set::Zone6,
         Set::VxlanUdp,
@@ -170,12 +184,22 @@ impl Set {
         Set::InetSvis,
         Set::InetPorts,
         Set::InetVxlanUdp,
+        Set::InetGateways4,
+        Set::InetGateways6,
+        Set::InetZones,
+        Set::ArpPorts,
         Set::Stamp,
     ];
 
     pub fn family(self) -> Family {
         match self {
-            Set::InetSvis | Set::InetPorts | Set::InetVxlanUdp => Family::Inet,
+            Set::InetSvis
+            | Set::InetPorts
+            | Set::InetVxlanUdp
+            | Set::InetGateways4
+            | Set::InetGateways6
+            | Set::InetZones => Family::Inet,
+            Set::ArpPorts => Family::Arp,
             _ => Family::Bridge,
         }
     }
@@ -184,7 +208,7 @@ impl Set {
         match self {
             Set::Svis | Set::InetSvis => "svis",
             Set::Mcast => "mcast",
-            Set::Ports | Set::InetPorts => "ports",
+            Set::Ports | Set::InetPorts | Set::ArpPorts => "ports",
             Set::Overlay => "overlay",
             Set::OverlayZones => "overlay_zones",
             Set::Routers => "routers",
@@ -193,7 +217,10 @@ impl Set {
             Set::Id4 => "id4",
             Set::Id6 => "id6",
             Set::Marks => "marks",
-            Set::Zones => "zones",
+            Set::Zones | Set::InetZones => "zones",
+            Set::PortZones => "port_zones",
+            Set::Gateways4 | Set::InetGateways4 => "gateways4",
+            Set::Gateways6 | Set::InetGateways6 => "gateways6",
             Set::Zone4 => "zone4",
             Set::Zone6 => "zone6",
             Set::VxlanUdp | Set::InetVxlanUdp => "vxlan_udp",
@@ -221,12 +248,18 @@ impl Set {
     pub fn key(self) -> &'static [Field] {
         use Field::*;
         match self {
-            Set::Svis | Set::Mcast | Set::InetSvis | Set::InetPorts => &[IfName],
+            Set::Svis | Set::Mcast | Set::InetSvis | Set::InetPorts | Set::ArpPorts => &[IfName],
+            Set::PortZones => &[IfIndex, Zone],
+            Set::Gateways4 => &[IfName, Ip4],
+            Set::Gateways6 => &[IfName, Ip6],
+            Set::InetGateways4 => &[IfIndex, Ip4],
+            Set::InetGateways6 => &[IfIndex, Ip6],
             Set::Ports
             | Set::Overlay
             | Set::OverlayZones
             | Set::Marks
             | Set::Zones
+            | Set::InetZones
             | Set::OutMore
             | Set::InMore
             | Set::Limited
@@ -255,7 +288,9 @@ impl Set {
     pub fn data(self) -> Option<Field> {
         match self {
             Set::Marks => Some(Field::Mark),
-            Set::Zones | Set::OverlayZones | Set::Zone4 | Set::Zone6 => Some(Field::Zone),
+            Set::Zones | Set::InetZones | Set::OverlayZones | Set::Zone4 | Set::Zone6 => {
+                Some(Field::Zone)
+            }
             Set::Out4 | Set::Out6 | Set::In4 | Set::In6 => Some(Field::Verdict),
             Set::LimitNew | Set::LimitControl | Set::LimitConnections => Some(Field::Verdict),
             _ => None,
@@ -274,6 +309,11 @@ impl Set {
                 | Set::VxlanUdp
                 | Set::InetSvis
                 | Set::InetVxlanUdp
+                | Set::Gateways4
+                | Set::Gateways6
+                | Set::InetGateways4
+                | Set::InetGateways6
+                | Set::InetZones
         )
     }
 }
@@ -299,7 +339,7 @@ impl Bytes {
     pub fn of(values: &[Value<'_>]) -> Self {
         let mut out = Bytes {
             len: 0,
-            bytes: [0; 28],
+            bytes: [0; 32],
         };
         for value in values {
             match value {
@@ -341,7 +381,7 @@ impl Bytes {
     pub fn from_kernel(bytes: &[u8]) -> Option<Self> {
         let mut out = Bytes {
             len: 0,
-            bytes: [0; 28],
+            bytes: [0; 32],
         };
         (bytes.len() <= out.bytes.len()).then(|| {
             out.push(bytes);

@@ -1,4 +1,4 @@
-//! The tables `bridge lxmesh` and `inet lxmesh`: sets, chains and rules, from templates. They are
+//! The tables `bridge lxmesh`, `inet lxmesh` and `arp lxmesh`: sets, chains and rules, from templates. They are
 //! replaced as a whole, with all elements, in one transaction, so that there is never a moment
 //! with half a policy.
 //!
@@ -9,13 +9,13 @@
 use super::nft_element::{self, NftElement};
 use super::nft_set::{Bytes, Set, TABLE, Value};
 use super::{KindError, Look};
-use crate::kernel::nft::{Element, ElementOp, Family};
-use crate::kernel::{Kernel, fault};
+use crate::kernel::nft::{Element, ElementOp, Family, Nft};
+use crate::kernel::{Kernel, KernelError, fault};
 use crate::model::{Inputs, Kind, Owns, Table};
 use sha2::{Digest, Sha256};
 use std::fmt;
 
-/// Both tables, as one object.
+/// The tables, as one object.
 #[derive(Debug)]
 pub struct NftTable;
 
@@ -69,11 +69,18 @@ fn body() -> String {
 /// The same in place of whatever is there. Adding before deleting makes the deletion succeed
 /// whether or not the table is there (`destroy` needs nft 1.0.7).
 pub fn text() -> String {
-    format!(
-        "table bridge {TABLE}\ndelete table bridge {TABLE}\n\
-         table inet {TABLE}\ndelete table inet {TABLE}\n{}",
-        body()
-    )
+    removal() + &body()
+}
+
+/// Each has a table of ours.
+const FAMILIES: [Family; 3] = [Family::Bridge, Family::Inet, Family::Arp];
+
+fn removal() -> String {
+    let each = FAMILIES.map(|family| {
+        let of = format!("table {} {TABLE}", family.name());
+        format!("{of}\ndelete {of}\n")
+    });
+    each.concat()
 }
 
 pub fn family_name(family: Family) -> &'static str {
@@ -118,9 +125,8 @@ pub fn wanted() -> Table<NftTable> {
 /// Reads what is loaded.
 pub fn observe(look: &mut Look<'_>) -> Result<Table<NftTable>, KindError> {
     let nft = &mut look.kernel.nft;
-    let bridge = nft.structure(Family::Bridge, TABLE)?;
-    let inet = nft.structure(Family::Inet, TABLE)?;
-    if bridge.is_none() && inet.is_none() {
+    let (structure, any) = structure(nft)?;
+    if !any {
         return Ok(Table::<NftTable>::new());
     }
     let stamp = nft.elements(Family::Bridge, TABLE, Set::Stamp.name())?;
@@ -128,11 +134,8 @@ pub fn observe(look: &mut Look<'_>) -> Result<Table<NftTable>, KindError> {
         .and_then(|elements| elements.into_iter().next())
         .and_then(|element| element.comment)
         .unwrap_or_default();
-    let (text, structure) = comment.split_once(' ').unwrap_or_default();
-    let intact = match (bridge, inet) {
-        (Some(bridge), Some(inet)) => structure == hex(&both(&bridge, &inet)),
-        _ => false,
-    };
+    let (text, stamped) = comment.split_once(' ').unwrap_or_default();
+    let intact = structure.is_some_and(|structure| structure == stamped);
     Ok(Table::<NftTable>::from([(
         Key,
         Attrs {
@@ -142,15 +145,19 @@ pub fn observe(look: &mut Look<'_>) -> Result<Table<NftTable>, KindError> {
     )]))
 }
 
-fn both(bridge: &[u8; 32], inet: &[u8; 32]) -> Vec<u8> {
-    Sha256::new()
-        .chain_update(bridge)
-        .chain_update(inet)
-        .finalize()
-        .to_vec()
+/// Digest of what the kernel has of all of them; `None` if one is missing. Whether any is there.
+fn structure(nft: &mut Nft) -> Result<(Option<String>, bool), KernelError> {
+    let mut digest = Sha256::new();
+    let (mut all, mut any) = (true, false);
+    for family in FAMILIES {
+        let structure = nft.structure(family, TABLE)?;
+        (all, any) = (all && structure.is_some(), any || structure.is_some());
+        digest.update(structure.unwrap_or_default());
+    }
+    Ok((all.then(|| hex(&digest.finalize())), any))
 }
 
-/// Replaces both tables with the given elements, in one transaction, and stamps them.
+/// Replaces the tables with the given elements, in one transaction, and stamps them.
 pub fn replace(kernel: &mut Kernel, elements: &Table<NftElement>) -> Result<(), KindError> {
     let Gate { made, opened } = gate(kernel)?;
     let mut text = text();
@@ -180,7 +187,7 @@ struct Gate {
 
 fn gate(kernel: &mut Kernel) -> Result<Gate, KindError> {
     let mut gate = Gate::default();
-    for family in [Family::Bridge, Family::Inet] {
+    for family in FAMILIES {
         let chains = kernel.nft.hooked_chains(family, TABLE)?;
         if chains.is_empty() {
             continue;
@@ -197,7 +204,7 @@ fn gate(kernel: &mut Kernel) -> Result<Gate, KindError> {
     Ok(gate)
 }
 
-/// Makes both tables where there are none. Without a deletion the kernel waits for nobody.
+/// Makes the tables where there are none. Without a deletion the kernel waits for nobody.
 pub fn create(kernel: &mut Kernel, elements: &Table<NftElement>) -> Result<(), KindError> {
     load(kernel, &body(), elements)
 }
@@ -207,19 +214,12 @@ fn load(kernel: &mut Kernel, text: &str, elements: &Table<NftElement>) -> Result
     fault::point();
     kernel.nft.run(&script)?;
     let missing = || KindError::Gone(format!("table {TABLE}"));
-    let bridge = kernel
-        .nft
-        .structure(Family::Bridge, TABLE)?
-        .ok_or_else(missing)?;
-    let inet = kernel
-        .nft
-        .structure(Family::Inet, TABLE)?
-        .ok_or_else(missing)?;
+    let structure = structure(&mut kernel.nft)?.0.ok_or_else(missing)?;
     let element = Element {
         key: Bytes::of(&[Value::Mark(1)]).as_slice().to_vec(),
         end: None,
         data: None,
-        comment: Some(format!("{} {}", text_digest(), hex(&both(&bridge, &inet)))),
+        comment: Some(format!("{} {}", text_digest(), structure)),
     };
     let stamp = ElementOp::Add {
         family: Family::Bridge,
@@ -237,13 +237,9 @@ fn load(kernel: &mut Kernel, text: &str, elements: &Table<NftElement>) -> Result
         })
 }
 
-/// Removes both tables.
+/// Removes the tables.
 pub fn remove(kernel: &mut Kernel) -> Result<(), KindError> {
-    let script = format!(
-        "table bridge {TABLE}\ndelete table bridge {TABLE}\n\
-         table inet {TABLE}\ndelete table inet {TABLE}\n"
-    );
-    Ok(kernel.nft.run(&script)?)
+    Ok(kernel.nft.run(&removal())?)
 }
 
 /// Asks the kernel whether it takes the ruleset, changing nothing. The error names what nft and

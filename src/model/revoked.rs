@@ -11,6 +11,7 @@ use std::collections::HashMap;
 
 /// What was taken away, of which NICs.
 pub struct Revoked<'a> {
+    networks: &'a [Network],
     /// By old address.
     changes: HashMap<IpAddr, Vec<Change<'a>>>,
 }
@@ -19,7 +20,7 @@ pub struct Revoked<'a> {
 struct Change<'a> {
     before: &'a Nic,
     now: Option<&'a Nic>,
-    zone: u16,
+    network: &'a Network,
     /// No other network has the address, so that what was routed is this NIC's too.
     alone: bool,
 }
@@ -54,13 +55,14 @@ impl<'a> Revoked<'a> {
                 let change = Change {
                     before: nic,
                     now,
-                    zone: network.conntrack_zone,
+                    network,
                     alone: host.networks.iter().filter(admits).count() == 1,
                 };
                 changes.entry(address).or_default().push(change);
             }
         }
-        (!changes.is_empty()).then_some(Revoked { changes })
+        let networks = &host.networks;
+        (!changes.is_empty()).then_some(Revoked { networks, changes })
     }
 
     /// Whether a connection is one that was allowed and is no longer.
@@ -78,14 +80,16 @@ impl<'a> Revoked<'a> {
             tags,
         };
         // Whether tags allowed it is not kept anywhere: they count as borne, unless they changed.
-        let outward = self.of(entry.source, entry).any(|change| {
+        let outward = self.changes_of(entry.source).any(|change| {
             let flow = flow(entry.destination, 0);
-            change.lost(entry.source, |nic| {
-                nic.denied.audit || nic.outward.judge(&flow).allows()
-            })
+            let allows = |nic: &Nic| nic.denied.audit || nic.outward.judge(&flow).allows();
+            change.began(entry) && change.lost(entry.source, allows)
         });
         outward
-            || self.of(entry.destination, entry).any(|change| {
+            || self.changes_of(entry.destination).any(|change| {
+                if !self.leads_to(change, entry) {
+                    return false;
+                }
                 let same_tags = change
                     .now
                     .is_some_and(|now| tags_of(&now.inward).eq(tags_of(&change.before.inward)));
@@ -100,14 +104,31 @@ impl<'a> Revoked<'a> {
             })
     }
 
-    fn of(&self, address: IpAddr, entry: &Entry) -> impl Iterator<Item = &Change<'a>> {
-        let zone = entry.zone;
-        let changes = self.changes.get(&address).into_iter().flatten();
-        changes.filter(move |change| change.zone == zone || zone == 0 && change.alone)
+    fn changes_of(&self, address: IpAddr) -> impl Iterator<Item = &Change<'a>> {
+        self.changes.get(&address).into_iter().flatten()
+    }
+
+    /// Whether a connection to the NIC's address is one to it: within its network, or routed to it from
+    /// another one of its VRF, or from outside (zone 0), which nothing tells apart.
+    fn leads_to(&self, change: &Change<'_>, entry: &Entry) -> bool {
+        let from = |network: &&Network| network.conntrack_zone == entry.zone;
+        let from = self.networks.iter().find(from);
+        match from {
+            Some(from) => {
+                from.name == change.network.name || change.alone || from.vrf == change.network.vrf
+            }
+            None => entry.zone == 0 && change.alone,
+        }
     }
 }
 
 impl Change<'_> {
+    /// Whether a connection from the NIC's address is its own. What an instance begins is in the zone of
+    /// its network.
+    fn began(&self, entry: &Entry) -> bool {
+        self.network.conntrack_zone == entry.zone || entry.zone == 0 && self.alone
+    }
+
     fn lost(&self, address: IpAddr, allows: impl Fn(&Nic) -> bool) -> bool {
         match self
             .now
@@ -154,6 +175,15 @@ mod tests {
         vni = 200
         vrf = "red"
         gateway = ["192.0.2.1/24"]
+        [[network]]
+        name = "beside"
+        vni = 300
+        gateway = ["198.51.100.1/24"]
+        [[network]]
+        name = "far-red"
+        vni = 400
+        vrf = "red"
+        gateway = ["198.51.100.1/24"]
     "#;
 
     fn host_file() -> HostFile {
@@ -213,6 +243,16 @@ mod tests {
         assert!(!ends(&entry(100, 6, "192.0.2.20", "192.0.2.10", 443)));
         assert!(!ends(&entry(100, 6, "192.0.2.10", "192.0.2.20", 80)));
         assert!(!ends(&entry(200, 6, "192.0.2.20", "192.0.2.10", 80)));
+        // Routed: begun by it, whoever else has the address; to it, from a network of its VRF or of another one.
+        let before_out = [nic(&host, 10, "", "tcp/80")];
+        let now_out = [nic(&host, 10, "", "")];
+        let out = Revoked::between(&host, &before_out, &now_out).unwrap();
+        assert!(out.ends(&entry(100, 6, "192.0.2.10", "203.0.113.5", 80)));
+        assert!(!out.ends(&entry(200, 6, "192.0.2.10", "203.0.113.5", 80)));
+        assert!(!out.ends(&entry(0, 6, "192.0.2.10", "203.0.113.5", 80)));
+        assert!(ends(&entry(300, 6, "198.51.100.20", "192.0.2.10", 80)));
+        assert!(!ends(&entry(400, 6, "198.51.100.20", "192.0.2.10", 80)));
+        assert!(!ends(&entry(7, 6, "2001:db8::20", "2001:db8::10", 80)));
         assert!(
             !ends(&entry(0, 6, "192.0.2.20", "192.0.2.10", 80)),
             "two networks have this address"

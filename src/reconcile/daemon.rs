@@ -443,6 +443,9 @@ impl Agent {
             let before = std::mem::take(&mut self.world.passed);
             self.end_revoked(&before);
             self.world.passed = before;
+            if report.new_rules {
+                self.end_unzoned();
+            }
         }
         self.after_pass(&extent, facts, &report);
     }

@@ -14,9 +14,10 @@ use crate::model::{Inputs, Kind};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Tables whose named counters are told.
-const COUNTED: [(Family, &str); 5] = [
+const COUNTED: [(Family, &str); 6] = [
     (Family::Bridge, TABLE),
     (Family::Inet, TABLE),
+    (Family::Arp, TABLE),
     (Family::Inet, Firewall::TABLE),
     (Family::Inet, Firewall::CLOSED),
     (Family::Arp, Firewall::CLOSED),

@@ -581,6 +581,8 @@ fn apply_nft(nft: NftPlan, kernel: &mut Kernel, report: &mut Report) -> bool {
         NftPlan::Replace { change, elements } => {
             let result = nft_table::replace(kernel, &elements).map_err(|error| error.to_string());
             let done = result.is_ok();
+            report.new_rules = done
+                && matches!(&change, Change::Update { have, want, .. } if have.text != want.text);
             report.lines.push(Line::of(&change, Some(result)));
             done
         }

@@ -44,6 +44,8 @@ pub struct Report {
     pub deferred: Vec<String>,
     /// When the earliest of the deferred is due.
     pub retry_in: Option<Duration>,
+    /// The rules of another version were replaced.
+    pub new_rules: bool,
     /// The tables were not what a scoped pass relies on: look at everything.
     pub escalate: bool,
     pub took: Duration,

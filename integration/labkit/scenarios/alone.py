@@ -130,6 +130,9 @@ class LxdConnection(socketserver.StreamRequestHandler):
 class Host:
     """A namespace with the bridge and the agent; this process is where the other ends of the NICs are."""
 
+    # What a kind of host has besides: text of the host file, lines of `ip -batch`.
+    more_text, more_devices = "", ()
+
     def __init__(self, nics, program, tags=(), environment=()):
         """For these NICs, with these tags and their bits in the host file."""
         self.nics, self.program, self.environment = nics, program, dict(environment)
@@ -137,7 +140,7 @@ class Host:
         at = self.directory.name
         tags = "\n".join(f"{name} = {bit}" for name, bit in dict(tags).items())
         with open(f"{at}/host.toml", "w") as file:
-            file.write(HOST_FILE.format(at=at, tags=tags))
+            file.write(HOST_FILE.format(at=at, tags=tags) + self.more_text)
         self.lxd = Lxd(f"{at}/lxd.sock", LxdConnection)
         threading.Thread(target=self.lxd.serve_forever, daemon=True).start()
         with open("/proc/sys/net/ipv6/conf/default/disable_ipv6", "w") as file:
@@ -159,6 +162,7 @@ class Host:
             "link add vxlan-vpc type vxlan id 100 dstport 4789 local 203.0.113.1 nolearning gbp",
             "link set vxlan-vpc master svi-vpc up", "link set svi-vpc up",
             "address add 192.0.2.1/24 dev svi-vpc", "address add 2001:db8::1/64 dev svi-vpc nodad",
+            *self.more_devices,
         ]
         lines += [f"link add {nic.port} type veth peer name {nic.peer} address {nic.mac} netns {mine}" for nic in self.nics]
         self.run("ip", "-batch", "-", input="\n".join(lines))

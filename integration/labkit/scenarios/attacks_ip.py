@@ -70,12 +70,12 @@ def control(c):
     own, near, far, gateway = c.own, c.near, c.far, c.gateway
     dhcp_mac, dhcp_group = "33:33:00:01:00:02", "ff02::1:2"
 
-    a = c.attack("dhcp4-rogue", "DHCP offers and acknowledgements of one's own", "stopped", "out_denied", "group_denied")
+    a = c.attack("dhcp4-rogue", "DHCP offers and acknowledgements of one's own", "stopped", "dhcp_denied")
     for kind in (2, 5):
         message = f.dhcp4(kind, near.mac, 0x4C58, reply=True) + a.mark
         for mac, target in ((near.mac, near.ipv4), (far.mac, far.ipv4), (f.BROADCAST, "255.255.255.255")):
             a.add(c.datagram(mac, own.ipv4, target, 68, message, source_port=67))
-    a = c.attack("dhcp6-rogue", "the same for DHCPv6", "stopped", "out_denied")
+    a = c.attack("dhcp6-rogue", "the same for DHCPv6", "stopped", "dhcp_denied")
     for kind in (2, 7):
         for victim in c.victims:
             for target in (victim.ipv6, victim.link_local):

@@ -2,13 +2,17 @@
 
 import contextlib
 import json
+import pathlib
 
+from labkit import fleet
+from labkit.scenarios import frames as f
+from labkit.scenarios import state
 from labkit.scenarios.registry import check, scenario
 from labkit.scenarios.scene import AGENT
 from labkit.settings import INSIDE
 
 _PROBE = "/var/tmp/lxmesh-lab-closed.py"
-_PORT = 9777
+_PORT, _LISTENING = 9777, 9778
 # On the host: opens sockets, has frames sent from the instance's network namespace, prints what arrived.
 _PROBE_TEXT = f'''\
 import json, socket, struct, subprocess, sys
@@ -63,6 +67,119 @@ except TimeoutError:
 known = subprocess.run(["ip", "neighbour", "show", "dev", port], capture_output=True, text=True, check=True).stdout
 print(json.dumps({{"heard": heard, "neighbours": known.count("198.18.77.7")}}))
 '''
+
+
+_REBOOTS = "/var/tmp/lxmesh-lab-reboots"
+_UNIT = "lab-reboots.service"
+_UNIT_TEXT = f"""\
+[Unit]
+DefaultDependencies=no
+After=local-fs.target
+Before=lxd.service snap.lxd.daemon.service incus.service network-pre.target
+[Service]
+ExecStart=/usr/bin/python3 {_REBOOTS}/reboots.py {_REBOOTS}/plan.json {_REBOOTS}/result.json
+[Install]
+WantedBy=sysinit.target
+"""
+
+
+def _forged(host, eve, near, other):
+    """What eve sends as soon as she has a network: nothing of it may arrive anywhere. In hexadecimal."""
+    own, victim = eve.nic(), near.nic()
+    look = state.read(host)
+    gateway_mac = look.links[state.SVI]["address"]
+    mark = b"LXMESHBOOT"
+    host4, host6, far4 = fleet.GATEWAY4, fleet.GATEWAY6, other.address
+    to_host = ["{port}", gateway_mac, "ff:ff:ff:ff:ff:ff", "01:80:c2:00:00:0e"]
+
+    def udp(target_mac, source, target, port, source_port=5400, data=mark):
+        kind, packet = f.ip(source, target, f.UDP, f.udp(source, target, source_port, port, data))
+        head = f.ethernet("00:00:00:00:00:00", own.mac, kind, packet).hex()[12:]
+        return target_mac.replace(":", "") + head if ":" in target_mac else target_mac + head
+
+    frames = []
+    for mac in to_host:
+        frames += [udp(mac, source, target, _LISTENING) for source, target in (
+            (far4, host.address), (eve.ipv4, host.address), (near.ipv4, host4), (eve.ipv4, host4), ("0.0.0.0", "255.255.255.255"),
+            (near.ipv6, host6), (eve.ipv6, host6), (own.link_local, host6), ("::", "ff02::1"))]
+        frames += [udp(mac, "198.18.9.9", victim.ipv4, 5300), udp(mac, "2001:db8:9::9", victim.ipv6, 5300)]
+    for mac in (victim.mac, "ff:ff:ff:ff:ff:ff", "33:33:00:00:00:01"):
+        frames += [udp(mac, source, target, 5300) for source, target in (
+            (host4, victim.ipv4), (far4, victim.ipv4), (eve.ipv4, victim.ipv4), (host6, victim.ipv6), (eve.ipv6, victim.ipv6),
+            (own.link_local, "ff02::1"))]
+        frames.append(udp(mac, host4, victim.ipv4, 68, 67, f.dhcp4(5, victim.mac, 1, reply=True) + mark))
+    for mac in ("ff:ff:ff:ff:ff:ff", "01:80:c2:00:00:0e"):
+        for number, target in enumerate((host4, host.address, "169.254.0.1")):
+            request = f.arp(1, own.mac, f"10.77.0.{number + 1}", "00:00:00:00:00:00", target, mark)
+            frames.append(f.ethernet(mac, own.mac, f.ARP, request).hex())
+    return frames
+
+
+def _prepare_listening(scene, eve, near):
+    """What is needed to send and to listen, on their host."""
+    host = eve.host
+    other = next(one for one in scene.sups if one is not host)
+    for name in ("reboots.py", "probe.py"):
+        host.push(pathlib.Path(__file__).with_name(name), f"{_REBOOTS}/{name}")
+    plan = {
+        "from": eve.name, "near": near.name, "port": _LISTENING, "prefix": "LXMESHBOOT", "frames": _forged(host, eve, near, other),
+        "eyes": {"host": ["", state.SVI, "in"], "tunnel": ["", state.TUNNEL, "out"]},
+    }
+    host.push(json.dumps(plan), f"{_REBOOTS}/plan.json")
+    host.push(_UNIT_TEXT, f"/etc/systemd/system/{_UNIT}")
+    host.sh("systemctl daemon-reload")
+
+
+def _heard(host):
+    """Ends it; what it has seen."""
+    host.sh(f"systemctl stop {_UNIT}")
+    return json.loads(host.read(f"{_REBOOTS}/result.json"))
+
+
+def _end_listening(host):
+    host.sh(f"systemctl disable {_UNIT}; systemctl stop {_UNIT}; rm -rf {_REBOOTS} /etc/systemd/system/{_UNIT}; systemctl daemon-reload", check=False)
+
+
+def _restarts(scene, count):
+    host = scene.sups[0]
+    eve, near = scene.guest(host, "closed5", 65), scene.guest(host, "closed6", 66)
+    for guest in (eve, near):
+        scene.dressed(guest)
+    _prepare_listening(scene, eve, near)
+    try:
+        host.sh(f"systemctl start {_UNIT}")
+        for _ in range(count):
+            eve.lxc("restart", "-f", eve.name, timeout=180)
+        told = _heard(host)
+        scene.note(f"{told['starts']} starts seen, {told['sent']} frames sent")
+        check(told["starts"] > count, lambda: f"it saw only {told}")
+        check(told["sent"] > 50 * count, lambda: f"it sent only {told}")
+        check(not told["arrived"], lambda: f"arrived: {told['arrived']}")
+        # The same on a host without what closes it, or nothing of this tells anything.
+        with _without_agent(host):
+            host.sh(f"nft delete table inet lxmesh_closed; nft delete table arp lxmesh_closed; systemctl start {_UNIT}")
+            try:
+                eve.lxc("restart", "-f", eve.name, timeout=180)
+                open_host = _heard(host)
+            finally:
+                host.sh("nft -f /etc/lxmesh/closed.nft")
+        check(open_host["arrived"].get("host socket") and open_host["arrived"].get("neighbours"), lambda: f"on an open host: {open_host}")
+    finally:
+        _end_listening(host)
+    scene.dressed(eve)
+    scene.reaches(eve, near.ipv4, scene.c2.ipv6)
+
+
+@scenario("closed-restarts")
+def restarts(scene):
+    """nothing that an instance forges arrives anywhere while it restarts again and again and sends as soon as it can"""
+    _restarts(scene, 6)
+
+
+@scenario("closed-restarts-100", usual=False)
+def restarts_100(scene):
+    """the same, a hundred times"""
+    _restarts(scene, 100)
 
 
 def _port_of(guest):
@@ -180,12 +297,14 @@ def reload_(scene):
 
 @scenario("closed-reboot")
 def reboot(scene):
-    """after a restart of the host, instances that start by themselves find it closed before any agent runs"""
+    """after a restart of the host, instances that start by themselves find it closed, before any agent runs and while one starts"""
     host = scene.sups[2]
-    guest = scene.guest(host, "closed3", 63)
-    scene.dressed(guest)
-    guest.lxc("config", "set", guest.name, "boot.autostart=true")
-    host.sh(f"systemctl disable {AGENT}")
+    guest, near = scene.guest(host, "closed3", 63), scene.guest(host, "closed4", 64)
+    for one in (guest, near):
+        scene.dressed(one)
+        one.lxc("config", "set", one.name, "boot.autostart=true")
+    _prepare_listening(scene, guest, near)
+    host.sh(f"systemctl disable {AGENT}; systemctl enable {_UNIT}")
     try:
         leader = f"cat /run/lab/{host.name}.leader"
         running = scene.lab.outside.sh(leader)
@@ -201,8 +320,16 @@ def reboot(scene):
         check(len(times) >= 2 and times[0] < min(times[1:]), lambda: f"the unit is not before LXD: {order}")
         check(host.sh(f"systemctl is-active {AGENT}; exit 0").strip() != "active", "the agent runs: this shows nothing")
         _is_closed(scene, guest, "after a restart")
+        host.sh(f"systemctl enable --now {AGENT}")
+        for one in (guest, near):
+            scene.dressed(one)
+        told = _heard(host)
+        scene.note(f"{told['sent']} frames sent")
+        check(told["starts"] and told["near_starts"] and told["sent"] > 1000, lambda: f"it saw only {told}")
+        check(not told["arrived"], lambda: f"arrived: {told['arrived']}")
     finally:
         host.sh(f"systemctl enable --now {AGENT}")
+        _end_listening(host)
     scene.dressed(guest)
     # the lab's other instances do not start by themselves
     scene.c3.lxc("start", scene.c3.name, check=False, timeout=180)

@@ -8,7 +8,7 @@ import tempfile
 
 from labkit import fleet, settings
 from labkit.console import LabError, table
-from labkit.scenarios import attacks, attacks_ip, attacks_sums, frames, legitimate, state
+from labkit.scenarios import attacks, attacks_ip, attacks_past, attacks_sums, frames, legitimate, state
 from labkit.scenarios.attacks import FLOW_PORT, HOST_PORT, ONE_WAY_PORT, OPEN_PORT, PREFIX, Catalogue, End
 from labkit.scenarios.registry import check, scenario
 from labkit.scenarios.scene import until_ready
@@ -133,11 +133,13 @@ def all_attacks(scene):
     stage = _Stage(scene)
     catalogue = stage.catalogue
     for theme in (attacks.identity, attacks.arp, attacks.neighbour_discovery, attacks_ip.icmp, attacks_ip.control,
-                  attacks_ip.tags_and_types, attacks_ip.services, attacks_ip.destinations, attacks_ip.tables,
-                  attacks_sums.deferred_checksums):
+                  attacks_ip.tags_and_types, attacks_ip.services, attacks_past.dhcp,
+                  lambda catalogue: attacks_past.arp(catalogue, stage.eve.nic().port),
+                  attacks_ip.destinations, attacks_ip.tables, attacks_sums.deferred_checksums):
         theme(catalogue)
     with stage.services():
         results = stage.run(stage.plan([attack.plan() for attack in catalogue.attacks]))
+        results += _from_outside(stage)
         results += _skipping_the_check(stage)
         own, near = catalogue.own, catalogue.near
         tracked = stage.host.sh(f"grep ' src={near.ipv4} .* sport={FLOW_PORT} dport={OPEN_PORT} ' /proc/net/nf_conntrack; "
@@ -169,6 +171,26 @@ def all_attacks(scene):
         failures.append(f"ct-leak: the flow of near and far is not tracked in zone 100: {tracked}")
     check(not failures, lambda: "\n  ".join(["", *failures]))
     _nothing_learned(stage)
+
+
+def _from_outside(stage):
+    """The result of an attack by somebody who is routed to near; it joins the catalogue."""
+    c = stage.catalogue
+    try:
+        stage.host.sh(legitimate.MAKE_STRANGER)
+        router, stranger = (json.loads(stage.host.sh(words).strip())[0]["address"] for words in (
+            "ip -j link show dev lab-ext0", f"ip -n {legitimate.STRANGER[1:]} -j link show dev eth0"))
+        own = End(stranger, legitimate.STRANGER4, legitimate.STRANGER6, state.link_local_of(stranger))
+        near, far, gateway = (attacks_past.behind(end, router) for end in (c.near, c.far, c.gateway))
+        alone = Catalogue(own, near, far, gateway, c.underlay, c.far_underlay)
+        attack = attacks_past.from_outside(alone, router)
+        plan = stage.plan([attack.plan()], **{"from": legitimate.STRANGER})
+        plan["eyes"]["eve"] = [legitimate.STRANGER, "eth0", "in"]
+        result = stage.run(plan)
+    finally:
+        stage.host.sh(legitimate.REMOVE_STRANGER)
+    c.attacks.append(attack)
+    return result
 
 
 def _skipping_the_check(stage):

@@ -149,7 +149,7 @@ def rules(scene):
     _repaired(scene, scene.c1.host, [
         ("a rule added", "nft insert rule bridge lxmesh source accept", log),
         ("a table flushed", "nft flush table bridge lxmesh", log),
-        ("both tables deleted", "nft delete table bridge lxmesh; nft delete table inet lxmesh", log),
+        ("all tables deleted", "for family in bridge inet arp; do nft delete table $family lxmesh; done", log),
     ])
     _reachable(scene)
 

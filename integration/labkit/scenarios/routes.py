@@ -1,13 +1,16 @@
 """Host routes in the tables that the host file names, and networks inside a VRF."""
 
 import json
+import pathlib
 
 from labkit import fleet
+from labkit.console import LabError
 from labkit.scenarios.registry import check, scenario
 
 VRF = "vrf-green"
 VRF_TABLE = 1300  # 1000 and the VNI
 MAIN_TABLE = 254
+_EQUAL = "/var/tmp/lxmesh-lab-equal"
 NAMED_TABLE = 2400
 
 
@@ -88,3 +91,23 @@ def vrf(scene):
         )
     answered = scene.ping_all(here, [two.address, scene.c1.ipv4, scene.c1.ipv6])
     check(not answered, f"{here.label} reaches {answered} out of its VRF")
+
+
+@scenario("equal-addresses")
+def equal_addresses(scene):
+    """two networks with the same addresses: what an instance begins by its gateway is nobody else's, and ends with its service"""
+    host = scene.c1.host
+    for name in ("equal.py", "alone.py", "frames.py"):
+        host.push(pathlib.Path(__file__).with_name(name), f"{_EQUAL}/{name}")
+    try:
+        said = host.run(["unshare", "--net", "--mount", "python3", f"{_EQUAL}/equal.py", "--lxmesh", "/usr/bin/lxmesh"], check=False, timeout=300)
+    finally:
+        host.sh(f"rm -r {_EQUAL}")
+    try:
+        told = json.loads(said.stdout)
+    except ValueError:
+        raise LabError(f"equal.py: {said.stdout}{said.stderr}") from None
+    scene.note(f"{len(told['seen'])} looks")
+    # Of each family: two gateways, and four of each of the two NICs.
+    check(len(told["seen"]) == 20, f"only {told['seen']}")
+    check(not told["wrong"], lambda: "\n  ".join(["", *told["wrong"]]))

@@ -18,6 +18,7 @@ section neighbours; ip -j neigh show nud all
 section mdb; bridge -j -d mdb show
 section bridge; nft -j list table bridge lxmesh 2>/dev/null
 section inet; nft -j list table inet lxmesh 2>/dev/null
+section arp; nft -j list table arp lxmesh 2>/dev/null
 section dhcp; cat {DHCP_HOSTS} 2>/dev/null
 section dhcpconf; cat {DHCP_HOSTS.rsplit("/", 1)[0]}/dnsmasq.conf 2>/dev/null
 section solicit; for f in /proc/sys/net/ipv?/neigh/{SVI}/?cast_solicit; do echo "$f $(cat "$f")"; done 2>/dev/null
@@ -27,7 +28,7 @@ exit 0
 # Sets whose elements the agent keeps; the rest are filled by the rules.
 _SETS = {
     "svis", "mcast", "ports", "overlay", "routers", "mac", "lla", "id4", "id6", "marks", "zones",
-    "overlay_zones", "zone4", "zone6",
+    "overlay_zones", "zone4", "zone6", "port_zones", "gateways4", "gateways6",
     "vxlan_udp", "out_svc", "in_svc", "served4", "out_more", "in_more", "out4", "out6", "in4", "in6", "in_tags",
     "limited", "limit_new", "limit_ctl", "limit_conns", "audited", "logged",
 }
@@ -88,9 +89,10 @@ class State:
         self.fdb = _value(sections["fdb"])
         self.neighbours = [entry for entry in _value(sections["neighbours"]) if "dst" in entry]
         self.groups = [entry for part in _value(sections["mdb"]) for entry in part.get("mdb", [])]
-        self.sets = _sets("", sections["bridge"]) | _sets("inet ", sections["inet"])
-        self.rules = _rules(sections["bridge"]) + _rules(sections["inet"])
-        self.counters = _counters(sections["bridge"]) | _counters(sections["inet"])
+        self.sets = _sets("", sections["bridge"]) | _sets("inet ", sections["inet"]) | _sets("arp ", sections["arp"])
+        tables = [sections[name] for name in ("bridge", "inet", "arp")]
+        self.rules = [rule for table in tables for rule in _rules(table)]
+        self.counters = {name: value for table in tables for name, value in _counters(table).items()}
         self.dhcp = sections["dhcp"].strip().splitlines()
         self.dhcp_config = sections["dhcpconf"].strip()
         self.solicit = sections["solicit"].strip().splitlines()
@@ -114,7 +116,7 @@ class State:
             if ":" in address and (nic.port, solicited_node_of(address)) not in groups:
                 lacks.append(f"group {solicited_node_of(address)} on {nic.port}")
         wanted = {
-            "ports": [nic.port], "inet ports": [nic.port], "mac": [f"{nic.port} . {nic.mac}"],
+            "ports": [nic.port], "inet ports": [nic.port], "arp ports": [nic.port], "mac": [f"{nic.port} . {nic.mac}"],
             "id4": [f"{nic.port} . {nic.mac} . {nic.ipv4}"] if nic.ipv4 else [],
             "id6": [f"{nic.port} . {nic.mac} . {a}" for a in nic.addresses if ":" in a],
         }
