@@ -85,7 +85,8 @@ class Trial:
         own = str((self.a.ipv4, self.a.ipv6)[family])
         # The very same question to the gateway that both have.
         asked, answered = (f.echo(own, GATEWAY[family], b"EQUAL"), f.echo(GATEWAY[family], own, b"EQUAL", reply=True))
-        for nic in (self.a, self.b):
+        # Of IPv6 the one in the VRF is answered by way of the other, see docs/architecture.md.
+        for nic in (self.a, self.b) if family == 0 else (self.a,):
             self._expect("the gateway answers", nic.peer, answered[1],
                          (nic.peer, self._frame(SVI_MAC[nic.network], nic.mac, own, GATEWAY[family], *asked)))
         for nic, other, port in ((self.a, self.b, 4000), (self.b, self.a, 4001)):
