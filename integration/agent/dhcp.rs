@@ -288,3 +288,80 @@ print(len(got))
         assert_eq!(said, "1010\n", "{}", world.log());
     });
 }
+
+#[test]
+fn what_dnsmasq_complains_of_is_said_once_and_shown_and_clients_cannot_make_it_up() {
+    in_netns(|ns| {
+        let world = World::new(ns);
+        // The real one, with room for one lease.
+        let script = world.path("dnsmasq.sh");
+        let text = "#!/bin/sh\nfor last; do :; done\nconf=${last#--conf-file=}\n\
+             sed s/^dhcp-lease-max=.*/dhcp-lease-max=1/ $conf > ${conf%.conf}.small\n\
+             exec dnsmasq --keep-in-foreground --pid-file --log-facility=- --conf-file=${conf%.conf}.small\n";
+        std::fs::write(&script, text).unwrap();
+        ns.sh(&format!("chmod +x {}", script.display()));
+        let host_file = world.host_file();
+        let program = format!("[dhcp]\nprogram = \"{}\"\n", script.display());
+        world.write_host_file(&host_file.replace("[dhcp]\n", &program));
+        let (mut world, mallory, bob) = two(world);
+        // What a client can do to be spoken of, with as many texts as it likes.
+        clients(
+            &world,
+            &mallory,
+            &bob,
+            r#"
+mallory.patience = 0.02
+for n in range(1, 51):
+    mallory.four(DISCOVER, extra=bytes([118, 4]) + f.four(f"203.0.113.{n}"))
+    mallory.four(DISCOVER, extra=bytes([12, 9]) + b"\x1b[2J.bad" + bytes([n]) + bytes([55, 3, 3, n, 6, 57, 2, 1, 0]))
+    mallory.four(8, own=f"240.0.0.{n}")
+    mallory.four(DECLINE4, wanted=f"192.0.2.{n}")
+    mallory.four(RELEASE4, own=f"192.0.2.{n}")
+    mallory.four(n)
+"#,
+        );
+        let status = world.until("a status", |world| world.status());
+        assert_eq!(status["dhcp_warnings"], serde_json::json!([]));
+        assert_eq!(world.logged("dnsmasq says"), [""; 0]);
+
+        let said = clients(
+            &world,
+            &mallory,
+            &bob,
+            r#"
+print(bob.four(REQUEST4, wanted=bob.v4))
+mallory.patience = 0.2
+for n in range(10):
+    print(mallory.four(REQUEST4, wanted=mallory.v4))
+"#,
+        );
+        let mut wanted = format!("ack {}\n", bob.ipv4.as_deref().unwrap());
+        wanted.push_str(&"nak 0.0.0.0\n".repeat(10));
+        assert_eq!(said, wanted);
+        world.until("the status tells of it", |world| {
+            let status = world.status()?;
+            let warnings = status["dhcp_warnings"].as_array()?;
+            let [warning] = warnings.as_slice() else {
+                return None;
+            };
+            (warning["text"] == "no leases left" && warning["times"] == 10).then_some(())
+        });
+        assert_eq!(world.logged("dnsmasq says: no leases left").len(), 1);
+
+        // Something else that is wrong with the host.
+        ns.sh(
+            "ip address add 203.0.113.77/24 dev svi-vpc; ip address del 192.0.2.1/24 dev svi-vpc",
+        );
+        clients(&world, &mallory, &bob, "mallory.four(DISCOVER)");
+        let text = "no address range available for DHCP request via svi-vpc";
+        world.until_logged(&format!("dnsmasq says: {text}"));
+        let metrics = world.output(&["metrics"]).stdout;
+        let metrics = String::from_utf8(metrics).unwrap();
+        assert!(
+            metrics.contains("\nlxmesh_dnsmasq_warnings_total 11\n"),
+            "{metrics}"
+        );
+        let screen = String::from_utf8(world.output(&["status"]).stdout).unwrap();
+        assert!(screen.contains(text), "{screen}");
+    });
+}

@@ -72,10 +72,10 @@ class Client:
                 return found
         return "nothing"
 
-    def four(self, kind, own="0.0.0.0", wanted=None, identifier=None, server=None):
+    def four(self, kind, own="0.0.0.0", wanted=None, identifier=None, server=None, extra=b""):
         """One DHCPv4 message; `own` is the address that the client says it has."""
         number = int.from_bytes(os.urandom(4), "big")
-        extra = b"" if identifier is None else bytes([61, len(identifier)]) + identifier
+        extra += b"" if identifier is None else bytes([61, len(identifier)]) + identifier
         extra += b"" if wanted is None else bytes([50, 4]) + f.four(wanted)
         extra += b"" if server is None else bytes([54, 4]) + f.four(server)
         message = bytearray(f.dhcp4(kind, self.mac, number, flags=0x8000, extra=extra))
@@ -89,8 +89,8 @@ class Client:
             message = frame[42:]
             if message[4:8] != number.to_bytes(4, "big"):
                 return None
-            kind = message[message.index(b"\x35\x01", 240) + 2]
-            return f"{ANSWERS4[kind]} {socket.inet_ntoa(message[16:20])}"
+            answer = message[message.index(b"\x35\x01", 240) + 2]
+            return f"{ANSWERS4[answer]} {socket.inet_ntoa(message[16:20])}"
 
         return self.answer(read)
 

@@ -40,6 +40,7 @@ impl Agent {
                 running,
                 starts,
                 exits,
+                warnings: servers.complaints().1,
             }
         });
         let numbers = Numbers {
