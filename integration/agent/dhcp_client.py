@@ -72,13 +72,13 @@ class Client:
                 return found
         return "nothing"
 
-    def four(self, kind, own="0.0.0.0", wanted=None, identifier=None, server=None, extra=b""):
+    def four(self, kind, own="0.0.0.0", wanted=None, identifier=None, server=None, extra=b"", flags=0x8000):
         """One DHCPv4 message; `own` is the address that the client says it has."""
         number = int.from_bytes(os.urandom(4), "big")
         extra += b"" if identifier is None else bytes([61, len(identifier)]) + identifier
         extra += b"" if wanted is None else bytes([50, 4]) + f.four(wanted)
         extra += b"" if server is None else bytes([54, 4]) + f.four(server)
-        message = bytearray(f.dhcp4(kind, self.mac, number, flags=0x8000, extra=extra))
+        message = bytearray(f.dhcp4(kind, self.mac, number, flags=flags, extra=extra))
         message[12:16] = f.four(own)
         segment = f.udp("0.0.0.0", "255.255.255.255", 68, 67, bytes(message))
         self.send(f.IP4, f.BROADCAST, f.ipv4("0.0.0.0", "255.255.255.255", f.UDP, segment))
