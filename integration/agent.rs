@@ -27,6 +27,8 @@ mod dhcp;
 mod doctor;
 #[path = "agent/explain.rs"]
 mod explain;
+#[path = "agent/floods.rs"]
+mod floods;
 #[path = "agent/lifecycle.rs"]
 mod lifecycle;
 #[path = "agent/lxd_faults.rs"]

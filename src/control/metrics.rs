@@ -46,6 +46,8 @@ pub struct Dnsmasq {
     pub starts: u64,
     /// How often it ended although nobody had told it to.
     pub exits: u64,
+    /// How often it complained of something.
+    pub warnings: u64,
 }
 
 /// All of them as text.
@@ -68,6 +70,7 @@ pub fn render(status: &Status, numbers: &Numbers) -> String {
             running,
             starts,
             exits,
+            warnings,
         } = dnsmasq;
         text.gauge("dnsmasq_running", "Whether dnsmasq runs.", running.into());
         text.counter(
@@ -79,6 +82,11 @@ pub fn render(status: &Status, numbers: &Numbers) -> String {
             "dnsmasq_exits_total",
             "How often dnsmasq ended by itself.",
             exits,
+        );
+        text.counter(
+            "dnsmasq_warnings_total",
+            "Complaints of dnsmasq, those that are not logged again included.",
+            warnings,
         );
     }
     text.0
@@ -359,6 +367,7 @@ mod tests {
                 running: true,
                 starts: 1,
                 exits: 0,
+                warnings: 2,
             }),
             ..Numbers::default()
         };
@@ -377,6 +386,7 @@ mod tests {
             "lxmesh_filter_packets_total{family=\"bridge\",table=\"lxmesh\",counter=\"in_denied\"} 7",
             "lxmesh_deferred_checksum_dropped_total 3",
             "lxmesh_dnsmasq_running 1",
+            "lxmesh_dnsmasq_warnings_total 2",
         ] {
             assert!(text.lines().any(|l| l == line), "no {line:?} in\n{text}");
         }

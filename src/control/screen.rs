@@ -1,6 +1,6 @@
 //! The status screen: one screenful that answers "is this host in step, and if not, why".
 
-use super::status::{NetworkStatus, NicStatus, RefusedStatus, Status};
+use super::status::{DhcpWarning, NetworkStatus, NicStatus, RefusedStatus, Status};
 use std::fmt::Write;
 
 /// Renders the status as text, without colours or cursor movements.
@@ -19,6 +19,7 @@ pub fn render(status: &Status) -> String {
         problems,
         deferred,
         dhcp,
+        dhcp_warnings,
         passes,
         last_error,
     } = status;
@@ -85,6 +86,8 @@ pub fn render(status: &Status) -> String {
         "Put off, because something else keeps undoing it",
         deferred,
     );
+    let warnings: Vec<String> = dhcp_warnings.iter().map(warning_line).collect();
+    section(&mut out, "dnsmasq says", &warnings);
     if let Some((error, ago)) = last_error {
         let _ = writeln!(out, "\nLast error ({} ago): {error}", duration(*ago));
     }
@@ -149,6 +152,19 @@ fn refused_line(nic: &RefusedStatus) -> String {
     format!("instance {instance} device {device}: {port} is {state}")
 }
 
+fn warning_line(warning: &DhcpWarning) -> String {
+    let DhcpWarning {
+        text,
+        times,
+        last_s_ago,
+    } = warning;
+    let ago = duration(*last_s_ago);
+    match times {
+        1 => format!("{text} ({ago} ago)"),
+        _ => format!("{text} ({times} times, last {ago} ago)"),
+    }
+}
+
 fn table(out: &mut String, head: &[&str], rows: impl Iterator<Item = Vec<String>>) {
     let mut rows: Vec<Vec<String>> = rows.collect();
     rows.insert(0, head.iter().map(|text| text.to_string()).collect());
@@ -202,6 +218,11 @@ mod tests {
                 ..NetworkStatus::default()
             }],
             problems: vec!["instance web1 device eth0: bad".into()],
+            dhcp_warnings: vec![DhcpWarning {
+                text: "no leases left".into(),
+                times: 7,
+                last_s_ago: 61,
+            }],
             last_error: Some(("no luck".into(), 3700)),
             ..Status::default()
         };
@@ -211,6 +232,7 @@ mod tests {
             "NOT CONNECTED",
             "waiting: bridge svi-vpc",
             "web1 device eth0",
+            "no leases left (7 times, last 1m 1s ago)",
             "(1h 1m ago): no luck",
         ] {
             assert!(screen.contains(wanted), "{wanted} is missing in:\n{screen}");

@@ -25,6 +25,9 @@ pub struct Status {
     /// Repairs that are put off because something else keeps undoing them.
     pub deferred: Vec<String>,
     pub dhcp: String,
+    /// What dnsmasq complained of in the last ten minutes.
+    #[serde(default)]
+    pub dhcp_warnings: Vec<DhcpWarning>,
     pub passes: PassStatus,
     /// The last thing that could not be done, and when (seconds ago).
     pub last_error: Option<(String, u64)>,
@@ -77,6 +80,16 @@ pub struct RefusedStatus {
     pub port: String,
     /// Whether the port is down, as of the last pass.
     pub down: bool,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct DhcpWarning {
+    /// dnsmasq's words, in part perhaps an instance's: without control characters, and cut.
+    pub text: String,
+    /// How often it was said.
+    pub times: u64,
+    /// Seconds since it was last said.
+    pub last_s_ago: u64,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

@@ -2,15 +2,18 @@
 //! told by SIGHUP when only the NICs' addresses changed, started again, ever more slowly, when it
 //! dies. It is stopped with the agent, or by the next one. The files' content is `kinds::dnsmasq_file`'s matter.
 
+mod complaints;
 mod servers;
 
+pub use complaints::{Complaint, Complaints};
 pub use servers::Servers;
 
+use complaints::Lines;
 use rustix::process::Pid;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::io::BufReader;
 use tokio::process::{Child, Command};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -32,7 +35,7 @@ pub enum State {
     Failed { why: String },
 }
 
-/// The same, and how often it came to that.
+/// The same, how often it came to that, and what dnsmasq complained of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {
     pub state: State,
@@ -40,6 +43,7 @@ pub struct Seen {
     pub starts: u64,
     /// How often it ended although nobody had told it to.
     pub exits: u64,
+    pub complaints: Complaints,
 }
 
 impl Default for Seen {
@@ -48,6 +52,7 @@ impl Default for Seen {
             state: State::NotStarted,
             starts: 0,
             exits: 0,
+            complaints: Complaints::default(),
         }
     }
 }
@@ -93,7 +98,7 @@ pub async fn run(
                         pid: child.id().unwrap_or(0),
                     };
                 });
-                match follow(&mut child, &mut orders).await {
+                match follow(&mut child, &mut orders, &seen).await {
                     End::Ordered => {
                         pause = FIRST_PAUSE;
                         stopped_by_us = true;
@@ -224,39 +229,52 @@ fn start(program: &Path, config: &Path) -> std::io::Result<Child> {
     command.spawn()
 }
 
-/// Watches over a running dnsmasq: its last words, its orders, its end.
-async fn follow(child: &mut Child, orders: &mut mpsc::Receiver<Order>) -> End {
-    let mut lines = child
-        .stderr
-        .take()
-        .map(|stderr| BufReader::new(stderr).lines());
+/// Takes in a line of dnsmasq's: warns if it complains of something. Returns it, fit to be shown.
+fn hear(line: &str, seen: &watch::Sender<Seen>) -> String {
+    if let Some(text) = complaints::complaint(line) {
+        let now = std::time::Instant::now();
+        let mut new = false;
+        seen.send_modify(|seen| new = seen.complaints.add(text.clone(), now));
+        if new {
+            tracing::warn!("dnsmasq says: {text}");
+        }
+    }
+    let line = complaints::printable(line);
+    tracing::debug!(line, "dnsmasq");
+    line
+}
+
+/// Watches over a running dnsmasq: its words, its orders, its end.
+async fn follow(
+    child: &mut Child,
+    orders: &mut mpsc::Receiver<Order>,
+    seen: &watch::Sender<Seen>,
+) -> End {
+    let stderr = child.stderr.take();
+    let mut lines = stderr.map(|stderr| Lines::new(BufReader::new(stderr)));
     let mut last = String::new();
     let started = Instant::now();
     let mut reload_at = None;
     loop {
         let line = async {
             match &mut lines {
-                Some(lines) => lines.next_line().await,
+                Some(lines) => lines.next().await,
                 None => std::future::pending().await,
             }
         };
         tokio::select! {
             line = line => match line {
-                Ok(Some(line)) => {
-                    let line: String = line.chars().take(500).collect();
-                    tracing::debug!(line, "dnsmasq");
-                    last = line;
-                }
+                Ok(Some(line)) => last = hear(&line, seen),
                 Ok(None) | Err(_) => lines = None,
             },
             status = child.wait() => {
                 let status = status.map_or_else(|error| error.to_string(), |status| status.to_string());
                 // What it said on its way out may still be in the pipe.
                 while let Some(Ok(Some(line))) = match &mut lines {
-                    Some(lines) => Some(lines.next_line().await),
+                    Some(lines) => Some(lines.next().await),
                     None => None,
                 } {
-                    last = line.chars().take(500).collect();
+                    last = hear(&line, seen);
                 }
                 return End::Died(format!("dnsmasq ended ({status}); it said: {last}"));
             }

@@ -1,9 +1,9 @@
 //! All dnsmasq processes of a host: one for each configuration that there is.
 
-use super::{Order, Seen, State, processes_of, run, terminate};
+use super::{Complaint, Order, Seen, State, processes_of, run, terminate};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
@@ -80,6 +80,18 @@ impl Servers {
             let seen = server.seen.borrow();
             (starts + seen.starts, exits + seen.exits)
         })
+    }
+
+    /// What they complained of lately, and how often they did at all.
+    pub fn complaints(&self) -> (Vec<Complaint>, u64) {
+        let now = Instant::now();
+        let (mut recent, mut total) = (Vec::new(), 0);
+        for server in self.running.values() {
+            let seen = server.seen.borrow();
+            recent.extend(seen.complaints.recent(now).cloned());
+            total += seen.complaints.total;
+        }
+        (recent, total)
     }
 
     /// Ends them all, and waits for that.

@@ -51,6 +51,7 @@ pub fn judge(host: &HostFile, seen: &Seen) -> Vec<Finding> {
     }
     if supervisor {
         all.push(agent(&seen.agent));
+        all.extend(dnsmasq(&seen.agent));
     }
     all
 }
@@ -285,6 +286,16 @@ fn lxd(said: &Result<String, String>) -> Finding {
     }
 }
 
+/// What dnsmasq complained of lately.
+fn dnsmasq(said: &Result<Status, String>) -> Option<Finding> {
+    let warnings = &said.as_ref().ok()?.dhcp_warnings;
+    let texts: Vec<String> = warnings.iter().map(|w| w.text.clone()).collect();
+    (!texts.is_empty()).then(|| {
+        let text = format!("dnsmasq says: {}", first_few(&texts));
+        Finding::warning("dhcp", text, "lxmesh status; journalctl -u lxmesh-agent")
+    })
+}
+
 fn agent(said: &Result<Status, String>) -> Finding {
     let status = match said {
         Ok(status) => status,
@@ -344,7 +355,7 @@ fn first_few(all: &[String]) -> String {
 mod tests {
     use super::super::sample::{complaints, each_is_found, host_file, well};
     use super::*;
-    use crate::control::status::NicStatus;
+    use crate::control::status::{DhcpWarning, NicStatus};
     use crate::generate::Here;
     use crate::kernel::KernelError;
     use crate::model::Facts;
@@ -495,6 +506,19 @@ mod tests {
                 },
                 "Warning agent: it is version 0.0.1",
                 "restart lxmesh-agent",
+            ),
+            (
+                |s| {
+                    let warning = DhcpWarning {
+                        text: "no leases left".into(),
+                        ..DhcpWarning::default()
+                    };
+                    if let Ok(status) = &mut s.agent {
+                        status.dhcp_warnings.push(warning);
+                    }
+                },
+                "Warning dhcp: dnsmasq says: no leases left",
+                "lxmesh status",
             ),
             (
                 |s| {

@@ -27,6 +27,10 @@ const HOSTS: &str = "hosts";
 const OF_ONE: &str = "lxmesh-";
 /// Larger files were not written by us.
 const MAX_SIZE: u64 = 64 << 20;
+/// dnsmasq's own limit is 1,000 leases of both families together. This one is never reached: the
+/// filters know 16,384 ports, and each NIC has one address of each family. As a constant it needs no
+/// restart when NICs come.
+const MAX_LEASES: u32 = 2 * 16_384;
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Key(pub PathBuf);
@@ -164,6 +168,10 @@ impl Kind for DnsmasqFile {
 
 /// Interfaces, ranges and options. Names, addresses and numbers only: nothing here can hold a
 /// line break or a comma of somebody else's.
+///
+/// Without `dhcp-ignore-clid` dnsmasq prefers the DHCPv4 client identifier to the MAC, and nobody
+/// checks the identifier: whoever sends a neighbour's would move the neighbour's lease to his own
+/// address.
 fn config(lease_s: u32, server: &Server<'_>) -> String {
     let mut out = format!(
         "# Written by the lxmesh agent; changes are undone.\n\
@@ -171,6 +179,8 @@ fn config(lease_s: u32, server: &Server<'_>) -> String {
          bind-dynamic\n\
          except-interface=lo\n\
          dhcp-authoritative\n\
+         dhcp-ignore-clid\n\
+         dhcp-lease-max={MAX_LEASES}\n\
          leasefile-ro\n\
          no-ping\n\
          dhcp-hostsfile={}\n",

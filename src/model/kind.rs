@@ -84,7 +84,8 @@ pub enum FollowUp {
 /// How fast the same repair may be made again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pace {
-    /// At once, without a word: a program that we know does this now and then.
+    /// Whenever it is seen, and logged for debugging only: a program that we know does this now and
+    /// then. How often it is seen, `reconcile::pending` bounds.
     Expected,
     /// Half a second, then twice as long each time, up to a minute.
     Quick,

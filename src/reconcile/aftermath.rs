@@ -4,7 +4,7 @@
 use super::announce;
 use super::daemon::{Agent, FIRST_RETRY, notify};
 use super::pass::Extent;
-use super::report::Report;
+use super::report::{Line, Report};
 use super::tally::same_devices;
 use crate::dhcp;
 use crate::model::facts::Readiness;
@@ -128,11 +128,16 @@ impl Agent {
                 .iter()
                 .map(|(kind, error)| format!("{kind} cannot be read: {error}")),
         );
-        let done = || {
-            let lines = report.lines.iter();
-            lines.filter(|line| !matches!(line.result, Some(Err(_))))
-        };
-        if done().next().is_some() {
+        // An instance can have its neighbour entry made stale as often as it likes: no line for that.
+        let (expected, done): (Vec<&Line>, Vec<&Line>) = report
+            .lines
+            .iter()
+            .filter(|line| !matches!(line.result, Some(Err(_))))
+            .partition(|line| line.expected);
+        for line in expected {
+            tracing::debug!(kind = line.kind, "{}", line.text);
+        }
+        if !done.is_empty() {
             let scope = match extent {
                 Extent::All => "everything".to_string(),
                 Extent::Nftables => "nftables".to_string(),
@@ -149,7 +154,7 @@ impl Agent {
                 report.summary()
             );
             if report.lines.len() <= MAX_LOGGED_LINES {
-                for line in done() {
+                for line in done {
                     tracing::info!(kind = line.kind, "{}", line.text);
                 }
             }

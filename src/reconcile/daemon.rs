@@ -4,6 +4,7 @@
 use super::denials::Denials;
 use super::lxd_task::{Ask, Update, jittered};
 use super::pass::{Extent, Wanted, look_at_links, plan};
+use super::pending::{Due, Pending};
 use super::repairs::Repairs;
 use super::start::StartError;
 use super::tally::Tally;
@@ -17,7 +18,7 @@ use crate::kernel::Kernel;
 use crate::kernel::monitor::{Knock, Monitor, MonitorFilter};
 use crate::kinds::dnsmasq_file;
 use crate::model::{FollowUp, Nic, NicId};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -58,17 +59,6 @@ pub(super) struct Stats {
     pub troubled: Option<String>,
 }
 
-/// What is to be looked at in the next pass.
-#[derive(Default)]
-pub(super) struct Pending {
-    pub(super) everything: bool,
-    /// LXD told something: NICs are to be resolved anew.
-    pub(super) resolve: bool,
-    pub(super) nftables: bool,
-    pub(super) nics: BTreeSet<NicId>,
-    pub(super) at: Option<Instant>,
-}
-
 /// The running agent.
 pub struct Agent {
     pub(super) host: HostFile,
@@ -100,16 +90,6 @@ pub struct Agent {
     pub(super) denials: Denials,
 }
 
-impl Pending {
-    fn by(&mut self, time: Instant) {
-        self.at = Some(self.at.map_or(time, |other| other.min(time)));
-    }
-
-    fn everything_by(&mut self, time: Instant) {
-        self.everything = true;
-        self.by(time);
-    }
-}
 pub(super) fn notify(states: &[sd_notify::NotifyState<'_>]) {
     // Without systemd there is nobody to notify.
     let _ = sd_notify::notify(states);
@@ -144,7 +124,7 @@ impl Agent {
                     notify(&[sd_notify::NotifyState::Watchdog]);
                     next_ping = watchdog.map(|pause| Instant::now() + pause);
                 }
-                () = at(self.pending.at) => self.pass(),
+                () = at(self.pending.at()) => self.pass(),
                 Some(update) = updates.recv() => self.learn(update),
                 knocks = self.monitor.next() => match knocks {
                     Ok(knocks) => self.heed(&knocks),
@@ -318,18 +298,14 @@ impl Agent {
             match self.world.look_at(knock, &self.host) {
                 LookAt::Nothing => {}
                 LookAt::Nic(id) => {
-                    let looked_at = self.pending.everything || self.pending.nics.contains(&id);
-                    if !looked_at && !self.is_announcement(knock, &id) {
-                        self.pending.nics.insert(id);
-                        self.pending.by(soon);
+                    if !self.pending.has(&id) && !self.is_announcement(knock, &id) {
+                        self.pending.nic_because_of_event(id, now, soon);
                     }
                 }
                 LookAt::NicLink(name, id) => {
                     // A port tells of much that is nothing to us, such as its own timers.
-                    let looked_at = self.pending.everything || self.pending.nics.contains(&id);
-                    if !looked_at && self.is_other(&name) {
-                        self.pending.nics.insert(id);
-                        self.pending.by(soon);
+                    if !self.pending.has(&id) && self.is_other(&name) {
+                        self.pending.nic_because_of_event(id, now, soon);
                     }
                 }
                 LookAt::NetworkLink(name) => {
@@ -381,13 +357,12 @@ impl Agent {
     }
 
     fn pass(&mut self) {
-        let Pending {
+        let Due {
             everything,
             resolve,
             nftables,
             mut nics,
-            at: _,
-        } = std::mem::take(&mut self.pending);
+        } = self.pending.take(Instant::now());
         if resolve {
             nics.extend(self.world.resolve(&self.host));
             self.say_problems();

@@ -41,6 +41,7 @@ impl Agent {
                 running,
                 starts,
                 exits,
+                warnings: servers.complaints().1,
             }
         });
         let numbers = Numbers {

@@ -11,6 +11,7 @@ pub mod lxd_task;
 mod memory;
 mod metrics;
 pub mod pass;
+mod pending;
 pub mod preview;
 pub mod privilege;
 pub mod purge;

@@ -30,6 +30,7 @@ pub fn purge(kernel: &mut Kernel, host: &HostFile) -> Result<Report, KernelError
         kind: nft_table::NftTable::NAME,
         object: Line::object::<nft_table::NftTable>(&nft_table::Key, true),
         text: format!("- {} {}", nft_table::NftTable::NAME, nft_table::Key),
+        expected: false,
         result: Some(result),
     });
     Ok(report)

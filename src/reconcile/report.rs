@@ -1,6 +1,6 @@
 //! What a pass did, as data. The daemon logs it, the operator's commands print it.
 
-use crate::model::{Change, FollowUp, Kind};
+use crate::model::{Change, FollowUp, Kind, Pace};
 use std::time::Duration;
 
 /// One change and how it went.
@@ -11,6 +11,8 @@ pub struct Line {
     pub object: String,
     /// `+`, `~` or `-`, the kind, the key, the attributes.
     pub text: String,
+    /// It puts right what a program is known to do as a matter of course.
+    pub expected: bool,
     /// `None` in a plan.
     pub result: Option<Result<(), String>>,
 }
@@ -18,10 +20,13 @@ pub struct Line {
 impl Line {
     pub fn of<K: Kind>(change: &Change<K>, result: Option<Result<(), String>>) -> Self {
         let deleted = matches!(change, Change::Delete { .. });
+        let expected =
+            matches!(change, Change::Update { have, .. } if K::pace(have) == Pace::Expected);
         Line {
             kind: K::NAME,
             object: Self::object::<K>(change.key(), deleted),
             text: change.describe(),
+            expected,
             result,
         }
     }

@@ -1,8 +1,9 @@
 //! Starting the agent: everything that can be wrong is found before anything is changed.
 
-use super::daemon::{Agent, FIRST_RETRY, LxdState, Pending, Stats, notify};
+use super::daemon::{Agent, FIRST_RETRY, LxdState, Stats, notify};
 use super::denials::Denials;
 use super::lxd_task;
+use super::pending::Pending;
 use super::privilege;
 use super::repairs::Repairs;
 use super::tally::Tally;

@@ -2,7 +2,7 @@
 
 use super::daemon::Agent;
 use crate::control::status::{
-    LxdStatus, NetworkStatus, NicStatus, PassStatus, RefusedStatus, Status,
+    DhcpWarning, LxdStatus, NetworkStatus, NicStatus, PassStatus, RefusedStatus, Status,
 };
 use crate::dhcp;
 use crate::model::Nic;
@@ -55,6 +55,7 @@ impl Agent {
             problems,
             deferred: self.deferred.clone(),
             dhcp,
+            dhcp_warnings: self.dhcp_warnings(),
             passes: PassStatus {
                 full: self.stats.full,
                 scoped: self.stats.scoped,
@@ -105,6 +106,16 @@ impl Agent {
                 }
             })
             .collect()
+    }
+
+    fn dhcp_warnings(&self) -> Vec<DhcpWarning> {
+        let recent = self.dhcp.iter().flat_map(|servers| servers.complaints().0);
+        let warnings = recent.map(|complaint| DhcpWarning {
+            last_s_ago: complaint.last.elapsed().as_secs(),
+            text: complaint.text,
+            times: complaint.times,
+        });
+        warnings.collect()
     }
 
     /// Those whose device is there.
