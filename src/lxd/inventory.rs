@@ -2,6 +2,7 @@
 //! Pure. What the words mean (networks, addresses, services) is decided in `model::nic`.
 
 use super::wire;
+use crate::text::{self, MAX_LIST};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -11,6 +12,33 @@ use std::sync::Arc;
 pub struct InstanceId {
     pub project: String,
     pub name: String,
+}
+
+/// Longest name of an instance, bytes: it is the host's name, too (RFC 1123 section 2.1, RFC 1035
+/// section 2.3.4).
+const MAX_NAME: usize = 63;
+/// Longest name of a project, bytes: PROJECT_INSTANCE is the name of a directory (NAME_MAX of
+/// limits.h). LXD itself sets no limit.
+const MAX_PROJECT: usize = 253;
+/// Longest name of a device, bytes.
+const MAX_DEVICE: usize = 64;
+/// The most that is kept of a value that is one address, name or number, bytes.
+const MAX_SINGLE: usize = 256;
+
+impl InstanceId {
+    /// By names that LXD sent. Where they cannot be names, something bounded stands for them that
+    /// can be shown and is no name: [`InstanceId::is_possible`] says so.
+    pub fn of(project: &str, name: &str) -> Self {
+        InstanceId {
+            project: text::name_or_stand_in(project, MAX_PROJECT),
+            name: text::name_or_stand_in(name, MAX_NAME),
+        }
+    }
+
+    /// Whether an instance can have that name.
+    pub fn is_possible(&self) -> bool {
+        text::is_name(&self.project, MAX_PROJECT) && text::is_name(&self.name, MAX_NAME)
+    }
 }
 
 impl fmt::Display for InstanceId {
@@ -58,13 +86,23 @@ impl Instance {
 }
 
 impl LxdNic {
+    /// Those of access lists, the first of them if there are too many.
     pub fn acl_names(&self) -> impl Iterator<Item = &str> {
-        let words = self.acls.split(|c: char| c == ',' || c.is_whitespace());
-        words.filter(|word| !word.is_empty())
+        text::words(&self.acls).take(text::MAX_WORDS)
+    }
+
+    pub fn has_too_many_acls(&self) -> bool {
+        text::words(&self.acls).nth(text::MAX_WORDS).is_some()
+    }
+
+    /// Whether a device can have that name; else something stands for it.
+    pub fn has_possible_name(&self) -> bool {
+        text::is_name(&self.device, MAX_DEVICE)
     }
 }
 
-/// One device of `type=nic`, `nictype=p2p` that has `user.lxmesh.parent`. Texts as LXD gave them.
+/// One device of `type=nic`, `nictype=p2p` that has `user.lxmesh.parent`. Texts as LXD gave them, as
+/// far as they are kept.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct LxdNic {
     pub device: String,
@@ -112,7 +150,8 @@ impl From<wire::Instance> for Details {
         let devices = instance.expanded_devices.iter();
         let others = devices.filter_map(|(device, keys)| {
             let why = nic(device, keys, &instance.expanded_config).err()?;
-            (why != NotOurs::NoNic).then(|| (device.clone(), why))
+            let device = text::name_or_stand_in(device, MAX_DEVICE);
+            (why != NotOurs::NoNic).then_some((device, why))
         });
         Details {
             status_code: instance.status_code,
@@ -152,9 +191,9 @@ impl From<wire::Instance> for Instance {
             .filter_map(|(device, keys)| nic(device, keys, &config).ok())
             .collect();
         Instance {
-            id: InstanceId { project, name },
+            id: InstanceId::of(&project, &name),
             presence: presence(status_code),
-            last_used_at,
+            last_used_at: text::kept(&last_used_at, MAX_SINGLE),
             nics,
             acls: Acls::new(),
         }
@@ -178,9 +217,11 @@ fn nic(device: &str, keys: &wire::Keys, config: &wire::Keys) -> Result<LxdNic, N
         return Err(NotOurs::NoNic);
     }
     if own("nictype").is_none_or(|kind| kind != "p2p") {
-        return Err(NotOurs::NotP2p(own("nictype").cloned().unwrap_or_default()));
+        let kind = own("nictype").map_or("", String::as_str);
+        return Err(NotOurs::NotP2p(text::shown(kind, text::NAME)));
     }
-    let parent = ours("parent").ok_or(NotOurs::NoParent)?.clone();
+    let single = |value: &String| text::kept(value, MAX_SINGLE);
+    let parent = single(ours("parent").ok_or(NotOurs::NoParent)?);
     let volatile = |key: &str| {
         config
             .get(&format!("volatile.{device}.{key}"))
@@ -192,27 +233,27 @@ fn nic(device: &str, keys: &wire::Keys, config: &wire::Keys) -> Result<LxdNic, N
                     None
                 }
             })
-            .cloned()
+            .map(single)
     };
     // Lists may be given on the device and on the instance; both count.
     let merged = |key: &str| {
-        let instance = config
-            .get(&format!("{KEY}{key}"))
-            .map_or("", String::as_str);
-        let device = ours(key).map_or("", String::as_str);
+        let list =
+            |value: Option<&String>| value.map_or(String::new(), |list| text::kept(list, MAX_LIST));
+        let instance = list(config.get(&format!("{KEY}{key}")));
+        let device = list(ours(key));
         format!("{device} {instance}").trim().to_string()
     };
     let first = |key: &str| {
         let text = ours(key).or_else(|| config.get(&format!("{KEY}{key}")))?;
-        (!text.is_empty()).then(|| text.clone())
+        (!text.is_empty()).then(|| single(text))
     };
     Ok(LxdNic {
-        device: device.to_string(),
+        device: text::name_or_stand_in(device, MAX_DEVICE),
         parent,
         host_name: volatile("host_name"),
-        hwaddr: own("hwaddr").cloned().or_else(|| volatile("hwaddr")),
-        ipv4: ours("ipv4.address").cloned(),
-        ipv6: ours("ipv6.address").cloned(),
+        hwaddr: own("hwaddr").map(single).or_else(|| volatile("hwaddr")),
+        ipv4: ours("ipv4.address").map(single),
+        ipv6: ours("ipv6.address").map(single),
         in_services: merged("in_services"),
         out_services: merged("out_services"),
         tags: merged("tags"),
