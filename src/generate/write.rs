@@ -14,6 +14,8 @@ use std::{fmt, fs, io};
 
 /// Which files are ours, and what we wrote into them. From the root of the host.
 pub const MANIFEST: &str = "/var/lib/lxmesh/manifest.json";
+/// Whoever knows the hash of a file, and all of the file but the password in it, can try passwords.
+const MANIFEST_MODE: u32 = 0o600;
 const DPKG_STATUS: &str = "/var/lib/dpkg/status";
 
 /// What became of one file.
@@ -405,12 +407,15 @@ fn write_manifest(root: &Path, manifest: &Manifest) -> Result<(), WriteError> {
     let path = under(root, Path::new(MANIFEST));
     let text = serde_json::to_string_pretty(manifest).expect("paths come from UTF-8 text");
     let text = format!("{text}\n");
-    if fs::read(&path).is_ok_and(|bytes| bytes == text.as_bytes()) {
+    let closed = |metadata: fs::Metadata| metadata.permissions().mode() & 0o7777 == MANIFEST_MODE;
+    if fs::read(&path).is_ok_and(|bytes| bytes == text.as_bytes())
+        && fs::metadata(&path).is_ok_and(closed)
+    {
         return Ok(());
     }
     let directory = path.parent().unwrap_or(root);
     fs::create_dir_all(directory).map_err(failed("make the directory", directory))?;
-    write_atomic(&path, text.as_bytes(), 0o644).map_err(failed("write", &path))
+    write_atomic(&path, text.as_bytes(), MANIFEST_MODE).map_err(failed("write", &path))
 }
 
 fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> WriteError {
