@@ -79,7 +79,7 @@ pub fn name_or_stand_in(text: &str, most: usize) -> String {
     text.hash(&mut hash);
     format!(
         "{}{CUT}{:016x}",
-        shown(text, 32).replace('/', "\\/"),
+        shown(text, 32).replace('/', "\\u{2f}"),
         hash.finish()
     )
 }

@@ -150,7 +150,7 @@ impl Client {
     async fn add_acls(&self, instances: &mut [Instance]) -> Result<(), LxdError> {
         let mut projects: BTreeMap<String, Acls> = BTreeMap::new();
         for instance in instances {
-            if instance.acl_names().next().is_none() {
+            if instance.acl_names().next().is_none() || !instance.id.is_possible() {
                 continue;
             }
             let project = &instance.id.project;
@@ -180,8 +180,12 @@ impl Client {
         }
     }
 
-    /// One instance; `None` only if the server says in so many words that there is none (404).
+    /// One instance; `None` only if the server says in so many words that there is none (404), or if
+    /// there can be none: what stands for an odd name is found in a listing, or is gone.
     pub async fn instance(&self, id: &InstanceId) -> Result<Option<Instance>, LxdError> {
+        if !id.is_possible() {
+            return Ok(None);
+        }
         let path = path_of(id);
         match self.get::<wire::Instance>(&path, REQUEST_TIMEOUT).await {
             Ok(instance) => {
