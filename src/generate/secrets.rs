@@ -1,6 +1,7 @@
 //! The files of this host that hold secrets of the fabric, and whether others may read or replace
-//! them. Looking is one function, judging another; the secrets themselves are not read.
+//! them. Looking and judging are apart; what is judged has no secret in it.
 
+use super::extra;
 use crate::host::{HostFile, Trust};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -15,6 +16,8 @@ const PRIVATE_KEYS: [&str; 4] = [
 ];
 /// What FRR reads has the password in it, and is FRR's own file.
 const FRR: &str = "/etc/frr/frr.conf";
+/// Everybody may read what is in it, and no mode there lasts.
+const NIX_STORE: &str = "/nix/store";
 
 /// A file with a secret, or a directory above it, that is open to others.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,6 +74,12 @@ fn secrets(file: &HostFile) -> Vec<Secret> {
             false,
         ));
     }
+    // Lines of the operator's own, which may have other passwords in them.
+    if let Ok(Some(lines)) = extra::read_frr(Path::new("/"))
+        && has_password(&lines)
+    {
+        all.push(secret("a password for FRR", Path::new(extra::FRR), true));
+    }
     match file.ipsec.as_ref().map(|ipsec| &ipsec.trust) {
         None => {}
         Some(Trust::Psk { file }) => all.push(secret("ipsec.psk_file", file, true)),
@@ -85,6 +94,13 @@ fn secrets(file: &HostFile) -> Vec<Secret> {
         }
     }
     all
+}
+
+/// Whether lines for FRR hold a secret: `neighbor X password Y`, `key-string Y`, `ip ospf
+/// message-digest-key N md5 Y` and their like.
+fn has_password(lines: &str) -> bool {
+    const BEFORE: [&str; 3] = ["password", "key-string", "md5"];
+    lines.split_whitespace().any(|word| BEFORE.contains(&word))
 }
 
 /// The file, then the directories above it, up to the root: those of its name, and where that leads
@@ -134,9 +150,12 @@ fn judge(secret: &Secret, way: &[Node]) -> Vec<Exposed> {
     if let Some(may) = may {
         add(
             format!("{key}: {shown} has mode {mode:04o}: every user of this host may {may} it"),
-            format!(
-                "chmod o= {shown}; if others than root can log in here, replace the secret, too"
-            ),
+            match file.path.starts_with(NIX_STORE) {
+                true => "keep the file out of the Nix store, and replace the secret".into(),
+                false => format!(
+                    "chmod o= {shown}; if others than root can log in here, replace the secret, too"
+                ),
+            },
         );
     }
     if secret.is_roots && file.owner != 0 {
@@ -252,6 +271,35 @@ mod tests {
                 "ipsec.psk_file: /etc, above /etc/x/key, belongs to user 1000, who may put another file in its place | chown root /etc, or move the file to a directory of root's and name it there",
             ]
         );
+    }
+
+    #[test]
+    fn what_is_in_the_nix_store_has_to_leave_it() {
+        let path = "/nix/store/abc-key";
+        let secret = Secret {
+            key: "ipsec.psk_file",
+            path: path.into(),
+            is_roots: true,
+        };
+        let node = |path: &str, mode| Node {
+            path: path.into(),
+            mode,
+            owner: 0,
+        };
+        let found = judge(&secret, &[node(path, 0o444), node("/nix/store", 0o1775)]);
+        assert_eq!(found.len(), 1);
+        assert!(found[0].remedy.contains("out of the Nix store"));
+    }
+
+    #[test]
+    fn lines_for_frr_may_hold_a_password() {
+        assert!(has_password(
+            "router bgp 1\n neighbor 192.0.2.1 password x\n"
+        ));
+        assert!(has_password(" key-string x"));
+        assert!(!has_password(
+            "router bgp 1\n neighbor 192.0.2.1 description passwordless\n"
+        ));
     }
 
     #[test]

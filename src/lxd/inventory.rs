@@ -331,6 +331,57 @@ mod tests {
     }
 
     #[test]
+    fn of_every_text_only_so_much_is_kept() {
+        let long = "x".repeat(1 << 20);
+        let keys = [
+            "parent",
+            "ipv4.address",
+            "ipv6.address",
+            "in_services",
+            "out_services",
+            "tags",
+            "acls",
+            "limits.connections",
+            "audit",
+            "log_drops",
+        ];
+        let keys: String = keys
+            .map(|key| format!(r#""user.lxmesh.{key}":"{long}","#))
+            .concat();
+        let instance = read(&format!(
+            r#"{{"name":"{long}","project":"{long}","status_code":103,"last_used_at":"{long}",
+            "expanded_config":{{{keys}"volatile.{long}.hwaddr":"{long}"}},
+            "expanded_devices":{{"{long}":{{{keys}"type":"nic","nictype":"p2p","host_name":"{long}","hwaddr":"{long}"}},
+              "{long}y":{{"type":"nic","nictype":"{long}"}}}}}}"#
+        ));
+        let nic = &instance.nics[0];
+        for text in [&nic.in_services, &nic.out_services, &nic.tags, &nic.acls] {
+            // The device's, a blank, and the instance's.
+            assert!(text.len() <= 2 * (MAX_LIST + 3) + 1, "{}", text.len());
+        }
+        let LxdNic {
+            device,
+            parent,
+            host_name,
+            hwaddr,
+            ipv4,
+            ipv6,
+            limits,
+            audit,
+            log_drops,
+            ..
+        } = nic;
+        let optional = [host_name, hwaddr, ipv4, ipv6, audit, log_drops];
+        let all = optional.into_iter().flatten().chain(limits.values());
+        let InstanceId { project, name } = &instance.id;
+        for text in all.chain([device, parent, name, project, &instance.last_used_at]) {
+            assert!(text.len() <= MAX_SINGLE + 3, "{}", text.len());
+            assert!(text.contains(text::CUT));
+        }
+        assert!(!instance.id.is_possible() && !nic.has_possible_name());
+    }
+
+    #[test]
     fn devices_that_are_not_ours_say_why() {
         let json = r#"{"name":"c1","status_code":102,"expanded_config":{},"expanded_devices":{
             "root":{"type":"disk","path":"/"},
