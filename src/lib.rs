@@ -7,7 +7,7 @@
 //! |---|---|
 //! | addr | |
 //! | text | |
-//! | host | addr |
+//! | host | addr text |
 //! | lxd | addr text |
 //! | kernel | addr |
 //! | policy | addr host text |

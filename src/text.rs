@@ -48,7 +48,8 @@ pub fn is_visible_text(text: &str) -> bool {
     text.chars().all(is_visible)
 }
 
-fn is_visible(c: char) -> bool {
+/// Whether a character is shown as it is, and in a place of its own.
+pub fn is_visible(c: char) -> bool {
     // Quotes and backslashes do no harm; escaped, they would be escaped once more with every quoting.
     matches!(c, ' '..='~') || c.escape_debug().len() == 1
 }
