@@ -29,15 +29,32 @@ impl InstanceId {
     /// By names that LXD sent. Where they cannot be names, something bounded stands for them that
     /// can be shown and is no name: [`InstanceId::is_possible`] says so.
     pub fn of(project: &str, name: &str) -> Self {
+        let part = |text: &str, most| match is_part(text, most) {
+            true => text.to_string(),
+            false => text::stand_in(text),
+        };
         InstanceId {
-            project: text::name_or_stand_in(project, MAX_PROJECT),
-            name: text::name_or_stand_in(name, MAX_NAME),
+            project: part(project, MAX_PROJECT),
+            name: part(name, MAX_NAME),
         }
     }
 
     /// Whether an instance can have that name.
     pub fn is_possible(&self) -> bool {
-        text::is_name(&self.project, MAX_PROJECT) && text::is_name(&self.name, MAX_NAME)
+        is_part(&self.project, MAX_PROJECT) && is_part(&self.name, MAX_NAME)
+    }
+}
+
+/// Whether a text can be the name of a project or of an instance, which stand in paths.
+fn is_part(text: &str, most: usize) -> bool {
+    text::is_name(text, most) && !text.contains('/')
+}
+
+/// The name of a device, or what stands for one that cannot be.
+fn device_name(text: &str) -> String {
+    match text::is_name(text, MAX_DEVICE) {
+        true => text.into(),
+        false => text::stand_in(text),
     }
 }
 
@@ -150,8 +167,7 @@ impl From<wire::Instance> for Details {
         let devices = instance.expanded_devices.iter();
         let others = devices.filter_map(|(device, keys)| {
             let why = nic(device, keys, &instance.expanded_config).err()?;
-            let device = text::name_or_stand_in(device, MAX_DEVICE);
-            (why != NotOurs::NoNic).then_some((device, why))
+            (why != NotOurs::NoNic).then(|| (device_name(device), why))
         });
         Details {
             status_code: instance.status_code,
@@ -248,7 +264,7 @@ fn nic(device: &str, keys: &wire::Keys, config: &wire::Keys) -> Result<LxdNic, N
         (!text.is_empty()).then(|| single(text))
     };
     Ok(LxdNic {
-        device: text::name_or_stand_in(device, MAX_DEVICE),
+        device: device_name(device),
         parent,
         host_name: volatile("host_name"),
         hwaddr: own("hwaddr").map(single).or_else(|| volatile("hwaddr")),
