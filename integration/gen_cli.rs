@@ -5,8 +5,9 @@
     reason = "nobody reads a test's files half written"
 )]
 
-use lxmesh::generate::write::MANIFEST;
+use lxmesh::generate::write::{self, MANIFEST};
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -131,6 +132,162 @@ fn a_bgp_password_is_read_from_its_file_or_refused_with_a_remedy() {
     assert!(text(&render().stdout).contains(" neighbor reflectors password tell-nobody\n"));
     fs::write(&password, "two words\n").unwrap();
     assert!(text(&render().stderr).contains("remedy: write the password"));
+}
+
+/// Every file below a directory.
+fn files_below(directory: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).unwrap();
+    let paths = entries.map(|entry| entry.unwrap().path());
+    paths
+        .flat_map(|path| match path.is_dir() {
+            true => files_below(&path),
+            false => vec![path],
+        })
+        .collect()
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o7777
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+#[test]
+fn check_warns_of_secrets_that_others_may_read_or_replace() {
+    let directory = tempfile::tempdir().unwrap();
+    // Whoever cannot enter it reads nothing in it.
+    set_mode(directory.path(), 0o755);
+    let inside = directory.path().join("keys");
+    fs::create_dir(&inside).unwrap();
+    let (password, psk) = (inside.join("password"), inside.join("psk"));
+    fs::write(&password, "tell-nobody\n").unwrap();
+    fs::write(&psk, format!("secret = 0x{}\n", "0f".repeat(32))).unwrap();
+    let host_file = lab().with_file_name("../ipsec-psk/host.toml");
+    let text_of = fs::read_to_string(host_file).unwrap();
+    let keys = |line: &str| !line.starts_with("psk_file") && !line.starts_with("password_file");
+    let mut lines: Vec<String> = text_of
+        .lines()
+        .filter(|line| keys(line))
+        .map(str::to_string)
+        .collect();
+    let at = lines.iter().position(|line| line == "[ipsec]").unwrap();
+    lines.insert(at + 1, format!("psk_file = \"{}\"", psk.display()));
+    match lines.iter().position(|line| line == "[bgp]") {
+        Some(at) => lines.insert(
+            at + 1,
+            format!("password_file = \"{}\"", password.display()),
+        ),
+        None => lines.push(format!("[bgp]\npassword_file = \"{}\"", password.display())),
+    }
+    let path = directory.path().join("host.toml");
+    fs::write(&path, lines.join("\n")).unwrap();
+    let warnings = |arguments: &[&str]| -> Vec<String> {
+        let output = lxmesh_gen(&[&["check", path.to_str().unwrap()], arguments].concat());
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        let said = text(&output.stdout);
+        assert!(
+            !said.contains("tell-nobody") && !said.contains("0f0f"),
+            "{said}"
+        );
+        let here = |line: &&str| line.contains(&directory.path().display().to_string());
+        said.lines()
+            .filter(here)
+            .skip(1)
+            .map(str::to_string)
+            .collect()
+    };
+    set_mode(&password, 0o640);
+    set_mode(&psk, 0o600);
+    assert_eq!(warnings(&[]), [""; 0]);
+    set_mode(&password, 0o644);
+    set_mode(&psk, 0o606);
+    let (shown, keys) = (password.display(), inside.display());
+    let every = "every user of this host may";
+    let replace = "if others than root can log in here, replace the secret, too";
+    assert_eq!(
+        warnings(&[]),
+        [
+            format!("warning: bgp.password_file: {shown} has mode 0644: {every} read it"),
+            format!("  remedy: chmod o= {shown}; {replace}"),
+            format!(
+                "warning: ipsec.psk_file: {} has mode 0606: {every} read and change it",
+                psk.display()
+            ),
+            format!("  remedy: chmod o= {}; {replace}", psk.display()),
+        ]
+    );
+    // Files of this host are no other host's.
+    let other = warnings(&["--host", "198.51.100.11"]);
+    assert!(
+        !other.iter().any(|line| line.starts_with("warning")),
+        "{other:?}"
+    );
+    set_mode(&password, 0o600);
+    set_mode(&psk, 0o600);
+    set_mode(&inside, 0o757);
+    assert_eq!(
+        warnings(&[]),
+        [
+            format!(
+                "warning: bgp.password_file: {keys}, above {shown}, has mode 0757: {every} put another file in its place"
+            ),
+            format!("  remedy: chmod o-w {keys}"),
+        ]
+    );
+    set_mode(&inside, 0o755);
+    std::os::unix::fs::chown(&password, Some(64_300), None).unwrap();
+    assert_eq!(
+        warnings(&[]),
+        [
+            format!(
+                "warning: bgp.password_file: {shown} belongs to user 64300, who may read and change it"
+            ),
+            format!("  remedy: chown root {shown}"),
+        ]
+    );
+}
+
+#[test]
+fn what_has_a_secret_in_it_is_written_for_nobody_else_to_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let password = directory.path().join("password");
+    let file = directory.path().join("host.toml");
+    fs::write(&password, "tell-nobody\n").unwrap();
+    let host_file = fs::read_to_string(lab()).unwrap();
+    let bgp = format!("\n[bgp]\npassword_file = \"{}\"\n", password.display());
+    fs::write(&file, host_file + &bgp).unwrap();
+    let root = directory.path().join("root");
+    fs::create_dir(&root).unwrap();
+    let render = || {
+        let output = Command::new("sh")
+            .args([
+                "-c",
+                "umask 0; exec \"$@\"",
+                "sh",
+                env!("CARGO_BIN_EXE_lxmesh-gen"),
+                "render",
+                "--host",
+                "198.51.100.12",
+                "--host-file",
+            ])
+            .args([&file, Path::new("--root"), &root])
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    };
+    render();
+    let manifest = write::under(&root, Path::new(MANIFEST));
+    // As an older version has left it.
+    set_mode(&manifest, 0o644);
+    render();
+    let files = files_below(&root);
+    let secret = |path: &&PathBuf| fs::read_to_string(path).unwrap().contains("tell-nobody");
+    assert_eq!(files.iter().filter(secret).count(), 1, "{files:?}");
+    for path in files.iter().filter(secret).chain([&manifest]) {
+        assert_eq!(mode(path) & 0o7, 0, "{} {:o}", path.display(), mode(path));
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@
     reason = "nobody reads a test's files half written"
 )]
 
-use lxmesh::generate::write::{Fate, MANIFEST, WriteError, write};
+use lxmesh::generate::write::{Fate, MANIFEST, WriteError, adopt, write};
 use lxmesh::generate::{MARKER, OutputFile};
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -158,6 +158,32 @@ fn force_replaces_them_and_keeps_every_old_one() {
             .iter()
             .all(|(_, fate)| *fate == Fate::Unchanged)
     );
+}
+
+#[test]
+fn what_was_there_before_a_file_that_is_closed_to_others_is_kept_closed() {
+    let mode = |root: &TempDir, path: &str| {
+        let metadata = fs::metadata(at(root, path)).unwrap();
+        metadata.permissions().mode() & 0o7777
+    };
+    let open = OutputFile {
+        mode: 0o644,
+        ..output("/etc/open.conf", "1")
+    };
+    let outputs = [output("/etc/closed.conf", "1"), open];
+    for by_force in [true, false] {
+        let root = root();
+        for path in ["/etc/closed.conf", "/etc/open.conf"] {
+            put(&root, path, "neighbor 192.0.2.1 password theirs\n");
+            fs::set_permissions(at(&root, path), fs::Permissions::from_mode(0o664)).unwrap();
+            if !by_force {
+                adopt(root.path(), &outputs, Path::new(path)).unwrap();
+            }
+        }
+        fates(&root, &outputs, by_force);
+        assert_eq!(mode(&root, "/etc/closed.conf.before-lxmesh"), 0o660);
+        assert_eq!(mode(&root, "/etc/open.conf.before-lxmesh"), 0o664);
+    }
 }
 
 #[test]

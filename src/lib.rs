@@ -6,20 +6,21 @@
 //! | module | may import |
 //! |---|---|
 //! | addr | |
-//! | host | addr |
-//! | lxd | addr |
+//! | text | |
+//! | host | addr text |
+//! | lxd | addr text |
 //! | kernel | addr |
-//! | policy | addr host |
-//! | model | addr host lxd policy kernel |
+//! | policy | addr host text |
+//! | model | addr host lxd policy kernel text |
 //! | kinds | addr host policy model kernel |
 //! | generate | addr host kernel |
 //! | apply | addr host kernel generate |
 //! | draft | addr host |
 //! | graph | addr host |
 //! | dhcp | |
-//! | control | |
+//! | control | text |
 //! | doctor | addr host lxd kernel model kinds generate apply control |
-//! | reconcile | addr host lxd kernel policy model kinds generate dhcp control |
+//! | reconcile | addr host lxd kernel policy model kinds generate dhcp control text |
 //!
 //! `model` takes only plain values from `kernel` (`kernel::link`, `kernel::sysctl`,
 //! `kernel::conntrack::Entry`); nothing but `kinds`, `reconcile`, `apply`,
@@ -42,3 +43,4 @@ pub mod lxd;
 pub mod model;
 pub mod policy;
 pub mod reconcile;
+pub mod text;

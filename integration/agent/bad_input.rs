@@ -326,6 +326,147 @@ fn garbage_in_any_key_costs_only_that_key_and_is_said_once() {
     });
 }
 
+/// No line of these is anything but visible characters, and none is longer than that.
+fn all_visible(what: &str, text: &str, longest: usize) {
+    for line in text.lines() {
+        let odd = |c: char| c.is_control() || ('\u{2000}'..='\u{206f}').contains(&c) && c != '…';
+        assert!(!line.contains(odd), "{what}: {line:?}");
+        assert!(line.chars().count() <= longest, "{what}: {line:?}");
+    }
+}
+
+#[test]
+fn names_that_cannot_be_names_cost_only_themselves_and_are_shown_escaped() {
+    in_netns(|ns| {
+        let mut world = World::with_interval(ns, 5);
+        world.launch("good", "vpc");
+        let odd = "\u{1b}[2Jodd\nline\u{202e}";
+        let long = "x".repeat(100_000);
+        for (n, (project, name)) in [
+            ("default", odd),
+            ("default", long.as_str()),
+            (odd, "c1"),
+            (long.as_str(), "c2"),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let mut nic = world.nic(&format!("odd{n}"), "vpc");
+            world.plug(&nic);
+            (nic.project, nic.instance) = (project.into(), name.into());
+            world.set(&nic, Status::Running);
+        }
+        // Good names, and everything else odd.
+        let nic = world.nic("devices", "vpc");
+        world.plug(&nic);
+        world.set(&nic, Status::Running);
+        let mut instance = world.lxd.get("default", "devices");
+        let device = instance.devices.remove("eth0").unwrap();
+        for (key, value) in instance.config.clone() {
+            if let Some(rest) = key.strip_prefix("volatile.eth0.") {
+                instance
+                    .config
+                    .insert(format!("volatile.{odd}.{rest}"), value);
+            }
+        }
+        instance.devices.insert(odd.into(), device);
+        let others =
+            [("nictype", odd), ("type", "nic")].map(|(key, value)| (key.into(), value.into()));
+        instance
+            .devices
+            .insert(format!("other{odd}"), others.into());
+        world.lxd.put(instance);
+        let nic = world.nic("values", "vpc");
+        world.plug(&nic);
+        world.set(&nic, Status::Running);
+        let mut instance = world.lxd.get("default", "values");
+        let device = instance.devices.get_mut("eth0").unwrap();
+        for key in [
+            "ipv4.address",
+            "ipv6.address",
+            "in_services",
+            "out_services",
+            "tags",
+            "acls",
+            "audit",
+            "limits.connections",
+        ] {
+            device.insert(format!("user.lxmesh.{key}"), format!("{odd} {long}"));
+        }
+        world.lxd.put(instance);
+        let nic = world.nic("lists", "vpc");
+        world.plug(&nic);
+        world.set(&nic, Status::Running);
+        let mut instance = world.lxd.get("default", "lists");
+        let device = instance.devices.get_mut("eth0").unwrap();
+        for key in ["in_services", "tags", "acls"] {
+            let words: Vec<String> = (0..3000).map(|n| format!("no{n}")).collect();
+            device.insert(format!("user.lxmesh.{key}"), words.join(","));
+        }
+        world.lxd.put(instance);
+
+        world.start();
+        world.until("the good one is connected", |world| {
+            let status = world.status()?;
+            let mut nics = status["nics"].as_array()?.iter();
+            nics.find(|nic| nic["instance"] == "good" && nic["connected"] == true)?;
+            Some(())
+        });
+        three_more_passes(&mut world);
+        let status = world.status().unwrap();
+        let problems = status["problems"].as_array().unwrap();
+        assert!((7..60).contains(&problems.len()), "{problems:#?}");
+        let problems: Vec<&str> = problems.iter().map(|text| text.as_str().unwrap()).collect();
+        for key in ["in_services", "tags", "acls"] {
+            let limit = |text: &&&str| {
+                text.starts_with("instance lists ")
+                    && text.contains(&format!("{key}: "))
+                    && text.contains("1024")
+            };
+            assert_eq!(
+                problems.iter().filter(limit).count(),
+                1,
+                "{key}: {problems:#?}"
+            );
+        }
+        let cannot = problems
+            .iter()
+            .filter(|text| text.contains("cannot be one"));
+        assert_eq!(cannot.count(), 5, "{problems:#?}");
+        // Their devices are down, as those of all that cannot be connected.
+        assert_eq!(status["refused"].as_array().unwrap().len(), 5, "{status:#}");
+        let mut texts = vec![status];
+        while let Some(value) = texts.pop() {
+            match value {
+                serde_json::Value::String(text) => {
+                    all_visible("status --json", &text, 1000);
+                    assert!(!text.contains('\n'), "{text:?}");
+                }
+                serde_json::Value::Array(list) => texts.extend(list),
+                serde_json::Value::Object(map) => {
+                    texts.extend(map.into_iter().map(|(_, value)| value))
+                }
+                _ => {}
+            }
+        }
+        all_visible("log", &world.log(), 12_500);
+        for command in [
+            &["status"][..],
+            &["plan"],
+            &["metrics"],
+            &["explain", "devices"],
+            &["explain", "values"],
+            &["explain", "lists"],
+        ] {
+            let output = world.output(command);
+            let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+            all_visible(&command.join(" "), &said, 1000);
+            assert!(said.lines().count() < 200, "{command:?}: {said}");
+        }
+        assert_eq!(world.logged("good"), [""; 0]);
+    });
+}
+
 #[test]
 fn a_stranger_in_the_place_of_a_route_is_left_alone_and_said_once() {
     in_netns(|ns| {

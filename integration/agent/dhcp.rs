@@ -170,7 +170,7 @@ for message in [
 }
 
 /// Not tried are REBIND and the messages of relays, by which dnsmasq 2.90 gives a lease of any address to
-/// anybody: only the filters could keep them from it.
+/// anybody: the filters, which are not loaded here, let neither pass.
 #[test]
 fn a_duid_of_another_takes_no_address_from_him() {
     in_netns(|ns| {

@@ -245,3 +245,71 @@ fn an_agent_that_starts_while_lxd_errs_is_ready() {
         });
     }
 }
+
+/// Resident memory of the agent, KiB.
+fn resident_kib(world: &World<'_>) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", world.pid())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let number = line.and_then(|line| line.trim().strip_suffix(" kB"));
+    number.unwrap().trim().parse().unwrap()
+}
+
+#[test]
+fn events_of_any_length_and_number_leave_nothing_in_memory() {
+    in_netns(|ns| {
+        let mut world = busy_world(ns);
+        world.lxd.fail(Fault::Hang);
+        let before = resident_kib(&world);
+        let listings = world.lxd.requests("/1.0/instances?");
+        for n in 0..1000 {
+            let name = format!("{n}{}", "x".repeat(100_000));
+            world.lxd.emit("instance-updated", "default", &name);
+        }
+        for n in 0..20_000 {
+            let action = ["instance-updated", "instance-paused"][n % 2];
+            world.lxd.emit(action, "default", &format!("c{n}"));
+        }
+        // It goes on as before, and has nothing of them.
+        let nic = world.nics[0].clone();
+        world.repairs(&format!(
+            "bridge fdb del {} dev {} master",
+            nic.mac, nic.port
+        ));
+        let grown = resident_kib(&world).saturating_sub(before);
+        assert!(grown < 16 << 10, "{grown} KiB more than {before}");
+        let new = world.nic("new", "dmz");
+        world.plug(&new);
+        world.set(&new, Status::Running);
+        world.expect(&new);
+        world.lxd.heal();
+        // Nobody tells of it: all of those events together ask for a listing.
+        world.in_step();
+        assert!(world.lxd.requests("/1.0/instances?") < listings + 10);
+    });
+}
+
+#[test]
+fn what_lxd_says_of_an_error_is_shown_in_one_line_of_bounded_length() {
+    in_netns(|ns| {
+        let mut world = busy_world(ns);
+        world.lxd.fail(Fault::OddError);
+        world.lxd.emit("instance-updated", "default", "c1");
+        world.until_logged("odd\\u{1b}[2J\\n");
+        let error = world.until("the status has it", |world| {
+            Some(world.status()?["lxd"]["error"].as_str()?.to_string())
+        });
+        assert!(
+            error.contains("odd\\u{1b}[2J\\n") && error.len() < 1000,
+            "{error}"
+        );
+        assert!(!world.log().contains('\u{1b}'));
+        assert!(world.log().lines().all(|line| line.len() < 2000));
+        let plan = world.output(&["plan"]);
+        let said = String::from_utf8(plan.stderr).unwrap();
+        assert!(
+            said.contains("odd\\u{1b}[2J\\n") && said.len() < 1000,
+            "{said}"
+        );
+        assert_eq!(plan.status.code(), Some(1));
+    });
+}

@@ -4,6 +4,7 @@ use super::support::checks::share_with;
 use super::support::fake_lxd::keys;
 use super::support::in_netns;
 use super::support::world::{Nic, World};
+use std::os::unix::net::UnixStream;
 use std::process::Command;
 
 /// No user and no group of any machine's.
@@ -225,6 +226,45 @@ fn the_control_socket_answers_root_and_the_agents_group_only() {
         assert_eq!(code, Some(1));
         assert!(said.contains("only root and the agent's group"), "{said}");
         assert!(ask(&main).1.contains("fabric test"));
+    });
+}
+
+/// Connections that say nothing, of a user's.
+fn idle_connections(world: &World<'_>, user: u32, count: usize) -> Vec<UnixStream> {
+    let socket = world.path("run/control.sock");
+    let connect = || {
+        // Of this thread alone.
+        let user = rustix::process::Uid::from_raw(user);
+        rustix::thread::set_thread_res_uid(user, user, user).unwrap();
+        let all = (0..count).map(|_| UnixStream::connect(&socket).unwrap());
+        all.collect()
+    };
+    std::thread::scope(|scope| scope.spawn(connect).join().unwrap())
+}
+
+/// Each of them may be idle longer than a command waits, if many of them have to be waited for.
+#[test]
+fn idle_connections_to_the_control_socket_keep_no_command_waiting() {
+    in_netns(|ns| {
+        let mut world = world_of_a_user(ns);
+        world.start();
+        world.until("status for the agent's own user", |world| world.status());
+        // The socket's mode keeps others away already; this is about what holds beside it.
+        ns.sh(&format!(
+            "chmod 666 {}",
+            world.path("run/control.sock").display()
+        ));
+        for user in [0, 64_300] {
+            for count in [16, 200] {
+                let idle = idle_connections(&world, user, count);
+                let (code, said) = by_root(&mut world, &["status"]);
+                assert!(
+                    code != Some(1) && said.contains("fabric test"),
+                    "{count} of {user}: {said}"
+                );
+                drop(idle);
+            }
+        }
     });
 }
 

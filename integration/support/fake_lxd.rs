@@ -43,6 +43,8 @@ pub enum Status {
 pub enum Fault {
     /// HTTP 500 to every question about instances.
     Status500,
+    /// The same with a text that is long and would clear a screen.
+    OddError,
     /// The length that was promised, and half of the answer.
     CutOff,
     /// Half of the JSON, as if it were all.
@@ -332,11 +334,16 @@ fn frame(payload: &[u8]) -> Vec<u8> {
     let mut frame = vec![0x81];
     match payload.len() {
         len @ 0..=125 => frame.push(len as u8),
-        len => {
-            frame.push(126);
-            let len = u16::try_from(len).expect("events are short");
-            frame.extend(len.to_be_bytes());
-        }
+        len => match u16::try_from(len) {
+            Ok(len) => {
+                frame.push(126);
+                frame.extend(len.to_be_bytes());
+            }
+            Err(_) => {
+                frame.push(127);
+                frame.extend((len as u64).to_be_bytes());
+            }
+        },
     }
     frame.extend(payload);
     frame
@@ -433,6 +440,10 @@ fn answer(state: &State, path: &str) -> (Vec<u8>, Vec<u8>) {
     let (status, mut body) = match (fault, path.strip_prefix("/1.0")) {
         (Some(Fault::WrongServer), _) => (200, r#"{"message":"page not found"}"#.to_string()),
         (Some(Fault::Status500), _) => (500, error(500, "Database is locked")),
+        (Some(Fault::OddError), _) => (
+            500,
+            error(500, &format!("odd\u{1b}[2J\n{}", "x".repeat(50_000))),
+        ),
         (Some(Fault::Garbage), _) => (200, "<html><body>It works!</body></html>".into()),
         (Some(Fault::WrongShape), _) => (200, sync(r#"{"name":["x"]}"#)),
         (Some(Fault::EmptyListing), Some(rest)) if rest.starts_with("/instances?") => {

@@ -11,7 +11,7 @@ mod start;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use lxmesh::addr::IpAddr;
-use lxmesh::generate::{self, LocalFacts, Target, extra, readers, write};
+use lxmesh::generate::{self, LocalFacts, Target, extra, readers, secrets, write};
 use lxmesh::host::{self, HostFile, MtuSum};
 use std::error::Error;
 use std::io::Write;
@@ -175,6 +175,12 @@ fn check(path: &Path, of: &Whose) -> Answer {
     let file = host::load(path)?;
     let facts = of.facts(&file)?;
     let mut text = format!("{}: correct\n{}", path.display(), summary(&file));
+    // What is on this host is no other host's. It works as it is, so the file is correct.
+    if of.host.is_none() {
+        for secrets::Exposed { what, remedy } in secrets::exposed(&file) {
+            text += &format!("warning: {what}\n  remedy: {remedy}\n");
+        }
+    }
     match generate::detect(&file, &facts) {
         Ok(here) => text += &format!("this host: {here}\n"),
         // The file may well be checked where it is written and not where it is used.

@@ -3,6 +3,7 @@
 //! they mean. Pure. Names stay; new ones may be added.
 
 use super::status::{NetworkStatus, NicStatus, Status};
+use crate::text::{self, NAME};
 use std::fmt::{Display, Write};
 
 /// What there is to tell beside the status.
@@ -306,12 +307,11 @@ impl Text {
     }
 }
 
-/// Label values are UTF-8 between double quotes.
+/// Label values are UTF-8 between double quotes. What cannot be seen is escaped before, so that it
+/// is seen in a dashboard, too.
 fn escape(value: &str) -> String {
-    value
-        .replace('\\', "\\\\")
-        .replace('"', "\\\"")
-        .replace('\n', "\\n")
+    let shown = text::shown(value, NAME);
+    shown.replace('\\', "\\\\").replace('"', "\\\"")
 }
 
 #[cfg(test)]
@@ -322,8 +322,8 @@ mod tests {
     #[test]
     fn label_values_cannot_end_their_quotes_or_their_line() {
         let mut text = Text::default();
-        text.sample("x", &[("a", "b\\c\"d\ne")], 1);
-        assert_eq!(text.0, "lxmesh_x{a=\"b\\\\c\\\"d\\ne\"} 1\n");
+        text.sample("x", &[("a", "b\\c\"d\ne\u{1b}")], 1);
+        assert_eq!(text.0, "lxmesh_x{a=\"b\\\\c\\\"d\\\\ne\\\\u{1b}\"} 1\n");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 pub mod metrics;
 pub mod peer;
+mod places;
 pub mod screen;
 pub mod server;
 pub mod status;

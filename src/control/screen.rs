@@ -1,9 +1,14 @@
 //! The status screen: one screenful that answers "is this host in step, and if not, why".
 
 use super::status::{DhcpWarning, NetworkStatus, NicStatus, RefusedStatus, Status};
+use crate::text::{self, SENTENCE};
 use std::fmt::Write;
 
-/// Renders the status as text, without colours or cursor movements.
+/// Longest cell of a table, and longest line, characters.
+const CELL: usize = 400;
+const LINE: usize = 4 * SENTENCE;
+
+/// Renders the status as text, without colours or cursor movements, whatever is in it.
 pub fn render(status: &Status) -> String {
     let mut out = String::new();
     let Status {
@@ -36,10 +41,9 @@ pub fn render(status: &Status) -> String {
     let instances = lxd
         .instances
         .map_or("instances unknown".into(), |n| format!("{n} instances"));
-    let server = if lxd.server.is_empty() {
-        "LXD"
-    } else {
-        &lxd.server
+    let server = match lxd.server.as_str() {
+        "" => "LXD".into(),
+        server => text::shown(server, CELL),
     };
     let state = if lxd.connected {
         "connected"
@@ -48,9 +52,9 @@ pub fn render(status: &Status) -> String {
     };
     let _ = writeln!(out, "{server}: {state}, {instances}, listed {listed}");
     if let Some(error) = &lxd.error {
-        let _ = writeln!(out, "  {error}");
+        let _ = writeln!(out, "  {}", text::shown(error, LINE));
     }
-    let _ = writeln!(out, "dhcp: {dhcp}");
+    let _ = writeln!(out, "dhcp: {}", text::shown(dhcp, LINE));
     let _ = writeln!(
         out,
         "passes: {} full, {} scoped; {} changes, {} failed; last took {:.1} ms",
@@ -89,6 +93,7 @@ pub fn render(status: &Status) -> String {
     let warnings: Vec<String> = dhcp_warnings.iter().map(warning_line).collect();
     section(&mut out, "dnsmasq says", &warnings);
     if let Some((error, ago)) = last_error {
+        let error = text::shown(error, LINE);
         let _ = writeln!(out, "\nLast error ({} ago): {error}", duration(*ago));
     }
     out
@@ -166,7 +171,8 @@ fn warning_line(warning: &DhcpWarning) -> String {
 }
 
 fn table(out: &mut String, head: &[&str], rows: impl Iterator<Item = Vec<String>>) {
-    let mut rows: Vec<Vec<String>> = rows.collect();
+    let shown = |row: Vec<String>| row.iter().map(|cell| text::shown(cell, CELL)).collect();
+    let mut rows: Vec<Vec<String>> = rows.map(shown).collect();
     rows.insert(0, head.iter().map(|text| text.to_string()).collect());
     let width = |column: usize| {
         rows.iter()
@@ -190,7 +196,7 @@ fn section(out: &mut String, title: &str, lines: &[String]) {
     if !lines.is_empty() {
         let _ = write!(out, "\n{title}:\n");
         for line in lines {
-            let _ = writeln!(out, "  {line}");
+            let _ = writeln!(out, "  {}", text::shown(line, LINE));
         }
     }
 }
@@ -208,6 +214,7 @@ fn duration(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::status::LxdStatus;
 
     #[test]
     fn the_screen_names_what_is_wrong() {
@@ -237,6 +244,40 @@ mod tests {
         ] {
             assert!(screen.contains(wanted), "{wanted} is missing in:\n{screen}");
         }
+    }
+
+    #[test]
+    fn nothing_moves_the_cursor_or_makes_a_line() {
+        let odd = || "a\u{1b}[2J\nb\u{202e}".to_string();
+        let status = Status {
+            lxd: LxdStatus {
+                server: odd(),
+                error: Some(odd()),
+                ..LxdStatus::default()
+            },
+            nics: vec![NicStatus {
+                instance: odd(),
+                device: odd(),
+                ..NicStatus::default()
+            }],
+            refused: vec![RefusedStatus {
+                instance: odd(),
+                device: odd(),
+                ..RefusedStatus::default()
+            }],
+            problems: vec![odd(), "x".repeat(100_000)],
+            deferred: vec![odd()],
+            dhcp: odd(),
+            last_error: Some((odd(), 1)),
+            ..Status::default()
+        };
+        let screen = render(&status);
+        assert!(screen.lines().all(text::is_visible_text), "{screen:?}");
+        assert!(screen.lines().all(|line| line.chars().count() < 3000));
+        assert!(
+            !screen.lines().any(|line| line.starts_with('b')),
+            "{screen}"
+        );
     }
 
     #[test]

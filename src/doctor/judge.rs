@@ -6,6 +6,7 @@ use super::files::{Module, Setting, fits, settings};
 use super::look::Seen;
 use super::network::{bgp, devices, paths};
 use crate::control::Status;
+use crate::generate::secrets::Exposed;
 use crate::generate::{self, Version};
 use crate::host::{Firewall, HostFile};
 
@@ -39,6 +40,7 @@ pub fn judge(host: &HostFile, seen: &Seen) -> Vec<Finding> {
     }
     paths(host, seen, &mut all);
     all.push(bgp(host, seen));
+    all.extend(secrets(host, seen));
     if let Some(strongswan) = &seen.strongswan {
         all.push(match strongswan {
             Ok(()) => Finding::ok("strongswan", "charon answers"),
@@ -54,6 +56,17 @@ pub fn judge(host: &HostFile, seen: &Seen) -> Vec<Finding> {
         all.extend(dnsmasq(&seen.agent));
     }
     all
+}
+
+/// Whether the fabric's secrets are root's alone; nothing where there are none.
+fn secrets(host: &HostFile, seen: &Seen) -> Vec<Finding> {
+    let some = host.bgp.password_file.is_some() || host.ipsec.is_some();
+    if some && seen.exposed.is_empty() {
+        let well = "files with passwords and keys are closed to others";
+        return vec![Finding::ok("secrets", well)];
+    }
+    let problem = |Exposed { what, remedy }: &Exposed| Finding::problem("secrets", what, remedy);
+    seen.exposed.iter().map(problem).collect()
 }
 
 /// Linux 6.6 is the oldest that has all that ports need: programs beside LXD's limits (tcx).
@@ -487,6 +500,16 @@ mod tests {
                 |s| s.lxd = Err("no socket; install LXD".into()),
                 "Problem lxd: no socket",
                 "install LXD",
+            ),
+            (
+                |s| {
+                    s.exposed.push(Exposed {
+                        what: "ipsec.psk_file: /x has mode 0644".into(),
+                        remedy: "chmod o= /x".into(),
+                    });
+                },
+                "Problem secrets: ipsec.psk_file: /x has mode 0644",
+                "chmod o= /x",
             ),
             (
                 |s| s.strongswan = Some(Err("no".into())),

@@ -6,7 +6,7 @@ use crate::addr::IpAddr;
 use crate::apply::{commands, health};
 use crate::control::Status;
 use crate::control::server;
-use crate::generate::{self, Here, LocalFacts, closed};
+use crate::generate::{self, Here, LocalFacts, closed, secrets};
 use crate::host::{Firewall, HostFile};
 use crate::kernel::link::LinkKind;
 use crate::kernel::nft::Family;
@@ -39,6 +39,8 @@ pub struct Seen {
     /// What the programs say of their versions.
     pub versions: BTreeMap<&'static str, Result<String, String>>,
     pub strongswan: Option<Result<(), String>>,
+    /// What others may read or replace.
+    pub exposed: Vec<secrets::Exposed>,
     /// Name and version of the server.
     pub lxd: Result<String, String>,
     /// Values of kernel settings; `None` where the kernel has no such setting.
@@ -136,6 +138,7 @@ pub async fn look(host: &HostFile) -> Seen {
             let stats = commands::run(LIMIT_S, &["swanctl", "--stats"]);
             stats.map(drop).map_err(|error| error.to_string())
         }),
+        exposed: secrets::exposed(host),
         lxd: lxd(host).await,
         sysctls: sysctls.collect(),
         closed: closed.map_err(|error| error.to_string()),

@@ -86,6 +86,7 @@ pub fn well() -> Seen {
         modules: modules.map(|name| (name, Module::Loaded)).collect(),
         versions: said.map(|(name, said)| (name, Ok(said.into()))).into(),
         strongswan: None,
+        exposed: Vec::new(),
         lxd: Ok("lxd 5.0.2".into()),
         sysctls: sysctls.collect(),
         closed: Ok(true),

@@ -1,6 +1,6 @@
 //! From the host file and a few facts about this host to the files of the programs around us.
 //!
-//! Everything here but `facts.rs`, `extra.rs`, `readers.rs`, `Target::detect` and `write.rs`
+//! Everything here but `facts.rs`, `extra.rs`, `readers.rs`, `secrets.rs`, `Target::detect` and `write.rs`
 //! is a plain function of its arguments. Decisions are made in Rust; the templates print values. dnsmasq has no file here:
 //! all that it reads is the agent's, at run time. udev has none either: networkd has a key for all
 //! that bridges, tunnels and VRFs need at creation, and the agent keeps the ports' attributes.
@@ -16,6 +16,7 @@ pub mod plan;
 pub mod readers;
 mod roles;
 mod routers;
+pub mod secrets;
 mod strongswan;
 mod sysctl;
 mod target;

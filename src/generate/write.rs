@@ -14,6 +14,8 @@ use std::{fmt, fs, io};
 
 /// Which files are ours, and what we wrote into them. From the root of the host.
 pub const MANIFEST: &str = "/var/lib/lxmesh/manifest.json";
+/// Whoever knows the hash of a file, and all of the file but the password in it, can try passwords.
+const MANIFEST_MODE: u32 = 0o600;
 const DPKG_STATUS: &str = "/var/lib/dpkg/status";
 
 /// What became of one file.
@@ -243,8 +245,12 @@ pub fn write_surveyed(
         before_each();
         let path = under(root, &one.path);
         match (&one.fate, &one.after) {
-            (Fate::Forced { kept }, _) => {
-                fs::rename(&path, under(root, kept)).map_err(failed("keep a copy of", &path))?;
+            (Fate::Forced { kept }, after) => {
+                let kept = under(root, kept);
+                fs::rename(&path, &kept).map_err(failed("keep a copy of", &path))?;
+                if let Some(output) = after {
+                    close_like(&kept, output)?;
+                }
             }
             (_, None) => fs::remove_file(&path).map_err(failed("remove", &path))?,
             _ => {}
@@ -260,9 +266,9 @@ pub fn write_surveyed(
 /// Makes a file that is in the way ours, so that it is replaced from now on: its content becomes
 /// known, and a copy is kept beside it. Returns the copy's path, from the root of the host.
 pub fn adopt(root: &Path, outputs: &[OutputFile], path: &Path) -> Result<PathBuf, WriteError> {
-    if !outputs.iter().any(|output| output.path == path) {
+    let Some(output) = outputs.iter().find(|output| output.path == path) else {
         return Err(WriteError::NotRendered(path.into()));
-    }
+    };
     let at = under(root, path);
     let bytes = fs::read(&at).map_err(failed("read", &at))?;
     let kept = free_name(root, path);
@@ -271,13 +277,35 @@ pub fn adopt(root: &Path, outputs: &[OutputFile], path: &Path) -> Result<PathBuf
         .map_err(failed("look at", &at))?
         .permissions()
         .mode();
-    write_atomic(&copy, &bytes, mode & 0o7777).map_err(failed("write", &copy))?;
+    let mode = mode & 0o7777 & !closed_to(output);
+    write_atomic(&copy, &bytes, mode).map_err(failed("write", &copy))?;
     let mut manifest = read_manifest(root)?;
     manifest.version = 1;
     let known = manifest.files.entry(path.into()).or_default();
     known.insert(hash(&bytes));
     write_manifest(root, &manifest)?;
     Ok(kept)
+}
+
+/// What others may not do with a file: what is closed to them may have a secret in it, and so may
+/// the one that was there before.
+fn closed_to(output: &OutputFile) -> u32 {
+    const OTHERS: u32 = 0o007;
+    match output.mode & OTHERS {
+        0 => OTHERS,
+        _ => 0,
+    }
+}
+
+/// Closes a kept file, not what a symbolic link leads to.
+fn close_like(kept: &Path, output: &OutputFile) -> Result<(), WriteError> {
+    let metadata = fs::symlink_metadata(kept).map_err(failed("look at", kept))?;
+    let mode = metadata.permissions().mode() & 0o7777;
+    let closed = mode & !closed_to(output);
+    if !metadata.is_file() || mode == closed {
+        return Ok(());
+    }
+    fs::set_permissions(kept, fs::Permissions::from_mode(closed)).map_err(failed("close", kept))
 }
 
 /// What is at an output's path.
@@ -405,12 +433,15 @@ fn write_manifest(root: &Path, manifest: &Manifest) -> Result<(), WriteError> {
     let path = under(root, Path::new(MANIFEST));
     let text = serde_json::to_string_pretty(manifest).expect("paths come from UTF-8 text");
     let text = format!("{text}\n");
-    if fs::read(&path).is_ok_and(|bytes| bytes == text.as_bytes()) {
+    let closed = |metadata: fs::Metadata| metadata.permissions().mode() & 0o7777 == MANIFEST_MODE;
+    if fs::read(&path).is_ok_and(|bytes| bytes == text.as_bytes())
+        && fs::metadata(&path).is_ok_and(closed)
+    {
         return Ok(());
     }
     let directory = path.parent().unwrap_or(root);
     fs::create_dir_all(directory).map_err(failed("make the directory", directory))?;
-    write_atomic(&path, text.as_bytes(), 0o644).map_err(failed("write", &path))
+    write_atomic(&path, text.as_bytes(), MANIFEST_MODE).map_err(failed("write", &path))
 }
 
 fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> WriteError {

@@ -95,8 +95,8 @@ section! {
 section! {
     /// BGP between the hosts.
     BgpTable "[bgp]" {
-        /// A file on every host whose first line is the password of all BGP sessions (TCP MD5,
-        /// RFC 2385). Default: none.
+        /// A file on every host, readable for root only, whose first line is the password of all
+        /// BGP sessions (TCP MD5, RFC 2385). Default: none.
         optional password_file: ConfPath,
         /// Seconds between two keepalives. Default: 3.
         optional keepalive_s: Int<1, 21845>,

@@ -1,6 +1,7 @@
 //! What is wrong with a host file, where, and what to do: collected, never only the first one.
 //! Knows text positions; knows nothing of keys and rules.
 
+use crate::text;
 use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -213,7 +214,7 @@ impl<'a> Findings<'a> {
         let printable = match content.chars().count() {
             0..=160 => content
                 .chars()
-                .map(|c| if c.is_control() { ' ' } else { c })
+                .map(|c| if text::is_visible(c) { c } else { ' ' })
                 .collect(),
             _ => String::new(),
         };

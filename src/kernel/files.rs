@@ -37,24 +37,25 @@ fn temporary_name(directory: &Path, path: &Path) -> io::Result<PathBuf> {
 }
 
 fn write_new(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    let open = || {
-        OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(mode & 0o600)
-            .open(path)
-    };
-    let mut file = match open() {
-        // Of a killed process that had our process id.
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            fs::remove_file(path)?;
-            open()?
-        }
-        other => other?,
-    };
+    let mut file = create(path)?;
     file.write_all(bytes)?;
     file.set_permissions(fs::Permissions::from_mode(mode))?;
     file.sync_all()
+}
+
+/// A new file that only its owner can read, whatever the umask: what goes into it may be a secret,
+/// and whoever has opened it keeps it open when its mode changes.
+fn create(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true).mode(0o600);
+    match options.open(path) {
+        // Of a killed process that had our process id.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            fs::remove_file(path)?;
+            options.open(path)
+        }
+        other => other,
+    }
 }
 
 /// A file's content; None if there is no such file. An error (`FileTooLarge`) beyond `max` bytes.
@@ -89,6 +90,22 @@ mod tests {
             );
         }
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn nobody_else_can_open_a_file_before_it_has_its_mode() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a");
+        // One that is left over from before is not used again.
+        for old in [false, true] {
+            assert_eq!(path.exists(), old);
+            if old {
+                fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
+            }
+            let file = create(&path).unwrap();
+            let mode = file.metadata().unwrap().permissions().mode();
+            assert_eq!(mode & 0o177, 0, "{mode:o}");
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 use super::inventory::{Acls, Details, Instance, InstanceId};
 use super::wire::{self, Envelope};
+use crate::text::{self, SENTENCE};
 use reqwest::StatusCode;
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, Deserializer, SeqAccess, Visitor};
@@ -13,6 +14,8 @@ use std::time::Duration;
 
 /// Largest answer taken, bytes: a thousand instances need about 4 MB.
 const MAX_ANSWER: usize = 256 << 20;
+/// The same of one that is only an error.
+const MAX_ERROR: usize = 64 << 10;
 /// A listing of a busy server may be slow.
 const LISTING_TIMEOUT: Duration = Duration::from_secs(60);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
@@ -107,7 +110,7 @@ impl Client {
     pub async fn identify(&self) -> Result<String, LxdError> {
         let wrong = |why: String| LxdError::WrongServer {
             socket: self.socket.clone(),
-            why,
+            why: text::shown(&why, SENTENCE),
         };
         let server: wire::Server = match self.get("/1.0", REQUEST_TIMEOUT).await {
             Ok(server) => server,
@@ -129,7 +132,10 @@ impl Client {
                 socket: self.socket.clone(),
             });
         }
-        Ok(format!("{name} {server_version}"))
+        Ok(format!(
+            "{name} {}",
+            text::shown(&server_version, text::NAME)
+        ))
     }
 
     /// All instances of all projects, in one answer.
@@ -144,7 +150,7 @@ impl Client {
     async fn add_acls(&self, instances: &mut [Instance]) -> Result<(), LxdError> {
         let mut projects: BTreeMap<String, Acls> = BTreeMap::new();
         for instance in instances {
-            if instance.acl_names().next().is_none() {
+            if instance.acl_names().next().is_none() || !instance.id.is_possible() {
                 continue;
             }
             let project = &instance.id.project;
@@ -167,15 +173,19 @@ impl Client {
         match self.get::<Vec<wire::Acl>>(&path, REQUEST_TIMEOUT).await {
             Ok(acls) => Ok(acls
                 .into_iter()
-                .map(|acl| (acl.name.clone(), Arc::new(acl)))
+                .map(|acl| (acl.name.clone(), Arc::new(acl.kept())))
                 .collect()),
             Err(LxdError::Status { status: 404, .. }) => Ok(Acls::new()),
             Err(error) => Err(error),
         }
     }
 
-    /// One instance; `None` only if the server says in so many words that there is none (404).
+    /// One instance; `None` only if the server says in so many words that there is none (404), or if
+    /// there can be none: what stands for an odd name is found in a listing, or is gone.
     pub async fn instance(&self, id: &InstanceId) -> Result<Option<Instance>, LxdError> {
+        if !id.is_possible() {
+            return Ok(None);
+        }
         let path = path_of(id);
         match self.get::<wire::Instance>(&path, REQUEST_TIMEOUT).await {
             Ok(instance) => {
@@ -221,7 +231,7 @@ impl Client {
     async fn get_unbounded<T: DeserializeOwned>(&self, path: &str) -> Result<T, LxdError> {
         let garbage = |why: String| LxdError::Garbage {
             path: path.into(),
-            why,
+            why: text::shown(&why, SENTENCE),
         };
         let mut response = self
             .http
@@ -230,14 +240,18 @@ impl Client {
             .await
             .map_err(|error| self.connect_error(&error))?;
         let status = response.status();
+        let most = match status {
+            StatusCode::OK => MAX_ANSWER,
+            _ => MAX_ERROR,
+        };
         let mut body = Vec::new();
         while let Some(chunk) = response
             .chunk()
             .await
             .map_err(|error| garbage(format!("the answer broke off: {}", chain(&error))))?
         {
-            if body.len() + chunk.len() > MAX_ANSWER {
-                return Err(garbage(format!("more than {MAX_ANSWER} bytes")));
+            if body.len() + chunk.len() > most {
+                return Err(garbage(format!("more than {most} bytes, HTTP {status}")));
             }
             body.extend_from_slice(&chunk);
         }
@@ -248,7 +262,7 @@ impl Client {
             return Err(LxdError::Status {
                 path: path.into(),
                 status: status.as_u16(),
-                text,
+                text: text::shown(&text, SENTENCE),
             });
         }
         let envelope: Envelope<T> =

@@ -4,6 +4,7 @@
 use super::client::{LxdError, socket_error};
 use super::inventory::InstanceId;
 use super::wire;
+use crate::text::{self, SENTENCE};
 use futures_util::StreamExt;
 use std::path::Path;
 use std::time::Duration;
@@ -47,7 +48,7 @@ impl Events {
                     .await
                     .map_err(|error| LxdError::Garbage {
                         path: path.into(),
-                        why: error.to_string(),
+                        why: text::shown(&error.to_string(), SENTENCE),
                     })?;
             Ok(Events { stream })
         };
@@ -64,7 +65,7 @@ impl Events {
     pub async fn next(&mut self) -> Result<Vec<Knock>, LxdError> {
         let broken = |why: String| LxdError::Garbage {
             path: "/1.0/events".into(),
-            why,
+            why: text::shown(&why, SENTENCE),
         };
         loop {
             match self.stream.next().await {
@@ -140,15 +141,18 @@ fn knocks(text: &[u8]) -> Vec<Knock> {
     } else {
         Knock::Instance
     };
-    std::iter::once(name)
-        .chain(old_name)
-        .map(|name| {
-            knock(InstanceId {
-                project: project.clone(),
-                name,
-            })
+    let named = std::iter::once(name).chain(old_name);
+    let named: Vec<InstanceId> = named
+        .map(|name| InstanceId {
+            project: project.clone(),
+            name,
         })
-        .collect()
+        .collect();
+    // What cannot be asked for by name is found in a listing.
+    if named.iter().any(|id| !id.is_possible()) {
+        return vec![Knock::Everything];
+    }
+    named.into_iter().map(knock).collect()
 }
 
 #[cfg(test)]
@@ -183,6 +187,39 @@ mod tests {
         assert_eq!(
             event("instance-renamed", r#","name":"c5""#),
             [Knock::Everything]
+        );
+    }
+
+    #[test]
+    fn a_name_that_cannot_be_one_is_not_kept() {
+        for name in [
+            "x".repeat(64),
+            "a\\nb".into(),
+            "a\\u001b[2J".into(),
+            String::new(),
+        ] {
+            let named = format!(r#","name":"{name}""#);
+            assert_eq!(
+                event("instance-started", &named),
+                [Knock::Everything],
+                "{name}"
+            );
+            assert_eq!(
+                event("instance-paused", &named),
+                [Knock::Everything],
+                "{name}"
+            );
+            let project = format!(r#","name":"c3","project":"{}""#, name.repeat(4));
+            assert_eq!(
+                event("instance-started", &project),
+                [Knock::Everything],
+                "{name}"
+            );
+        }
+        let longest = "x".repeat(63);
+        assert_eq!(
+            event("instance-started", &format!(r#","name":"{longest}""#)),
+            [id(&longest)]
         );
     }
 

@@ -2,6 +2,7 @@
 //! Pure. What the words mean (networks, addresses, services) is decided in `model::nic`.
 
 use super::wire;
+use crate::text::{self, MAX_LIST};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -11,6 +12,50 @@ use std::sync::Arc;
 pub struct InstanceId {
     pub project: String,
     pub name: String,
+}
+
+/// Longest name of an instance, bytes: it is the host's name, too (RFC 1123 section 2.1, RFC 1035
+/// section 2.3.4).
+const MAX_NAME: usize = 63;
+/// Longest name of a project, bytes: PROJECT_INSTANCE is the name of a directory (NAME_MAX of
+/// limits.h). LXD itself sets no limit.
+const MAX_PROJECT: usize = 253;
+/// Longest name of a device, bytes.
+const MAX_DEVICE: usize = 64;
+/// The most that is kept of a value that is one address, name or number, bytes.
+const MAX_SINGLE: usize = 256;
+
+impl InstanceId {
+    /// By names that LXD sent. Where they cannot be names, something bounded stands for them that
+    /// can be shown and is no name: [`InstanceId::is_possible`] says so.
+    pub fn of(project: &str, name: &str) -> Self {
+        let part = |text: &str, most| match is_part(text, most) {
+            true => text.to_string(),
+            false => text::stand_in(text),
+        };
+        InstanceId {
+            project: part(project, MAX_PROJECT),
+            name: part(name, MAX_NAME),
+        }
+    }
+
+    /// Whether an instance can have that name.
+    pub fn is_possible(&self) -> bool {
+        is_part(&self.project, MAX_PROJECT) && is_part(&self.name, MAX_NAME)
+    }
+}
+
+/// Whether a text can be the name of a project or of an instance, which stand in paths.
+fn is_part(text: &str, most: usize) -> bool {
+    text::is_name(text, most) && !text.contains('/')
+}
+
+/// The name of a device, or what stands for one that cannot be.
+fn device_name(text: &str) -> String {
+    match text::is_name(text, MAX_DEVICE) {
+        true => text.into(),
+        false => text::stand_in(text),
+    }
 }
 
 impl fmt::Display for InstanceId {
@@ -58,13 +103,23 @@ impl Instance {
 }
 
 impl LxdNic {
+    /// Those of access lists, the first of them if there are too many.
     pub fn acl_names(&self) -> impl Iterator<Item = &str> {
-        let words = self.acls.split(|c: char| c == ',' || c.is_whitespace());
-        words.filter(|word| !word.is_empty())
+        text::words(&self.acls).take(text::MAX_WORDS)
+    }
+
+    pub fn has_too_many_acls(&self) -> bool {
+        text::words(&self.acls).nth(text::MAX_WORDS).is_some()
+    }
+
+    /// Whether a device can have that name; else something stands for it.
+    pub fn has_possible_name(&self) -> bool {
+        text::is_name(&self.device, MAX_DEVICE)
     }
 }
 
-/// One device of `type=nic`, `nictype=p2p` that has `user.lxmesh.parent`. Texts as LXD gave them.
+/// One device of `type=nic`, `nictype=p2p` that has `user.lxmesh.parent`. Texts as LXD gave them, as
+/// far as they are kept.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct LxdNic {
     pub device: String,
@@ -112,7 +167,7 @@ impl From<wire::Instance> for Details {
         let devices = instance.expanded_devices.iter();
         let others = devices.filter_map(|(device, keys)| {
             let why = nic(device, keys, &instance.expanded_config).err()?;
-            (why != NotOurs::NoNic).then(|| (device.clone(), why))
+            (why != NotOurs::NoNic).then(|| (device_name(device), why))
         });
         Details {
             status_code: instance.status_code,
@@ -152,9 +207,9 @@ impl From<wire::Instance> for Instance {
             .filter_map(|(device, keys)| nic(device, keys, &config).ok())
             .collect();
         Instance {
-            id: InstanceId { project, name },
+            id: InstanceId::of(&project, &name),
             presence: presence(status_code),
-            last_used_at,
+            last_used_at: text::kept(&last_used_at, MAX_SINGLE),
             nics,
             acls: Acls::new(),
         }
@@ -178,9 +233,11 @@ fn nic(device: &str, keys: &wire::Keys, config: &wire::Keys) -> Result<LxdNic, N
         return Err(NotOurs::NoNic);
     }
     if own("nictype").is_none_or(|kind| kind != "p2p") {
-        return Err(NotOurs::NotP2p(own("nictype").cloned().unwrap_or_default()));
+        let kind = own("nictype").map_or("", String::as_str);
+        return Err(NotOurs::NotP2p(text::shown(kind, text::NAME)));
     }
-    let parent = ours("parent").ok_or(NotOurs::NoParent)?.clone();
+    let single = |value: &String| text::kept(value, MAX_SINGLE);
+    let parent = single(ours("parent").ok_or(NotOurs::NoParent)?);
     let volatile = |key: &str| {
         config
             .get(&format!("volatile.{device}.{key}"))
@@ -192,27 +249,27 @@ fn nic(device: &str, keys: &wire::Keys, config: &wire::Keys) -> Result<LxdNic, N
                     None
                 }
             })
-            .cloned()
+            .map(single)
     };
     // Lists may be given on the device and on the instance; both count.
     let merged = |key: &str| {
-        let instance = config
-            .get(&format!("{KEY}{key}"))
-            .map_or("", String::as_str);
-        let device = ours(key).map_or("", String::as_str);
+        let list =
+            |value: Option<&String>| value.map_or(String::new(), |list| text::kept(list, MAX_LIST));
+        let instance = list(config.get(&format!("{KEY}{key}")));
+        let device = list(ours(key));
         format!("{device} {instance}").trim().to_string()
     };
     let first = |key: &str| {
         let text = ours(key).or_else(|| config.get(&format!("{KEY}{key}")))?;
-        (!text.is_empty()).then(|| text.clone())
+        (!text.is_empty()).then(|| single(text))
     };
     Ok(LxdNic {
-        device: device.to_string(),
+        device: device_name(device),
         parent,
         host_name: volatile("host_name"),
-        hwaddr: own("hwaddr").cloned().or_else(|| volatile("hwaddr")),
-        ipv4: ours("ipv4.address").cloned(),
-        ipv6: ours("ipv6.address").cloned(),
+        hwaddr: own("hwaddr").map(single).or_else(|| volatile("hwaddr")),
+        ipv4: ours("ipv4.address").map(single),
+        ipv6: ours("ipv6.address").map(single),
         in_services: merged("in_services"),
         out_services: merged("out_services"),
         tags: merged("tags"),
@@ -287,6 +344,57 @@ mod tests {
                 ..LxdNic::default()
             }]
         );
+    }
+
+    #[test]
+    fn of_every_text_only_so_much_is_kept() {
+        let long = "x".repeat(1 << 20);
+        let keys = [
+            "parent",
+            "ipv4.address",
+            "ipv6.address",
+            "in_services",
+            "out_services",
+            "tags",
+            "acls",
+            "limits.connections",
+            "audit",
+            "log_drops",
+        ];
+        let keys: String = keys
+            .map(|key| format!(r#""user.lxmesh.{key}":"{long}","#))
+            .concat();
+        let instance = read(&format!(
+            r#"{{"name":"{long}","project":"{long}","status_code":103,"last_used_at":"{long}",
+            "expanded_config":{{{keys}"volatile.{long}.hwaddr":"{long}"}},
+            "expanded_devices":{{"{long}":{{{keys}"type":"nic","nictype":"p2p","host_name":"{long}","hwaddr":"{long}"}},
+              "{long}y":{{"type":"nic","nictype":"{long}"}}}}}}"#
+        ));
+        let nic = &instance.nics[0];
+        for text in [&nic.in_services, &nic.out_services, &nic.tags, &nic.acls] {
+            // The device's, a blank, and the instance's.
+            assert!(text.len() <= 2 * (MAX_LIST + 3) + 1, "{}", text.len());
+        }
+        let LxdNic {
+            device,
+            parent,
+            host_name,
+            hwaddr,
+            ipv4,
+            ipv6,
+            limits,
+            audit,
+            log_drops,
+            ..
+        } = nic;
+        let optional = [host_name, hwaddr, ipv4, ipv6, audit, log_drops];
+        let all = optional.into_iter().flatten().chain(limits.values());
+        let InstanceId { project, name } = &instance.id;
+        for text in all.chain([device, parent, name, project, &instance.last_used_at]) {
+            assert!(text.len() <= MAX_SINGLE + 3, "{}", text.len());
+            assert!(text.contains(text::CUT));
+        }
+        assert!(!instance.id.is_possible() && !nic.has_possible_name());
     }
 
     #[test]

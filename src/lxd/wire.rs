@@ -2,6 +2,7 @@
 //! (<https://documentation.ubuntu.com/lxd/en/latest/rest-api/>), and nothing of their meaning.
 //! Unknown fields are ignored, so newer servers keep working.
 
+use crate::text::{self, MAX_LIST};
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use std::collections::BTreeMap;
@@ -64,6 +65,25 @@ pub struct Acl {
     pub egress: Option<Vec<AclRule>>,
 }
 
+impl Acl {
+    /// With as much of every text as is kept.
+    pub fn kept(self) -> Self {
+        let Acl {
+            name,
+            ingress,
+            egress,
+        } = self;
+        let side = |rules: Option<Vec<AclRule>>| {
+            rules.map(|rules| rules.into_iter().map(AclRule::kept).collect())
+        };
+        Acl {
+            name: text::kept(&name, text::NAME),
+            ingress: side(ingress),
+            egress: side(egress),
+        }
+    }
+}
+
 /// A rule of an access list, in LXD's words; what is empty is not there.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
@@ -84,6 +104,38 @@ pub struct AclRule {
     pub state: String,
 }
 
+impl AclRule {
+    fn kept(self) -> Self {
+        let AclRule {
+            action,
+            source,
+            destination,
+            protocol,
+            source_port,
+            destination_port,
+            icmp_type,
+            icmp_code,
+            state,
+        } = self;
+        let list = |text: String| text::kept(&text, MAX_LIST);
+        let word = |text: String| text::kept(&text, text::NAME);
+        AclRule {
+            action: word(action),
+            source: list(source),
+            destination: list(destination),
+            protocol: word(protocol),
+            source_port: list(source_port),
+            destination_port: list(destination_port),
+            icmp_type: word(icmp_type),
+            icmp_code: word(icmp_code),
+            state: word(state),
+        }
+    }
+}
+
+/// Longest key that is kept, bytes.
+const MAX_KEY: usize = 255;
+
 /// The keys of an instance or a device that mean something to us. An instance has dozens of
 /// others, some of them long: those are not kept, not even for the moment.
 #[derive(Debug, Default)]
@@ -95,10 +147,10 @@ impl Keys {
     }
 
     fn matter(key: &str) -> bool {
+        let of_a_nic = key.ends_with(".host_name") || key.ends_with(".hwaddr");
         matches!(key, "type" | "nictype" | "hwaddr" | "host_name")
-            || key.starts_with("user.lxmesh.")
-            || key.starts_with("volatile.")
-                && (key.ends_with(".host_name") || key.ends_with(".hwaddr"))
+            || key.starts_with("user.lxmesh.") && key.len() <= MAX_KEY
+            || key.starts_with("volatile.") && of_a_nic && key.len() <= MAX_KEY
     }
 }
 
@@ -114,7 +166,8 @@ impl<'de> Deserialize<'de> for Keys {
                 let mut keys = BTreeMap::new();
                 while let Some(Key { text, matters }) = map.next_key()? {
                     if matters {
-                        keys.insert(text, map.next_value()?);
+                        let value: String = map.next_value()?;
+                        keys.insert(text, text::kept(&value, MAX_LIST));
                     } else {
                         map.next_value::<IgnoredAny>()?;
                     }

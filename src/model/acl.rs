@@ -4,6 +4,7 @@
 use crate::addr::{IpAddr, IpNet};
 use crate::lxd::AclRule;
 use crate::policy::{Action, Direction, Peers, Ports, Protocol, Rule, rule};
+use crate::text::{self, MAX_WORDS, NAME};
 use std::sync::Arc;
 
 /// The rules of one rule. The error is a clause that follows "rule 2 of ingress".
@@ -31,14 +32,20 @@ pub fn rules(
         "disabled" => return Ok(Vec::new()),
         // That it is to be logged makes no difference to what passes.
         "enabled" | "logged" | "" => {}
-        other => return Err(format!("has the unknown state {other:?}")),
+        other => {
+            return Err(format!(
+                "has the unknown state \"{}\"",
+                text::shown(other, NAME)
+            ));
+        }
     }
     let action = match action.as_str() {
         "allow" => Action::Allow,
         "drop" | "reject" => Action::Drop,
         other => {
             return Err(format!(
-                "has the action {other:?}, which is none of allow, reject and drop"
+                "has the action \"{}\", which is none of allow, reject and drop",
+                text::shown(other, NAME)
             ));
         }
     };
@@ -112,7 +119,18 @@ fn peers(text: &str, [four, six]: [bool; 2]) -> Result<Vec<Peers>, String> {
 
 /// Addresses, prefixes and ranges.
 fn subjects(list: &str) -> Result<Vec<Peers>, String> {
-    list.split(',').map(str::trim).map(subject).collect()
+    entries(list)?.map(subject).collect()
+}
+
+/// The entries of a list, if these are not too many.
+fn entries(list: &str) -> Result<impl Iterator<Item = &str>, String> {
+    let entries = list.split(',').map(str::trim);
+    match entries.clone().nth(MAX_WORDS) {
+        None => Ok(entries),
+        Some(_) => Err(format!(
+            "has a list of more than {MAX_WORDS} entries; make several rules of it"
+        )),
+    }
 }
 
 fn subject(text: &str) -> Result<Peers, String> {
@@ -129,9 +147,9 @@ fn subject(text: &str) -> Result<Peers, String> {
     match ends {
         Some((first, last)) => Ok(Peers::Range(first, last)),
         None => {
-            let shown: String = text.chars().take(64).collect();
+            let shown = text::shown(text, NAME);
             Err(format!(
-                "names {shown:?}; LXMesh knows addresses, prefixes and ranges of addresses only"
+                "names \"{shown}\"; LXMesh knows addresses, prefixes and ranges of addresses only"
             ))
         }
     }
@@ -150,9 +168,9 @@ fn traffic(
         "icmp6" => return icmp(Protocol::IcmpV6, icmp_type, icmp_code),
         "" => None,
         other => {
-            let shown: String = other.chars().take(64).collect();
+            let shown = text::shown(other, NAME);
             return Err(format!(
-                "has the protocol {shown:?}, which LXMesh does not know"
+                "has the protocol \"{shown}\", which LXMesh does not know"
             ));
         }
     };
@@ -183,10 +201,10 @@ fn port_list(text: &str) -> Result<Vec<Ports>, String> {
         };
         (0 < ports.first && ports.first <= ports.last).then_some(ports)
     };
-    let parts = text.split(',').map(|part| read(part.trim()));
+    let parts = entries(text)?.map(read);
     parts.collect::<Option<Vec<_>>>().ok_or_else(|| {
-        let shown: String = text.chars().take(64).collect();
-        format!("has the ports {shown:?}; LXMesh knows numbers and ranges such as 80,8000-8100")
+        let shown = text::shown(text, NAME);
+        format!("has the ports \"{shown}\"; LXMesh knows numbers and ranges such as 80,8000-8100")
     })
 }
 
@@ -195,8 +213,9 @@ fn port_list(text: &str) -> Result<Vec<Ports>, String> {
 fn icmp(protocol: Protocol, kind: &str, code: &str) -> Result<Vec<(Protocol, Ports)>, String> {
     let queries = protocol.queries();
     let wrong = || {
+        let (kind, code) = (text::shown(kind, 16), text::shown(code, 16));
         format!(
-            "has the ICMP type {kind:.16} and code {code:.16}, of which LXMesh knows {}: errors and answers pass with what they belong to",
+            "has the ICMP type {kind} and code {code}, of which LXMesh knows {}: errors and answers pass with what they belong to",
             queries
                 .iter()
                 .map(|(kind, name)| format!("{kind} ({name})"))
@@ -365,6 +384,18 @@ mod tests {
                 "has the ICMP type 5",
             ),
             (&[("action", "allow"), ("state", "odd")], "unknown state"),
+            (
+                &[("action", "allow"), ("source", &*"10.0.0.1,".repeat(1025))],
+                "more than 1024 entries",
+            ),
+            (
+                &[
+                    ("action", "allow"),
+                    ("protocol", "icmp4"),
+                    ("icmp_type", "\u{1b}[2J"),
+                ],
+                "ICMP type \\u{1b}[2J and",
+            ),
         ] {
             let error = made(Direction::In, pairs).unwrap_err();
             assert!(error.contains(says), "{error}");

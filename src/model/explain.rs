@@ -11,6 +11,7 @@ use super::nic::{Nic, NicId, Resolved};
 use crate::addr::IfName;
 use crate::host::HostFile;
 use crate::lxd::{Details, Instance, LxdNic, NotOurs};
+use crate::text::{NAME, shown};
 use serde::Serialize;
 
 /// The JSON of `lxmesh explain --json` has exactly these fields; new ones may be added.
@@ -134,8 +135,8 @@ impl Known<'_> {
             managed: true,
             connected,
             network: self.host.network(&raw.parent).map(|n| n.name.clone()),
-            port: raw.host_name.clone(),
-            mac: raw.hwaddr.clone(),
+            port: raw.host_name.as_ref().map(|name| shown(name, NAME)),
+            mac: raw.hwaddr.as_ref().map(|mac| shown(mac, NAME)),
             addresses: nic
                 .map(|nic| nic.addresses().map(|a| a.to_string()).collect())
                 .unwrap_or_default(),

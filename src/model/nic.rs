@@ -7,6 +7,7 @@ use crate::addr::{IfName, Mac, is_assignable};
 use crate::host::{Denied, HostFile, Limits, Network};
 use crate::lxd::{Acls, Instance, InstanceId, LxdNic, Presence};
 use crate::policy::{Compiled, Surroundings, parse_tags};
+use crate::text::{self, SENTENCE};
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -129,14 +130,29 @@ pub fn draft(host: &HostFile, instance: &Instance) -> Draft {
     }
     for raw in &instance.nics {
         let mut problems = Complaints::about(instance, raw);
-        let nic = resolve_one(host, &mut problems, raw, &instance.acls);
+        let nic = match is_possible(&mut problems, raw) {
+            true => resolve_one(host, &mut problems, raw, &instance.acls),
+            false => None,
+        };
         if nic.is_none() {
             draft.refused.extend(refused(&problems.nic, raw));
         }
         draft.nics.extend(nic);
-        draft.problems.append(&mut problems.found);
+        draft.problems.append(&mut problems.finish());
     }
     draft
+}
+
+/// Whether the NIC can be called by its names. LXD gives no others; whatever they came from, they
+/// cost only themselves.
+fn is_possible(problems: &mut Complaints, raw: &LxdNic) -> bool {
+    let instance = problems.nic.instance.is_possible();
+    if !instance {
+        problems.add("its instance has a name, or is in a project with a name, that cannot be one: it is too long, or has characters that cannot be seen; rename it".into());
+    } else if !raw.has_possible_name() {
+        problems.add("the device has a name that cannot be one: it is too long, or has characters that cannot be seen; add it under another name".into());
+    }
+    instance && raw.has_possible_name()
 }
 
 /// Of a NIC without a MAC the device is being made.
@@ -223,7 +239,8 @@ fn resolve_one(
     let Some(network) = host.network(parent) else {
         let known: Vec<_> = host.networks.iter().map(|n| n.name.as_str()).collect();
         problems.add(format!(
-            "user.lxmesh.parent={parent:?} is not a network of the host file; the networks are: {}",
+            "user.lxmesh.parent=\"{}\" is not a network of the host file; the networks are: {}",
+            text::shown(parent, text::NAME),
             known.join(", ")
         ));
         return None;
@@ -233,14 +250,16 @@ fn resolve_one(
     let port: IfName = match host_name.parse() {
         Ok(port) => port,
         Err(error) => {
-            problems.add(format!("host device name {host_name:?} {error}"));
+            let shown = text::shown(host_name, text::NAME);
+            problems.add(format!("host device name \"{shown}\" {error}"));
             return None;
         }
     };
     let mac: Mac = match hwaddr.parse() {
         Ok(mac) => mac,
         Err(error) => {
-            problems.add(format!("hwaddr {hwaddr:?} {error}"));
+            let shown = text::shown(hwaddr, text::NAME);
+            problems.add(format!("hwaddr \"{shown}\" {error}"));
             return None;
         }
     };
@@ -297,9 +316,9 @@ where
 {
     let text = text?;
     let Ok(address) = text.parse::<A>() else {
-        let shown: String = text.chars().take(64).collect();
+        let shown = text::shown(text, text::NAME);
         problems.add(format!(
-            "user.lxmesh.{key}={shown:?} is not an address; write one address without a prefix length"
+            "user.lxmesh.{key}=\"{shown}\" is not an address; write one address without a prefix length"
         ));
         return None;
     };
@@ -319,10 +338,15 @@ where
     Some(address)
 }
 
+/// Nobody reads more problems of one NIC than this, and each costs memory and lines of the journal.
+const MOST: usize = 64;
+
 /// Collects what is wrong with one NIC.
 struct Complaints {
     nic: NicId,
     found: Vec<NicProblem>,
+    /// How many there were beyond [`MOST`].
+    more: usize,
 }
 
 impl Complaints {
@@ -333,14 +357,29 @@ impl Complaints {
                 device: raw.device.clone(),
             },
             found: Vec::new(),
+            more: 0,
         }
     }
 
     fn add(&mut self, text: String) {
+        if self.found.len() == MOST {
+            self.more += 1;
+            return;
+        }
         self.found.push(NicProblem {
             nic: self.nic.clone(),
-            text,
+            text: text::shown(&text, SENTENCE),
         });
+    }
+
+    fn finish(mut self) -> Vec<NicProblem> {
+        let nic = self.nic;
+        let more = (self.more > 0).then(|| NicProblem {
+            nic,
+            text: format!("and {} more problems; correct the others first", self.more),
+        });
+        self.found.extend(more);
+        self.found
     }
 }
 
@@ -415,211 +454,4 @@ fn settle<'a>(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::host;
-
-    const HOST: &str = r#"
-        version = 1
-        [fabric]
-        name = "t"
-        asn = 64500
-        reflectors = ["203.0.113.1"]
-        supervisors = ["203.0.113.11"]
-        unprotected_tags = true
-        [tags]
-        bastion = 3
-        [[network]]
-        name = "vpc"
-        vni = 100
-        gateway = ["192.0.2.1/24", "2001:db8::1/64"]
-        [[network]]
-        name = "blue"
-        vni = 200
-        gateway = ["198.51.100.1/24"]
-    "#;
-
-    fn host_file() -> HostFile {
-        host::parse("host.toml", HOST).unwrap_or_else(|problems| panic!("{problems}"))
-    }
-
-    /// An instance with one NIC whose host device and MAC end in its number.
-    fn instance(number: u8, started: &str, alter: impl Fn(&mut LxdNic)) -> Instance {
-        let mut nic = LxdNic {
-            device: "eth0".into(),
-            parent: "vpc".into(),
-            host_name: Some(format!("veth{number}")),
-            hwaddr: Some(format!("00:16:3e:00:00:{number:02x}")),
-            ipv4: Some(format!("192.0.2.{}", number + 10)),
-            ipv6: Some(format!("2001:db8::{number:x}0")),
-            in_services: "tcp/80".into(),
-            ..LxdNic::default()
-        };
-        alter(&mut nic);
-        Instance {
-            id: InstanceId {
-                project: "default".into(),
-                name: format!("c{number}"),
-            },
-            presence: Presence::Up,
-            last_used_at: started.into(),
-            nics: vec![nic],
-            acls: Default::default(),
-        }
-    }
-
-    fn resolved(instances: &[Instance], before: &[Nic]) -> Resolved {
-        let host = host_file();
-        let drafts: Vec<Draft> = instances.iter().map(|i| draft(&host, i)).collect();
-        resolve(instances.iter().zip(&drafts), before)
-    }
-
-    fn texts(resolved: &Resolved) -> Vec<String> {
-        resolved
-            .problems
-            .iter()
-            .map(NicProblem::to_string)
-            .collect()
-    }
-
-    #[test]
-    fn a_nic_is_known_by_network_name_or_bridge_name() {
-        let a = instance(1, "", |_| {});
-        let b = instance(2, "", |nic| nic.parent = "svi-vpc".into());
-        let found = resolved(&[a, b], &[]);
-        assert_eq!(texts(&found), Vec::<String>::new());
-        assert!(found.nics.iter().all(|nic| nic.network == "vpc"));
-        let link_local = found.nics[0].addresses().last().unwrap();
-        assert_eq!(link_local.to_string(), "fe80::216:3eff:fe00:1");
-    }
-
-    #[test]
-    fn whoever_had_an_address_keeps_it_and_the_other_loses_only_the_address() {
-        let old = instance(2, "2026-01-02", |nic| nic.ipv4 = Some("192.0.2.50".into()));
-        let first = resolved(std::slice::from_ref(&old), &[]);
-        // Started earlier, but it had another address until now.
-        let thief = instance(1, "2026-01-01", |nic| nic.ipv4 = Some("192.0.2.50".into()));
-        let both = resolved(&[thief.clone(), old.clone()], &first.nics);
-        assert_eq!(both.nics[0].ipv4, None);
-        assert!(both.nics[0].ipv6.is_some());
-        assert_eq!(both.nics[1].ipv4, Some("192.0.2.50".parse().unwrap()));
-        assert_eq!(
-            texts(&both),
-            [
-                "instance c1 device eth0: address 192.0.2.50 is used in network vpc by c2 device eth0; choose another one"
-            ]
-        );
-        // Nobody remembers: who was started first.
-        let anew = resolved(&[thief.clone(), old], &[]);
-        assert_eq!(anew.nics[0].ipv4, Some("192.0.2.50".parse().unwrap()));
-        assert_eq!(anew.nics[1].ipv4, None);
-        // The holder goes: the other has it.
-        let alone = resolved(&[thief], &both.nics);
-        assert_eq!(alone.nics[0].ipv4, Some("192.0.2.50".parse().unwrap()));
-        assert!(alone.problems.is_empty());
-    }
-
-    #[test]
-    fn a_mac_of_another_nic_costs_the_nic_but_may_be_used_in_another_network() {
-        let a = instance(1, "1", |_| {});
-        let b = instance(2, "2", |nic| nic.hwaddr = Some("00:16:3e:00:00:01".into()));
-        let c = instance(3, "3", |nic| {
-            nic.parent = "blue".into();
-            nic.hwaddr = Some("00:16:3e:00:00:01".into());
-            nic.ipv4 = Some("198.51.100.9".into());
-            nic.ipv6 = None;
-        });
-        let found = resolved(&[a, b, c], &[]);
-        let names: Vec<_> = found
-            .nics
-            .iter()
-            .map(|nic| nic.id.instance.name.as_str())
-            .collect();
-        assert_eq!(names, ["c1", "c3"]);
-        assert_eq!(texts(&found).len(), 1);
-        assert!(texts(&found)[0].contains("c2 device eth0: hwaddr 00:16:3e:00:00:01 is used"));
-    }
-
-    #[test]
-    fn each_bad_value_is_named_with_its_key_and_costs_only_itself() {
-        type Case = (fn(&mut LxdNic), &'static str, bool);
-        let cases: [Case; 10] = [
-            (
-                |n| n.parent = "nowhere".into(),
-                "user.lxmesh.parent=\"nowhere\" is not a network",
-                false,
-            ),
-            (
-                |n| n.hwaddr = Some("no".into()),
-                "hwaddr \"no\" is not a MAC",
-                false,
-            ),
-            (
-                |n| n.hwaddr = Some("01:00:5e:00:00:01".into()),
-                "cannot be a NIC's",
-                false,
-            ),
-            (
-                |n| n.host_name = Some("a/b".into()),
-                "host device name \"a/b\" has '/'",
-                false,
-            ),
-            (
-                |n| n.ipv4 = Some("192.0.2.7/24".into()),
-                "user.lxmesh.ipv4.address=\"192.0.2.7/24\" is not an address",
-                true,
-            ),
-            (
-                |n| n.ipv4 = Some("10.0.0.1".into()),
-                "user.lxmesh.ipv4.address=10.0.0.1 cannot be used in network vpc",
-                true,
-            ),
-            (
-                |n| n.ipv4 = Some("192.0.2.1".into()),
-                "other than the gateway's",
-                true,
-            ),
-            (
-                |n| n.ipv6 = Some("2001:db8::".into()),
-                "user.lxmesh.ipv6.address=2001:db8:: cannot",
-                true,
-            ),
-            (
-                |n| n.in_services = "tcp/80 tcp/x".into(),
-                "user.lxmesh.in_services: \"tcp/x\" is not a service",
-                true,
-            ),
-            (
-                |n| n.tags = "bastion nobody".into(),
-                "user.lxmesh.tags: \"nobody\" is not a tag",
-                true,
-            ),
-        ];
-        for (alter, wanted, survives) in cases {
-            let found = resolved(&[instance(1, "", alter), instance(2, "", |_| {})], &[]);
-            assert_eq!(texts(&found).len(), 1, "{:?}", texts(&found));
-            assert!(texts(&found)[0].starts_with("instance c1 device eth0: "));
-            assert!(texts(&found)[0].contains(wanted), "{}", texts(&found)[0]);
-            assert_eq!(found.nics.len(), if survives { 2 } else { 1 }, "{wanted}");
-        }
-    }
-
-    #[test]
-    fn control_characters_never_reach_the_log_as_they_are() {
-        let evil = instance(1, "", |nic| {
-            nic.ipv4 = Some("1\n2\u{1b}[2J".into());
-            nic.in_services = "tcp/\u{7}".into();
-            nic.parent = "vpc".into();
-        });
-        for text in texts(&resolved(&[evil], &[])) {
-            assert!(!text.chars().any(char::is_control), "{text:?}");
-        }
-    }
-
-    #[test]
-    fn instances_that_are_not_running_have_no_nics() {
-        let mut down = instance(1, "", |_| {});
-        down.presence = Presence::Down;
-        assert_eq!(resolved(&[down], &[]), Resolved::default());
-    }
-}
+mod tests;

@@ -7,6 +7,8 @@ use crate::addr::IpAddr;
 use crate::host::{Denied, Limits};
 use crate::lxd::{Acls, LxdNic};
 use crate::policy::{self, Compiled, Direction, Rule, Surroundings, parse_services};
+use crate::text::{self, MAX_WORDS, NAME};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// What says something of one NIC's policy.
@@ -22,21 +24,33 @@ pub struct Words<'a> {
 impl Words<'_> {
     /// Inward and outward; and false if something was not understood that may forbid.
     pub fn policies(&self, mut complain: impl FnMut(String)) -> ([Arc<Compiled>; 2], bool) {
-        let missing: Vec<&str> = self
+        let too_many = self.raw.has_too_many_acls();
+        if too_many {
+            complain(format!(
+                "user.lxmesh.acls: a list has at most {MAX_WORDS} entries, and one that is left out may forbid something, so nothing is allowed to or from this NIC; shorten the list"
+            ));
+        }
+        let missing: BTreeSet<&str> = self
             .raw
             .acl_names()
             .filter(|name| !self.there.contains_key(*name))
             .collect();
-        for name in &missing {
-            let shown: String = name.chars().take(64).collect();
+        for name in missing.iter().take(policy::NAMED) {
+            let shown = text::shown(name, NAME);
             complain(format!(
-                "user.lxmesh.acls: {shown:?} is not a network ACL of the instance's project, so nothing is allowed to or from this NIC; create it (lxc network acl create) or remove the name"
+                "user.lxmesh.acls: \"{shown}\" is not a network ACL of the instance's project, so nothing is allowed to or from this NIC; create it (lxc network acl create) or remove the name"
+            ));
+        }
+        if let Some(more @ 1..) = missing.len().checked_sub(policy::NAMED) {
+            complain(format!(
+                "user.lxmesh.acls: {more} more names are of no network ACL either"
             ));
         }
         let mut understood = true;
         let both = [Direction::In, Direction::Out].map(|direction| {
             let mut rules = self.services(direction, &mut complain);
-            let closed = !self.acls(direction, &mut rules, &mut complain) || !missing.is_empty();
+            let whole = self.acls(direction, &mut rules, &mut complain);
+            let closed = !whole || too_many || !missing.is_empty();
             if closed {
                 understood = false;
                 // What is not understood might forbid any of it.
@@ -61,9 +75,9 @@ impl Words<'_> {
                 "true" => true,
                 "false" => false,
                 _ => {
-                    let shown: String = text.chars().take(64).collect();
+                    let shown = text::shown(text, NAME);
                     complain(format!(
-                        "user.lxmesh.{key}={shown:?} is neither true nor false; {unknown} applies"
+                        "user.lxmesh.{key}=\"{shown}\" is neither true nor false; {unknown} applies"
                     ));
                     unknown
                 }
@@ -114,9 +128,9 @@ impl Words<'_> {
                 0 => format!("a number from 1 to {}", Limits::MULTICAST_GROUPS),
                 _ => format!("one of {}", known.join(", ")),
             };
-            let shown: String = text.chars().take(64).collect();
+            let shown = text::shown(text, NAME);
             complain(format!(
-                "user.lxmesh.limits.{name}={shown:?} is not a limit; write {wanted}. The network's, {limit}, applies"
+                "user.lxmesh.limits.{name}=\"{shown}\" is not a limit; write {wanted}. The network's, {limit}, applies"
             ));
         }
         limits
@@ -164,17 +178,11 @@ impl Words<'_> {
                 Direction::Out => ("egress", &acl.egress),
             };
             for (index, rule) in list.iter().flatten().enumerate() {
-                let origin = format!(
-                    "ACL {} {side} rule {} ({})",
-                    acl.name,
-                    index + 1,
-                    rule.action
-                );
-                let place = format!(
-                    "user.lxmesh.acls: ACL {:?}, rule {} of {side}",
-                    acl.name,
-                    index + 1
-                );
+                let name = text::shown(&acl.name, NAME);
+                let number = index + 1;
+                let action = text::shown(&rule.action, NAME);
+                let origin = format!("ACL {name} {side} rule {number} ({action})");
+                let place = format!("user.lxmesh.acls: ACL \"{name}\", rule {number} of {side}");
                 if rule.state == "logged" {
                     complain(format!(
                         "{place} is in force, but nothing is logged: LXMesh keeps no log of packets; set its state to enabled"

@@ -11,23 +11,16 @@ pub use crate::host::{Peer, Ports, Protocol, Service, Traffic};
 pub use compiled::{Block, Compiled, Flow, Judgement, TagBlock, compile};
 pub use rule::{Action, Direction, Peers, Rule, Surroundings};
 
+use crate::text::{self, MAX_WORDS, words};
 use std::collections::BTreeSet;
 
 /// A word that is not understood, why, and what would be. It costs only itself.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{word:?} {why}")]
+#[error("\"{word}\" {why}")]
 pub struct WordError {
+    /// As it may be shown.
     pub word: String,
     pub why: String,
-}
-
-/// At most this many entries of one list are taken: 2 × 65536 × 3 would fit no NIC's needs.
-pub const MAX_WORDS: usize = 1024;
-
-/// Splits a list at commas and blanks.
-pub fn words(list: &str) -> impl Iterator<Item = &str> {
-    list.split(|c: char| c == ',' || c.is_whitespace())
-        .filter(|word| !word.is_empty())
 }
 
 /// Reads a list of services. Words that are not understood are returned beside those that are.
@@ -41,40 +34,42 @@ pub fn parse_tags(list: &str, around: &Surroundings<'_>) -> (u16, Vec<WordError>
     (bits.iter().fold(0, |mask, bit| mask | 1 << bit), errors)
 }
 
+/// So many words of one list are named that are not understood; the others are counted.
+pub const NAMED: usize = 8;
+
 fn sorted_out<T: Ord>(
     list: &str,
     parse: impl Fn(&str) -> Result<T, String>,
 ) -> (BTreeSet<T>, Vec<WordError>) {
     let mut good = BTreeSet::new();
     let mut bad = Vec::new();
-    for (index, word) in words(list).enumerate() {
-        let result = if index < MAX_WORDS {
-            parse(word)
-        } else {
-            Err(format!(
-                "and what follows is ignored: a list has at most {MAX_WORDS} entries"
-            ))
-        };
-        match result {
+    let error = |word: &str, why| WordError {
+        word: text::shown(word, text::NAME),
+        why,
+    };
+    let mut more: Option<(&str, usize)> = None;
+    let mut all = words(list);
+    for word in all.by_ref().take(MAX_WORDS) {
+        match parse(word) {
             Ok(value) => {
                 good.insert(value);
             }
-            Err(why) => bad.push(WordError {
-                word: printable(word),
-                why,
-            }),
-        }
-        if index >= MAX_WORDS {
-            break;
+            Err(why) if bad.len() < NAMED => bad.push(error(word, why)),
+            Err(_) => more.get_or_insert((word, 0)).1 += 1,
         }
     }
+    if let Some((word, count)) = more {
+        let why = match count {
+            1 => "is not understood either".into(),
+            _ => format!("and {} more are not understood either", count - 1),
+        };
+        bad.push(error(word, why));
+    }
+    if let Some(word) = all.next() {
+        let why = format!("and what follows is ignored: a list has at most {MAX_WORDS} entries");
+        bad.push(error(word, why));
+    }
     (good, bad)
-}
-
-/// A word as it may stand in a message: bounded, because it comes from whoever may edit the
-/// instance. Control characters are escaped by the quoting of [`WordError`].
-fn printable(word: &str) -> String {
-    word.chars().take(64).collect()
 }
 
 #[cfg(test)]
@@ -106,9 +101,15 @@ mod tests {
     #[test]
     fn an_endless_list_is_cut_with_one_complaint() {
         let list = "x ".repeat(100_000);
-        assert_eq!(parse_services(&list).1.len(), MAX_WORDS + 1);
+        let errors = parse_services(&list).1;
+        assert_eq!(errors.len(), NAMED + 2);
+        assert_eq!(
+            errors[NAMED].to_string(),
+            "\"x\" and 1015 more are not understood either"
+        );
+        assert!(errors[NAMED + 1].why.contains("at most 1024 entries"));
         let long = "y".repeat(100_000);
-        assert_eq!(parse_services(&long).1[0].word.len(), 64);
+        assert_eq!(parse_services(&long).1[0].word.chars().count(), 65);
     }
 }
 

@@ -9,11 +9,14 @@ use super::tally::same_devices;
 use crate::dhcp;
 use crate::model::facts::Readiness;
 use crate::model::{Facts, FollowUp};
+use crate::text::{self, SENTENCE};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::time::Instant;
 
 const LONGEST_RETRY: Duration = Duration::from_secs(60);
+/// Longest complaint, characters: all that is wrong with one NIC.
+const COMPLAINT: usize = 20 * SENTENCE;
 /// A repair is logged line by line up to this many.
 const MAX_LOGGED_LINES: usize = 20;
 
@@ -22,6 +25,7 @@ impl Agent {
     pub(super) fn say(&mut self, subject: &str, complaint: Option<String>) {
         match complaint {
             Some(text) => {
+                let text = text::shown(&text, COMPLAINT);
                 if self.said.get(subject) != Some(&text) {
                     tracing::warn!(subject, "{text}");
                     self.said.insert(subject.into(), text);
@@ -171,6 +175,7 @@ impl Agent {
                     1 => text.clone(),
                     more => format!("{text} (and {} more)", more - 1),
                 };
+                let text = text::shown(&text, 4 * SENTENCE);
                 self.stats.last_error = Some((text.clone(), Instant::now()));
                 self.stats.troubled = Some(text.clone());
                 self.say("pass", Some(text));
@@ -248,6 +253,8 @@ impl Agent {
             self.ready = true;
             notify(&[sd_notify::NotifyState::Ready]);
         }
+        // A line of its own would be another message.
+        let text = text::shown(&text, SENTENCE);
         notify(&[sd_notify::NotifyState::Status(&text)]);
     }
 }

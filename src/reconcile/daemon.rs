@@ -18,6 +18,7 @@ use crate::kernel::Kernel;
 use crate::kernel::monitor::{Knock, Monitor, MonitorFilter};
 use crate::kinds::dnsmasq_file;
 use crate::model::{FollowUp, Nic, NicId};
+use crate::text::{self, SENTENCE};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -244,11 +245,10 @@ impl Agent {
                     crate::lxd::LxdError::Status { .. } | crate::lxd::LxdError::Timeout { .. }
                 );
                 self.lxd.connected &= !lost;
-                self.lxd.error = Some(error.to_string());
-                self.say(
-                    "lxd",
-                    Some(format!("{error}; what was known stays in force")),
-                );
+                let error = text::shown(&error.to_string(), SENTENCE);
+                let said = format!("{error}; what was known stays in force");
+                self.lxd.error = Some(error);
+                self.say("lxd", Some(said));
                 self.report_to_systemd();
                 return;
             }

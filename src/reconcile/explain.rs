@@ -40,6 +40,14 @@ pub async fn explain(host_path: &Path, name: &str) -> Result<Explanation, Previe
         .iter()
         .flat_map(|all| all.instances.values());
     let (instance, device) = named(inventory, name, program).map_err(PreviewError::Name)?;
+    if !instance.id.is_possible() {
+        // Nobody can be asked about it. What it asks for is in `lxmesh status`.
+        let text = format!(
+            "{} stands for an instance whose name cannot be one; rename it",
+            instance.id
+        );
+        return Err(PreviewError::Name(text));
+    }
     let gone = || PreviewError::Name(format!("{} is gone just now", instance.id));
     let details = client.details(&instance.id).await?.ok_or_else(gone)?;
     let known = Known {

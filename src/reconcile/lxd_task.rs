@@ -34,6 +34,8 @@ pub enum Ask {
 
 /// How many instances are read at the same time.
 const CONCURRENT_READS: usize = 4;
+/// Events that name more instances than this, while none of them is read, ask for all of them.
+const MAX_WAITING: usize = 256;
 /// A pause shorter than this is a snapshot's.
 const PAUSE_GRACE: Duration = Duration::from_secs(1);
 const FIRST_RETRY: Duration = Duration::from_millis(500);
@@ -91,11 +93,7 @@ async fn serve(
             },
             knocks = events.next() => {
                 for knock in knocks? {
-                    match knock {
-                        Knock::Instance(id) => reads.instances([id]),
-                        Knock::InstanceSoon(id) => reads.soon(id),
-                        Knock::Everything => reads.list(),
-                    }
+                    reads.follow(knock);
                 }
                 continue
             }
@@ -141,7 +139,7 @@ struct Reads {
     instances_waiting: BTreeSet<InstanceId>,
     listing_waiting: bool,
     /// Failed reads, to be tried again.
-    delayed: Vec<What>,
+    delayed: BTreeSet<What>,
     due: Instant,
     pause: Duration,
 }
@@ -155,9 +153,20 @@ impl Reads {
             listing_running: false,
             instances_waiting: BTreeSet::new(),
             listing_waiting: false,
-            delayed: Vec::new(),
+            delayed: BTreeSet::new(),
             due: Instant::now(),
             pause: FIRST_RETRY,
+        }
+    }
+
+    /// Reads what an event asks for; everything, if too much waits already. What the daemon asks for
+    /// is bounded by what it knows, and an instance that is gone has to be asked for by name.
+    fn follow(&mut self, knock: Knock) {
+        let many = self.instances_waiting.len() + self.delayed.len() >= MAX_WAITING;
+        match knock {
+            Knock::Instance(id) if !many => self.instances([id]),
+            Knock::InstanceSoon(id) if !many => self.soon(id),
+            Knock::Instance(_) | Knock::InstanceSoon(_) | Knock::Everything => self.list(),
         }
     }
 
@@ -221,7 +230,7 @@ impl Reads {
     }
 
     fn again_later(&mut self, what: What) {
-        self.delayed.push(what);
+        self.delayed.insert(what);
         self.due = Instant::now() + jittered(self.pause);
         self.pause = (self.pause * 2).min(LONGEST_RETRY);
     }
@@ -234,7 +243,7 @@ impl Reads {
         } else {
             self.due.max(due)
         };
-        self.delayed.push(What::One(id));
+        self.delayed.insert(What::One(id));
     }
 
     /// When failed reads are to be tried again.
@@ -249,5 +258,53 @@ impl Reads {
                 What::One(id) => self.instances([id]),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(number: usize) -> InstanceId {
+        InstanceId::of("default", &format!("c{number}"))
+    }
+
+    /// Reads of a server that is never asked: all places are taken.
+    fn reads() -> Reads {
+        let client = Client::new(std::path::Path::new("/nonexistent")).unwrap();
+        let mut reads = Reads::new(client);
+        reads.instances_running = (0..CONCURRENT_READS).map(|n| id(100_000 + n)).collect();
+        reads.listing_running = true;
+        reads
+    }
+
+    #[test]
+    fn events_that_cannot_be_followed_ask_for_everything_once() {
+        let mut reads = reads();
+        for n in 0..10_000 {
+            let knock = match n % 2 {
+                0 => Knock::Instance(id(n)),
+                _ => Knock::InstanceSoon(id(n)),
+            };
+            reads.follow(knock);
+        }
+        assert_eq!(
+            reads.instances_waiting.len() + reads.delayed.len(),
+            MAX_WAITING
+        );
+        assert!(reads.listing_waiting);
+        // What the daemon asks for is asked for by name all the same: a listing would not tell.
+        reads.instances((0..1000).map(id));
+        assert!(reads.instances_waiting.contains(&id(999)));
+    }
+
+    #[test]
+    fn an_instance_that_is_paused_again_and_again_waits_once() {
+        let mut reads = reads();
+        for _ in 0..1000 {
+            reads.follow(Knock::InstanceSoon(id(1)));
+        }
+        assert_eq!(reads.delayed.len(), 1);
+        assert!(!reads.listing_waiting);
     }
 }

@@ -7,6 +7,7 @@ use crate::control::status::{
 use crate::dhcp;
 use crate::model::Nic;
 use crate::model::facts::Readiness;
+use crate::text::{self, SENTENCE};
 
 impl Agent {
     pub(super) fn status(&mut self) -> Status {
@@ -28,7 +29,7 @@ impl Agent {
         let dhcp = match &self.dhcp {
             None if self.host.dhcp.enabled => "files only".to_string(),
             None => "off".to_string(),
-            Some(servers) => text_of(&servers.states()),
+            Some(servers) => text::shown(&text_of(&servers.states()), SENTENCE),
         };
         let dhcp_well = !dhcp.starts_with("NOT");
         Status {

@@ -60,6 +60,27 @@ def dhcp(c):
             a.add(c.datagram(gateway.mac, source, target, 67, request + a.mark, source_port=68))
     for target in others4:
         a.add(c.datagram(gateway.mac, own.ipv4, target, 547, bytes([1, 1, 2, 3]) + a.mark, source_port=546))
+    # After these the host has just answered from its own addresses: what follows must not pass as what comes back.
+    solicit = f.dhcp6(1, own.mac, 0x4C58E4)
+    a.twin("an offer", "eve", struct.pack("!BBBBI", 2, 1, 6, 0, 0x4C58E5), c.datagram(
+        f.BROADCAST, "0.0.0.0", "255.255.255.255", 67, f.dhcp4(1, own.mac, 0x4C58E5), source_port=68))
+    a.twin("an advertisement", "eve", b"\x02" + solicit[1:18],
+           c.datagram("33:33:00:01:00:02", own.link_local, "ff02::1:2", 547, solicit, source_port=546))
+    a = c.attack("dhcp-as-answer", "requests in another's name to the address that has just offered", "succeeded", "dhcp_denied")
+    for kind in (3, 4, 7):
+        for source in (c.underlay, gateway.ipv4, "203.0.113.1"):
+            message = f.dhcp4(kind, near.mac, 0x4C58E6) + a.mark
+            a.add(c.datagram(gateway.mac, own.ipv4, source, 67, message, source_port=68))
+    for kind in (1, 3, 5, 6, 8, 9, 12):
+        for target in (gateway.link_local, gateway.ipv6):
+            if kind in (6, 12) or target == gateway.link_local:
+                a.add(c.datagram(gateway.mac, own.link_local, target, 547, f.dhcp6(kind, near.mac, 0x4C58E7) + a.mark, source_port=546))
+    a = c.attack("dhcp6-kinds", "DHCPv6 messages that are no client's, and REBIND of another's address", "succeeded", "dhcp_denied")
+    for kind in (2, 6, 7, 10, 12, 13, 14, 22, 36, 0, 255):
+        address = struct.pack("!HH", 5, 24) + f.six(near.ipv6) + struct.pack("!II", 3600, 3600)
+        body = bytes([kind, 1, 2, 3]) + struct.pack("!HHIII", 3, 12 + len(address), 1, 0, 0) + address
+        for target_mac, target in (("33:33:00:01:00:02", "ff02::1:2"), (gateway.mac, "ff02::1:2"), (gateway.mac, gateway.ipv6)):
+            a.add(c.datagram(target_mac, own.link_local, target, 547, body + a.mark, source_port=546))
     a = c.attack("dhcp-server-ports", "a server's ports as a source, also by way of the gateway, also to an allowed port", "succeeded",
                  "dhcp_denied")
     offer = f.dhcp4(2, near.mac, 0x4C58E1, reply=True)

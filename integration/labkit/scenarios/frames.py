@@ -124,6 +124,13 @@ def arp(operation, sender_mac, sender, target_mac, target, marker=b"", hardware=
     return body + marker  # Ethernet's padding
 
 
+def dhcp6(kind, hardware, number, options=b""):
+    """A DHCPv6 message with a client identifier made of the MAC (RFC 8415), an IA_NA and the options given."""
+    identity = b"\x00\x03\x00\x01" + mac(hardware)
+    return (bytes([kind]) + number.to_bytes(3, "big") + struct.pack("!HH", 1, len(identity)) + identity
+            + struct.pack("!HHIII", 3, 12, 1, 0, 0) + struct.pack("!HHH", 8, 2, 0) + options)
+
+
 def extension(header, following, data=b"\x01\x04\0\0\0\0"):
     """An IPv6 extension header of options (or what looks like it) before `following`."""
     return header, bytes([following, (len(data) + 2) // 8 - 1]) + data

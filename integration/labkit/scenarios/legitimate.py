@@ -38,14 +38,10 @@ def dhcp(c):
         for place in ("near", "far", "tunnel"):
             a.forbidden.append({"at": place, "needle": struct.pack("!I", number).hex()})
     a = c.attack("dhcp6", "DHCPv6 advertisement", "works")
-    number = b"\x4c\x58\xd6"
-    identity = b"\x00\x03\x00\x01" + f.mac(own.mac)
-    body = b"\x01" + number + struct.pack("!HH", 1, len(identity)) + identity
-    body += struct.pack("!HHIII", 3, 12, 1, 0, 0) + struct.pack("!HHH", 8, 2, 0)
-    a.twin("advertisement", "eve", b"\x02" + number + struct.pack("!HH", 1, len(identity)) + identity,
-           c.datagram("33:33:00:01:00:02", own.link_local, "ff02::1:2", 547, body, source_port=546))
+    body = f.dhcp6(1, own.mac, 0x4C58D6)
+    a.twin("advertisement", "eve", b"\x02" + body[1:18], c.datagram("33:33:00:01:00:02", own.link_local, "ff02::1:2", 547, body, source_port=546))
     for place in ("near", "far", "tunnel"):
-        a.forbidden.append({"at": place, "needle": (number + struct.pack("!HH", 1, len(identity))).hex()})
+        a.forbidden.append({"at": place, "needle": body[1:8].hex()})
 
 
 def neighbours(c):

@@ -1,0 +1,277 @@
+//! What becomes of one NIC's words, and of NICs that want the same.
+
+use super::*;
+use crate::host;
+
+const HOST: &str = r#"
+    version = 1
+    [fabric]
+    name = "t"
+    asn = 64500
+    reflectors = ["203.0.113.1"]
+    supervisors = ["203.0.113.11"]
+    unprotected_tags = true
+    [tags]
+    bastion = 3
+    [[network]]
+    name = "vpc"
+    vni = 100
+    gateway = ["192.0.2.1/24", "2001:db8::1/64"]
+    [[network]]
+    name = "blue"
+    vni = 200
+    gateway = ["198.51.100.1/24"]
+"#;
+
+fn host_file() -> HostFile {
+    host::parse("host.toml", HOST).unwrap_or_else(|problems| panic!("{problems}"))
+}
+
+/// An instance with one NIC whose host device and MAC end in its number.
+fn instance(number: u8, started: &str, alter: impl Fn(&mut LxdNic)) -> Instance {
+    let mut nic = LxdNic {
+        device: "eth0".into(),
+        parent: "vpc".into(),
+        host_name: Some(format!("veth{number}")),
+        hwaddr: Some(format!("00:16:3e:00:00:{number:02x}")),
+        ipv4: Some(format!("192.0.2.{}", number + 10)),
+        ipv6: Some(format!("2001:db8::{number:x}0")),
+        in_services: "tcp/80".into(),
+        ..LxdNic::default()
+    };
+    alter(&mut nic);
+    Instance {
+        id: InstanceId {
+            project: "default".into(),
+            name: format!("c{number}"),
+        },
+        presence: Presence::Up,
+        last_used_at: started.into(),
+        nics: vec![nic],
+        acls: Default::default(),
+    }
+}
+
+fn resolved(instances: &[Instance], before: &[Nic]) -> Resolved {
+    let host = host_file();
+    let drafts: Vec<Draft> = instances.iter().map(|i| draft(&host, i)).collect();
+    resolve(instances.iter().zip(&drafts), before)
+}
+
+fn texts(resolved: &Resolved) -> Vec<String> {
+    resolved
+        .problems
+        .iter()
+        .map(NicProblem::to_string)
+        .collect()
+}
+
+#[test]
+fn a_nic_is_known_by_network_name_or_bridge_name() {
+    let a = instance(1, "", |_| {});
+    let b = instance(2, "", |nic| nic.parent = "svi-vpc".into());
+    let found = resolved(&[a, b], &[]);
+    assert_eq!(texts(&found), Vec::<String>::new());
+    assert!(found.nics.iter().all(|nic| nic.network == "vpc"));
+    let link_local = found.nics[0].addresses().last().unwrap();
+    assert_eq!(link_local.to_string(), "fe80::216:3eff:fe00:1");
+}
+
+#[test]
+fn whoever_had_an_address_keeps_it_and_the_other_loses_only_the_address() {
+    let old = instance(2, "2026-01-02", |nic| nic.ipv4 = Some("192.0.2.50".into()));
+    let first = resolved(std::slice::from_ref(&old), &[]);
+    // Started earlier, but it had another address until now.
+    let thief = instance(1, "2026-01-01", |nic| nic.ipv4 = Some("192.0.2.50".into()));
+    let both = resolved(&[thief.clone(), old.clone()], &first.nics);
+    assert_eq!(both.nics[0].ipv4, None);
+    assert!(both.nics[0].ipv6.is_some());
+    assert_eq!(both.nics[1].ipv4, Some("192.0.2.50".parse().unwrap()));
+    assert_eq!(
+        texts(&both),
+        [
+            "instance c1 device eth0: address 192.0.2.50 is used in network vpc by c2 device eth0; choose another one"
+        ]
+    );
+    // Nobody remembers: who was started first.
+    let anew = resolved(&[thief.clone(), old], &[]);
+    assert_eq!(anew.nics[0].ipv4, Some("192.0.2.50".parse().unwrap()));
+    assert_eq!(anew.nics[1].ipv4, None);
+    // The holder goes: the other has it.
+    let alone = resolved(&[thief], &both.nics);
+    assert_eq!(alone.nics[0].ipv4, Some("192.0.2.50".parse().unwrap()));
+    assert!(alone.problems.is_empty());
+}
+
+#[test]
+fn a_mac_of_another_nic_costs_the_nic_but_may_be_used_in_another_network() {
+    let a = instance(1, "1", |_| {});
+    let b = instance(2, "2", |nic| nic.hwaddr = Some("00:16:3e:00:00:01".into()));
+    let c = instance(3, "3", |nic| {
+        nic.parent = "blue".into();
+        nic.hwaddr = Some("00:16:3e:00:00:01".into());
+        nic.ipv4 = Some("198.51.100.9".into());
+        nic.ipv6 = None;
+    });
+    let found = resolved(&[a, b, c], &[]);
+    let names: Vec<_> = found
+        .nics
+        .iter()
+        .map(|nic| nic.id.instance.name.as_str())
+        .collect();
+    assert_eq!(names, ["c1", "c3"]);
+    assert_eq!(texts(&found).len(), 1);
+    assert!(texts(&found)[0].contains("c2 device eth0: hwaddr 00:16:3e:00:00:01 is used"));
+}
+
+#[test]
+fn each_bad_value_is_named_with_its_key_and_costs_only_itself() {
+    type Case = (fn(&mut LxdNic), &'static str, bool);
+    let cases: [Case; 10] = [
+        (
+            |n| n.parent = "nowhere".into(),
+            "user.lxmesh.parent=\"nowhere\" is not a network",
+            false,
+        ),
+        (
+            |n| n.hwaddr = Some("no".into()),
+            "hwaddr \"no\" is not a MAC",
+            false,
+        ),
+        (
+            |n| n.hwaddr = Some("01:00:5e:00:00:01".into()),
+            "cannot be a NIC's",
+            false,
+        ),
+        (
+            |n| n.host_name = Some("a/b".into()),
+            "host device name \"a/b\" has '/'",
+            false,
+        ),
+        (
+            |n| n.ipv4 = Some("192.0.2.7/24".into()),
+            "user.lxmesh.ipv4.address=\"192.0.2.7/24\" is not an address",
+            true,
+        ),
+        (
+            |n| n.ipv4 = Some("10.0.0.1".into()),
+            "user.lxmesh.ipv4.address=10.0.0.1 cannot be used in network vpc",
+            true,
+        ),
+        (
+            |n| n.ipv4 = Some("192.0.2.1".into()),
+            "other than the gateway's",
+            true,
+        ),
+        (
+            |n| n.ipv6 = Some("2001:db8::".into()),
+            "user.lxmesh.ipv6.address=2001:db8:: cannot",
+            true,
+        ),
+        (
+            |n| n.in_services = "tcp/80 tcp/x".into(),
+            "user.lxmesh.in_services: \"tcp/x\" is not a service",
+            true,
+        ),
+        (
+            |n| n.tags = "bastion nobody".into(),
+            "user.lxmesh.tags: \"nobody\" is not a tag",
+            true,
+        ),
+    ];
+    for (alter, wanted, survives) in cases {
+        let found = resolved(&[instance(1, "", alter), instance(2, "", |_| {})], &[]);
+        assert_eq!(texts(&found).len(), 1, "{:?}", texts(&found));
+        assert!(texts(&found)[0].starts_with("instance c1 device eth0: "));
+        assert!(texts(&found)[0].contains(wanted), "{}", texts(&found)[0]);
+        assert_eq!(found.nics.len(), if survives { 2 } else { 1 }, "{wanted}");
+    }
+}
+
+#[test]
+fn control_characters_never_reach_the_log_as_they_are() {
+    let evil = instance(1, "", |nic| {
+        nic.ipv4 = Some("1\n2\u{1b}[2J".into());
+        nic.in_services = "tcp/\u{7}".into();
+        nic.parent = "vpc".into();
+    });
+    for text in texts(&resolved(&[evil], &[])) {
+        assert!(!text.chars().any(char::is_control), "{text:?}");
+    }
+}
+
+#[test]
+fn a_name_that_cannot_be_one_costs_only_its_own_nics() {
+    let mut odd = instance(1, "", |_| {});
+    odd.id = InstanceId::of("default", "web\n\u{1b}[2J");
+    let mut long = instance(2, "", |_| {});
+    long.id = InstanceId::of(&"p".repeat(300), "c2");
+    let device = instance(3, "", |nic| {
+        nic.device = crate::text::stand_in("eth\u{202e}0")
+    });
+    let found = resolved(&[odd, long, device, instance(4, "", |_| {})], &[]);
+    assert_eq!(found.nics.len(), 1);
+    assert_eq!(found.nics[0].id.instance.name, "c4");
+    assert_eq!(texts(&found).len(), 3);
+    for text in texts(&found) {
+        assert!(text.contains("cannot be one") && text.len() < 500, "{text}");
+        assert!(crate::text::is_visible_text(&text), "{text:?}");
+    }
+    // Their devices are put down like those of all that cannot be connected.
+    assert_eq!(found.refused.len(), 3);
+}
+
+#[test]
+fn a_list_without_end_is_one_problem_that_names_the_limit() {
+    let many = "web0 ".repeat(3000);
+    for list in [
+        |nic: &mut LxdNic, many: &str| nic.acls = many.into(),
+        |nic: &mut LxdNic, many: &str| nic.in_services = many.into(),
+        |nic: &mut LxdNic, many: &str| nic.out_services = many.into(),
+        |nic: &mut LxdNic, many: &str| nic.tags = many.into(),
+    ] {
+        let found = resolved(&[instance(1, "", |nic| list(nic, &many))], &[]);
+        let texts = texts(&found);
+        let limit = |text: &&String| text.contains("1024");
+        assert_eq!(texts.iter().filter(limit).count(), 1, "{texts:#?}");
+        assert!(texts.len() <= crate::policy::NAMED + 2, "{texts:#?}");
+        assert_eq!(found.nics.len(), 1);
+    }
+}
+
+#[test]
+fn of_one_nic_only_so_many_problems_are_told() {
+    let rule = |n: usize| crate::lxd::AclRule {
+        action: "allow".into(),
+        source: format!("no{n}"),
+        ..Default::default()
+    };
+    let acl = crate::lxd::Acl {
+        name: "web".into(),
+        ingress: Some((0..3000).map(rule).collect()),
+        egress: None,
+    };
+    let mut one = instance(1, "", |nic| nic.acls = "web".into());
+    one.acls.insert("web".into(), Arc::new(acl));
+    let texts = texts(&resolved(&[one], &[]));
+    assert_eq!(texts.len(), MOST + 1);
+    assert!(
+        texts
+            .iter()
+            .any(|text| text.contains(": and 2936 more problems;"))
+    );
+}
+
+#[test]
+fn of_access_lists_without_end_nothing_passes() {
+    let found = resolved(&[instance(1, "", |nic| nic.acls = "a ".repeat(1025))], &[]);
+    assert_eq!(found.nics[0].inward, Arc::default());
+    assert_eq!(found.nics[0].outward, Arc::default());
+}
+
+#[test]
+fn instances_that_are_not_running_have_no_nics() {
+    let mut down = instance(1, "", |_| {});
+    down.presence = Presence::Down;
+    assert_eq!(resolved(&[down], &[]), Resolved::default());
+}
