@@ -347,6 +347,22 @@ impl Fabric {
 
 impl HostFile {
     /// The network that a `user.lxmesh.parent` names: by network name, or by bridge name.
+    /// Networks of the same VRF, this one included; none if it is in no VRF.
+    pub fn same_vrf<'a>(&'a self, network: &Network) -> impl Iterator<Item = &'a Network> {
+        let vrf = network.vrf.as_ref().map(|vrf| vrf.name.clone());
+        let same = move |other: &&Network| {
+            vrf.is_some() && other.vrf.as_ref().map(|vrf| &vrf.name) == vrf.as_ref()
+        };
+        self.networks.iter().filter(same)
+    }
+
+    /// Connection tracking zone of what a network's instances send by way of their gateway: the lowest one
+    /// of the VRF's networks; 0, which is the host's, outside of VRFs.
+    pub fn routed_zone(&self, network: &Network) -> u16 {
+        let zones = self.same_vrf(network).map(|other| other.conntrack_zone);
+        zones.min().unwrap_or(0)
+    }
+
     pub fn network(&self, parent: &str) -> Option<&Network> {
         self.networks
             .iter()

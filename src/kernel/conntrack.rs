@@ -162,7 +162,7 @@ fn parse(message: &Message<'_>) -> Option<Entry> {
     let status = attrs.find(CTA_STATUS).and_then(|status| status.be32());
     let status = status.unwrap_or(0);
     let of_tuple = tuple.attrs().find(CTA_TUPLE_ZONE);
-    let zone = of_tuple.clone().or_else(|| attrs.find(CTA_ZONE));
+    let zone = of_tuple.or_else(|| attrs.find(CTA_ZONE));
     Some(Entry {
         zone: zone.and_then(|zone| zone.be16()).unwrap_or(0),
         zoned_tuple: of_tuple.is_some(),

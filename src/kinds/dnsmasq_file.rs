@@ -25,6 +25,9 @@ const CONFIG: &str = "dnsmasq.conf";
 const HOSTS: &str = "hosts";
 /// How the names of files begin that are of one network alone.
 const OF_ONE: &str = "lxmesh-";
+/// DHCPv6's name of the server (RFC 8415 section 11.3: a DUID-EN of nobody's enterprise number), the same on all hosts
+/// as the gateway is.
+const DUID: &str = "0,6c:78:6d:65:73:68";
 /// Larger files were not written by us.
 const MAX_SIZE: u64 = 64 << 20;
 /// dnsmasq's own limit is 1,000 leases of both families together. This one is never reached: the
@@ -171,7 +174,9 @@ impl Kind for DnsmasqFile {
 ///
 /// Without `dhcp-ignore-clid` dnsmasq prefers the DHCPv4 client identifier to the MAC, and nobody
 /// checks the identifier: whoever sends a neighbour's would move the neighbour's lease to his own
-/// address.
+/// address. Without `dhcp-duid` it calls itself after the first interface that it finds, which is another one
+/// on each host and may be another one after a restart, and does not answer who renews what that one gave: the
+/// filters let no client ask all servers by REBIND instead.
 fn config(lease_s: u32, server: &Server<'_>) -> String {
     let mut out = format!(
         "# Written by the lxmesh agent; changes are undone.\n\
@@ -180,6 +185,7 @@ fn config(lease_s: u32, server: &Server<'_>) -> String {
          except-interface=lo\n\
          dhcp-authoritative\n\
          dhcp-ignore-clid\n\
+         dhcp-duid={DUID}\n\
          dhcp-lease-max={MAX_LEASES}\n\
          leasefile-ro\n\
          no-ping\n\

@@ -148,27 +148,62 @@ fn network_elements(inputs: &Inputs<'_>, wanted: &mut Table<NftElement>) {
     }
 }
 
-/// The bridge's own addresses. By name, as long as it has no index.
+/// The bridge's own addresses, and what belongs to its VRF.
 fn gateway_elements(inputs: &Inputs<'_>, network: &Network, wanted: &mut Table<NftElement>) {
-    let by_name = Value::IfName(&network.bridge);
-    let index = inputs.facts.svi(network).map(|link| link.index);
-    let four = network.gateway4.map(|gateway| gateway.addr().into());
-    let six = network.gateway6.map(|gateway| gateway.addr().into());
-    for (address, bridge, inet) in [
-        (four, Set::Gateways4, Set::InetGateways4),
-        (six, Set::Gateways6, Set::InetGateways6),
-    ] {
-        let Some(address) = address.map(Value::Ip) else {
-            continue;
-        };
-        put(wanted, bridge, &[by_name, address], None);
-        if let Some(index) = index {
-            put(wanted, inet, &[Value::IfIndex(index), address], None);
+    let svi = Value::IfName(&network.bridge);
+    if let Some(gateway) = network.gateway4 {
+        let address = Value::Ip(gateway.addr().into());
+        put(wanted, Set::Gateways4, &[svi, address], None);
+    }
+    if let Some(gateway) = network.gateway6 {
+        let address = Value::Ip(gateway.addr().into());
+        put(wanted, Set::Gateways6, &[svi, address], None);
+    }
+    if let Some(tunnel) = inputs.facts.tunnel(network) {
+        vrf_elements(inputs, network, tunnel.index, wanted);
+    }
+    let Some(link) = inputs.facts.svi(network) else {
+        return;
+    };
+    let svi = Value::IfIndex(link.index);
+    for other in inputs.host.same_vrf(network) {
+        if let Some(gateway) = other.gateway4 {
+            let address = Value::Ip(gateway.addr().into());
+            put(wanted, Set::InetGateways4, &[svi, address], None);
+        }
+        if let Some(gateway) = other.gateway6 {
+            let address = Value::Ip(gateway.addr().into());
+            put(wanted, Set::InetGateways6, &[svi, address], None);
         }
     }
-    if let Some(index) = index {
-        let zone = Value::Zone(network.conntrack_zone);
-        put(wanted, Set::InetZones, &[Value::IfIndex(index)], Some(zone));
+    if network.vrf.is_some() {
+        let zone = Value::Zone(inputs.host.routed_zone(network));
+        put(wanted, Set::InetZones, &[svi], Some(zone));
+    }
+}
+
+/// What is routed within the VRF of a port's or tunnel's network; nothing if it is in none.
+fn vrf_elements(
+    inputs: &Inputs<'_>,
+    network: &Network,
+    index: u32,
+    wanted: &mut Table<NftElement>,
+) {
+    if network.vrf.is_none() {
+        return;
+    }
+    let zone = Value::Zone(inputs.host.routed_zone(network));
+    put(wanted, Set::VrfZones, &[Value::IfIndex(index)], Some(zone));
+    let end = |address: IpAddr| [Value::IfIndexBe(index), Value::Ip(address)];
+    for other in inputs.host.same_vrf(network) {
+        if let Some(gateway) = other.gateway4 {
+            let (first, last) = (gateway.network().into(), gateway.broadcast().into());
+            put_range(wanted, Set::SameVrf4, &end(first), &end(last), None);
+        }
+        if let Some(gateway) = other.gateway6 {
+            let (first, last) = (gateway.network().into(), gateway.broadcast().into());
+            put_range(wanted, Set::SameVrf6, &end(first), &end(last), None);
+        }
     }
 }
 
@@ -186,7 +221,10 @@ fn nic_elements(inputs: &Inputs<'_>, wanted: &mut Table<NftElement>) {
         put(wanted, Set::MacOf, &[port, mac], None);
         put(wanted, Set::MacRaw, &[port, mac], None);
         let zone = Value::Zone(network.conntrack_zone);
+        let routed = Value::Zone(inputs.host.routed_zone(network));
         put(wanted, Set::PortZones, &[port, zone], None);
+        put(wanted, Set::PortZones, &[port, routed], None);
+        vrf_elements(inputs, network, at.port.index, wanted);
         let zone = Some(zone);
         for address in nic.addresses() {
             let (set, at_once, ethertype) = match address {
@@ -328,12 +366,18 @@ fn bytes(bytes: &Bytes) -> Vec<u8> {
     bytes.as_slice().to_vec()
 }
 
-/// Reads the elements. `None`: a set is missing, so the table is not what we loaded.
-pub fn observe(
-    look: &mut Look<'_>,
-    scope: &Scope<NftElement>,
-) -> Result<Option<Table<NftElement>>, KindError> {
+/// What there is of elements.
+#[derive(Debug, Default)]
+pub struct Found {
+    pub elements: Table<NftElement>,
+    /// False if a set is missing, so that the table is not what this version loads.
+    pub complete: bool,
+}
+
+/// Reads the elements.
+pub fn observe(look: &mut Look<'_>, scope: &Scope<NftElement>) -> Result<Found, KindError> {
     let mut found = Table::<NftElement>::new();
+    let mut complete = true;
     for set in Set::ALL {
         if set == Set::Stamp {
             continue;
@@ -341,7 +385,10 @@ pub fn observe(
         let (family, name) = (set.family(), set.name());
         let elements: Vec<Element> = match scope {
             Scope::All => match look.kernel.nft.elements(family, TABLE, name)? {
-                None => return Ok(None),
+                None => {
+                    complete = false;
+                    continue;
+                }
                 Some(elements) => elements,
             },
             Scope::Keys(keys) => {
@@ -373,7 +420,10 @@ pub fn observe(
             found.insert(Key { set, key, end }, Attrs(data));
         }
     }
-    Ok(Some(found))
+    Ok(Found {
+        elements: found,
+        complete,
+    })
 }
 
 /// The changes as operations of one transaction, deletions first: a map's value is replaced by

@@ -39,8 +39,13 @@ pub enum Set {
     Marks,
     /// Port → conntrack zone of its SVI.
     Zones,
-    /// The same as pairs.
+    /// Port . zones of which answers may reach it.
     PortZones,
+    /// Port or tunnel of a network in a VRF → the VRF's zone.
+    VrfZones,
+    /// The same . addresses of the VRF's networks.
+    SameVrf4,
+    SameVrf6,
     /// Managed bridge . its own address.
     Gateways4,
     Gateways6,
@@ -77,10 +82,10 @@ pub enum Set {
     InetSvis,
     InetPorts,
     InetVxlanUdp,
-    /// The same as `Gateways4` and `Gateways6`, by index.
+    /// Managed bridge in a VRF . all gateways' addresses of the VRF.
     InetGateways4,
     InetGateways6,
-    /// Managed bridge → its conntrack zone.
+    /// Managed bridge in a VRF → the VRF's zone.
     InetZones,
     ArpPorts,
     /// What the table's structure was when we loaded it.
@@ -146,7 +151,7 @@ pub struct Bytes {
 }
 
 impl Set {
-    pub const ALL: [Set; 42] = [
+    pub const ALL: [Set; 45] = [
         Set::Svis,
         Set::Mcast,
         Set::Ports,
@@ -160,6 +165,9 @@ impl Set {
         Set::Marks,
         Set::Zones,
         Set::PortZones,
+        Set::VrfZones,
+        Set::SameVrf4,
+        Set::SameVrf6,
         Set::Gateways4,
         Set::Gateways6,
         Set::Zone4,
@@ -219,6 +227,9 @@ impl Set {
             Set::Marks => "marks",
             Set::Zones | Set::InetZones => "zones",
             Set::PortZones => "port_zones",
+            Set::VrfZones => "vrf_zones",
+            Set::SameVrf4 => "same_vrf4",
+            Set::SameVrf6 => "same_vrf6",
             Set::Gateways4 | Set::InetGateways4 => "gateways4",
             Set::Gateways6 | Set::InetGateways6 => "gateways6",
             Set::Zone4 => "zone4",
@@ -250,6 +261,8 @@ impl Set {
         match self {
             Set::Svis | Set::Mcast | Set::InetSvis | Set::InetPorts | Set::ArpPorts => &[IfName],
             Set::PortZones => &[IfIndex, Zone],
+            Set::SameVrf4 => &[IfIndexBe, Ip4],
+            Set::SameVrf6 => &[IfIndexBe, Ip6],
             Set::Gateways4 => &[IfName, Ip4],
             Set::Gateways6 => &[IfName, Ip6],
             Set::InetGateways4 => &[IfIndex, Ip4],
@@ -260,6 +273,7 @@ impl Set {
             | Set::Marks
             | Set::Zones
             | Set::InetZones
+            | Set::VrfZones
             | Set::OutMore
             | Set::InMore
             | Set::Limited
@@ -288,9 +302,12 @@ impl Set {
     pub fn data(self) -> Option<Field> {
         match self {
             Set::Marks => Some(Field::Mark),
-            Set::Zones | Set::InetZones | Set::OverlayZones | Set::Zone4 | Set::Zone6 => {
-                Some(Field::Zone)
-            }
+            Set::Zones
+            | Set::InetZones
+            | Set::VrfZones
+            | Set::OverlayZones
+            | Set::Zone4
+            | Set::Zone6 => Some(Field::Zone),
             Set::Out4 | Set::Out6 | Set::In4 | Set::In6 => Some(Field::Verdict),
             Set::LimitNew | Set::LimitControl | Set::LimitConnections => Some(Field::Verdict),
             _ => None,

@@ -125,17 +125,16 @@ pub fn wanted() -> Table<NftTable> {
 /// Reads what is loaded.
 pub fn observe(look: &mut Look<'_>) -> Result<Table<NftTable>, KindError> {
     let nft = &mut look.kernel.nft;
-    let (structure, any) = structure(nft)?;
-    if !any {
+    let Some(structure) = structure(nft)? else {
         return Ok(Table::<NftTable>::new());
-    }
+    };
     let stamp = nft.elements(Family::Bridge, TABLE, Set::Stamp.name())?;
     let comment = stamp
         .and_then(|elements| elements.into_iter().next())
         .and_then(|element| element.comment)
         .unwrap_or_default();
     let (text, stamped) = comment.split_once(' ').unwrap_or_default();
-    let intact = structure.is_some_and(|structure| structure == stamped);
+    let intact = structure == stamped;
     Ok(Table::<NftTable>::from([(
         Key,
         Attrs {
@@ -145,16 +144,17 @@ pub fn observe(look: &mut Look<'_>) -> Result<Table<NftTable>, KindError> {
     )]))
 }
 
-/// Digest of what the kernel has of all of them; `None` if one is missing. Whether any is there.
-fn structure(nft: &mut Nft) -> Result<(Option<String>, bool), KernelError> {
+/// Digest of what the kernel has of them; `None` if there is none. Another version may have fewer.
+fn structure(nft: &mut Nft) -> Result<Option<String>, KernelError> {
     let mut digest = Sha256::new();
-    let (mut all, mut any) = (true, false);
+    let mut any = false;
     for family in FAMILIES {
-        let structure = nft.structure(family, TABLE)?;
-        (all, any) = (all && structure.is_some(), any || structure.is_some());
-        digest.update(structure.unwrap_or_default());
+        if let Some(structure) = nft.structure(family, TABLE)? {
+            any = true;
+            digest.update(structure);
+        }
     }
-    Ok((all.then(|| hex(&digest.finalize())), any))
+    Ok(any.then(|| hex(&digest.finalize())))
 }
 
 /// Replaces the tables with the given elements, in one transaction, and stamps them.
@@ -214,7 +214,7 @@ fn load(kernel: &mut Kernel, text: &str, elements: &Table<NftElement>) -> Result
     fault::point();
     kernel.nft.run(&script)?;
     let missing = || KindError::Gone(format!("table {TABLE}"));
-    let structure = structure(&mut kernel.nft)?.0.ok_or_else(missing)?;
+    let structure = structure(&mut kernel.nft)?.ok_or_else(missing)?;
     let element = Element {
         key: Bytes::of(&[Value::Mark(1)]).as_slice().to_vec(),
         end: None,

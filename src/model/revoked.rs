@@ -11,7 +11,7 @@ use std::collections::HashMap;
 
 /// What was taken away, of which NICs.
 pub struct Revoked<'a> {
-    networks: &'a [Network],
+    host: &'a HostFile,
     /// By old address.
     changes: HashMap<IpAddr, Vec<Change<'a>>>,
 }
@@ -61,8 +61,7 @@ impl<'a> Revoked<'a> {
                 changes.entry(address).or_default().push(change);
             }
         }
-        let networks = &host.networks;
-        (!changes.is_empty()).then_some(Revoked { networks, changes })
+        (!changes.is_empty()).then_some(Revoked { host, changes })
     }
 
     /// Whether a connection is one that was allowed and is no longer.
@@ -83,7 +82,7 @@ impl<'a> Revoked<'a> {
         let outward = self.changes_of(entry.source).any(|change| {
             let flow = flow(entry.destination, 0);
             let allows = |nic: &Nic| nic.denied.audit || nic.outward.judge(&flow).allows();
-            change.began(entry) && change.lost(entry.source, allows)
+            self.began(change, entry) && change.lost(entry.source, allows)
         });
         outward
             || self.changes_of(entry.destination).any(|change| {
@@ -108,27 +107,33 @@ impl<'a> Revoked<'a> {
         self.changes.get(&address).into_iter().flatten()
     }
 
-    /// Whether a connection to the NIC's address is one to it: within its network, or routed to it from
-    /// another one of its VRF, or from outside (zone 0), which nothing tells apart.
+    /// Whether a connection to the NIC's address is one to it: within its network, or routed to it within its VRF.
+    /// Of what came from elsewhere nothing tells which of several networks with the address it went to.
     fn leads_to(&self, change: &Change<'_>, entry: &Entry) -> bool {
-        let from = |network: &&Network| network.conntrack_zone == entry.zone;
-        let from = self.networks.iter().find(from);
-        match from {
-            Some(from) => {
-                from.name == change.network.name || change.alone || from.vrf == change.network.vrf
-            }
-            None => entry.zone == 0 && change.alone,
+        let Change { network, .. } = *change;
+        let routed = self.host.routed_zone(network);
+        let of_ours = |network: &Network| {
+            entry.zone == network.conntrack_zone || entry.zone == self.host.routed_zone(network)
+        };
+        // In the host's zone: begun by an instance of a network outside of VRFs, here or on another host.
+        let within = |network: &&Network| network.vrf.is_none() && network.admits(entry.source);
+        match entry.zone {
+            zone if zone == network.conntrack_zone => true,
+            0 if routed == 0 => change.alone || self.host.networks.iter().any(|n| within(&n)),
+            zone if zone == routed => true,
+            _ => change.alone && (entry.zone == 0 || self.host.networks.iter().any(of_ours)),
         }
+    }
+
+    /// Whether a connection from the NIC's address is its own: in its network's zone, or in that of what its
+    /// network sends by its gateway.
+    fn began(&self, change: &Change<'_>, entry: &Entry) -> bool {
+        let Change { network, .. } = *change;
+        entry.zone == network.conntrack_zone || entry.zone == self.host.routed_zone(network)
     }
 }
 
 impl Change<'_> {
-    /// Whether a connection from the NIC's address is its own. What an instance begins is in the zone of
-    /// its network.
-    fn began(&self, entry: &Entry) -> bool {
-        self.network.conntrack_zone == entry.zone || entry.zone == 0 && self.alone
-    }
-
     fn lost(&self, address: IpAddr, allows: impl Fn(&Nic) -> bool) -> bool {
         match self
             .now
@@ -243,20 +248,22 @@ mod tests {
         assert!(!ends(&entry(100, 6, "192.0.2.20", "192.0.2.10", 443)));
         assert!(!ends(&entry(100, 6, "192.0.2.10", "192.0.2.20", 80)));
         assert!(!ends(&entry(200, 6, "192.0.2.20", "192.0.2.10", 80)));
-        // Routed: begun by it, whoever else has the address; to it, from a network of its VRF or of another one.
+        // Routed: begun by it, or by the same address of the VRF; to it, from a network beside it or from the VRF.
         let before_out = [nic(&host, 10, "", "tcp/80")];
         let now_out = [nic(&host, 10, "", "")];
         let out = Revoked::between(&host, &before_out, &now_out).unwrap();
         assert!(out.ends(&entry(100, 6, "192.0.2.10", "203.0.113.5", 80)));
+        assert!(out.ends(&entry(0, 6, "192.0.2.10", "203.0.113.5", 80)));
         assert!(!out.ends(&entry(200, 6, "192.0.2.10", "203.0.113.5", 80)));
-        assert!(!out.ends(&entry(0, 6, "192.0.2.10", "203.0.113.5", 80)));
-        assert!(ends(&entry(300, 6, "198.51.100.20", "192.0.2.10", 80)));
-        assert!(!ends(&entry(400, 6, "198.51.100.20", "192.0.2.10", 80)));
-        assert!(!ends(&entry(7, 6, "2001:db8::20", "2001:db8::10", 80)));
+        assert!(ends(&entry(0, 6, "198.51.100.20", "192.0.2.10", 80)));
+        assert!(!ends(&entry(200, 6, "198.51.100.20", "192.0.2.10", 80)));
         assert!(
-            !ends(&entry(0, 6, "192.0.2.20", "192.0.2.10", 80)),
+            !ends(&entry(0, 6, "203.0.113.5", "192.0.2.10", 80)),
             "two networks have this address"
         );
+        assert!(ends(&entry(0, 6, "203.0.113.5", "2001:db8::10", 80)));
+        assert!(!ends(&entry(400, 6, "198.51.100.20", "192.0.2.10", 80)));
+        assert!(!ends(&entry(7, 6, "2001:db8::20", "2001:db8::10", 80)));
         assert!(ends(&entry(0, 6, "2001:db8::20", "2001:db8::10", 80)));
         assert!(!ends(&entry(100, 1, "192.0.2.20", "192.0.2.10", 8 << 8)));
         assert!(!ends(&entry(100, 17, "192.0.2.1", "192.0.2.10", 68)));

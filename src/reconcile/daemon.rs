@@ -89,6 +89,8 @@ pub struct Agent {
     pub(super) said: BTreeMap<String, String>,
     pub(super) ready: bool,
     pub(super) denials: Denials,
+    /// Rules of another version were replaced, and their connections not ended yet.
+    pub(super) owes_unzoned: bool,
 }
 
 pub(super) fn notify(states: &[sd_notify::NotifyState<'_>]) {
@@ -418,9 +420,8 @@ impl Agent {
             let before = std::mem::take(&mut self.world.passed);
             self.end_revoked(&before);
             self.world.passed = before;
-            if report.new_rules {
-                self.end_unzoned();
-            }
+            self.owes_unzoned |= report.new_rules;
+            self.end_unzoned();
         }
         self.after_pass(&extent, facts, &report);
     }

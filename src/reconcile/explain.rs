@@ -174,7 +174,7 @@ impl<'a> Account<'a> {
         let tables = nft_table::observe(&mut self.look);
         let elements = match &tables {
             Ok(tables) if tables.is_empty() => Ok(Table::<NftElement>::new()),
-            _ => nft_element::observe(&mut self.look, &Scope::All).map(Option::unwrap_or_default),
+            _ => nft_element::observe(&mut self.look, &Scope::All).map(|found| found.elements),
         };
         self.add::<NftTable>(tables, &NftTable::derive(&self.whole));
         self.add::<NftElement>(elements, &NftElement::derive(&self.whole));

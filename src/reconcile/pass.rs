@@ -10,7 +10,7 @@ use crate::kernel::link::LinkKind;
 use crate::kernel::nft::shows_vlan_tags;
 use crate::kernel::sysctl::neigh_solicit;
 use crate::kernel::{Kernel, KernelError, fault};
-use crate::kinds::nft_element::{self, NftElement};
+use crate::kinds::nft_element::{self, Found, NftElement};
 use crate::kinds::nft_table::{self, NftTable};
 use crate::kinds::{KernelKind, KindError, Look, Scope, Visitor, visit_kinds};
 use crate::model::nic::Refused;
@@ -278,8 +278,7 @@ impl Planner<'_> {
         if self.before.is_some() {
             let scope = self.scope::<NftElement>(&desired);
             return match nft_element::observe(&mut self.look, &scope) {
-                Ok(Some(found)) => elements_plan(diff(&desired, &found)),
-                Ok(None) => NftPlan::Unknown,
+                Ok(found) => elements_plan(diff(&desired, &found.elements)),
                 Err(error) => {
                     self.unreadable::<NftElement>(&error);
                     NftPlan::Unknown
@@ -294,7 +293,7 @@ impl Planner<'_> {
             }
         };
         let found = if tables.is_empty() {
-            None
+            Default::default()
         } else {
             match nft_element::observe(&mut self.look, &Scope::All) {
                 Ok(found) => found,
@@ -314,7 +313,7 @@ impl Planner<'_> {
             (Some(change), found) => {
                 if !self.known {
                     // Nobody knows which elements are still wanted: all of them stay.
-                    for (key, attrs) in found.unwrap_or_default() {
+                    for (key, attrs) in found.elements {
                         desired.entry(key).or_insert(attrs);
                     }
                 }
@@ -323,13 +322,24 @@ impl Planner<'_> {
                     elements: desired,
                 }
             }
-            (None, Some(found)) => {
-                let mut changes = diff(&desired, &found);
+            (
+                None,
+                Found {
+                    elements,
+                    complete: true,
+                },
+            ) => {
+                let mut changes = diff(&desired, &elements);
                 self.drop_deletes_if_unknown(&mut changes);
                 elements_plan(changes)
             }
             // A set is missing although the tables are as we left them, or a repair is put off.
-            (None, None) => NftPlan::Unknown,
+            (
+                None,
+                Found {
+                    complete: false, ..
+                },
+            ) => NftPlan::Unknown,
         }
     }
 

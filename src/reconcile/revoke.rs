@@ -5,7 +5,8 @@ use crate::kernel::conntrack::Entry;
 use crate::kernel::fault;
 use crate::model::Nic;
 use crate::model::revoked::Revoked;
-use std::collections::HashMap;
+use std::collections::HashSet;
+use std::net::IpAddr;
 
 impl Agent {
     /// `before` is what the last pass made so.
@@ -36,28 +37,35 @@ impl Agent {
         }
     }
 
-    /// Ends what the rules of another version tracked in the host's zone although an instance had
-    /// begun it: it would keep the same connection in the network's zone from being tracked. Where it
-    /// is allowed still, its next packet begins it anew. An address of a VRF may be somebody else's outside of it,
-    /// whose translation would be lost.
+    /// Ends what the rules of another version tracked in the host's zone although an instance of a network in a
+    /// VRF had begun it: its answers would keep the same connection in the VRF's zone from being tracked. Where it is
+    /// allowed still, the instance's next packet begins it anew. What is translated stays: outside of the
+    /// VRF its address may be somebody else's.
     pub(super) fn end_unzoned(&mut self) {
-        let Some(nics) = self.world.nics() else {
+        let (true, Some(nics)) = (self.owes_unzoned, self.world.nics()) else {
             return;
         };
-        let mut in_vrf = HashMap::new();
-        for nic in nics {
+        let in_vrf = |nic: &&Nic| {
             let network = self.host.network(&nic.network);
-            let vrf = network.is_some_and(|network| network.vrf.is_some());
-            in_vrf.extend(nic.addresses().map(|address| (address, vrf)));
-        }
-        let unzoned = |entry: &Entry| {
-            let vrf = in_vrf.get(&entry.source);
-            entry.zone == 0 && vrf.is_some_and(|vrf| !vrf || !entry.translated)
+            network.is_some_and(|network| network.vrf.is_some())
         };
+        let own: HashSet<IpAddr> = nics
+            .iter()
+            .filter(in_vrf)
+            .flat_map(Nic::addresses)
+            .collect();
+        let unzoned =
+            |entry: &Entry| entry.zone == 0 && !entry.translated && own.contains(&entry.source);
         fault::point();
         let conntrack = &mut self.kernel.conntrack;
-        let ended = conntrack.entries(unzoned);
-        let ended = ended.and_then(|entries| conntrack.delete(&entries));
+        let ended = match own.is_empty() {
+            true => Ok(0),
+            false => conntrack
+                .entries(unzoned)
+                .and_then(|entries| conntrack.delete(&entries)),
+        };
+        // Once more after the next pass if it failed.
+        self.owes_unzoned = ended.is_err();
         let complaint = ended.err().map(|error| {
             format!("connections of before that the host routes may have to be made anew: {error}")
         });

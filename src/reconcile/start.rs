@@ -113,6 +113,7 @@ pub async fn run(host_path: &Path) -> Result<(), StartError> {
         said: BTreeMap::new(),
         ready: false,
         denials: Denials::open(),
+        owes_unzoned: false,
     };
     agent.serve(updates, requests).await?;
     notify(&[sd_notify::NotifyState::Stopping]);

@@ -150,6 +150,7 @@ def _restarts(scene, count):
         host.sh(f"systemctl start {_UNIT}")
         for _ in range(count):
             eve.lxc("restart", "-f", eve.name, timeout=180)
+        scene.dressed(eve)
         told = _heard(host)
         scene.note(f"{told['starts']} starts seen, {told['sent']} frames sent")
         check(told["starts"] > count, lambda: f"it saw only {told}")
