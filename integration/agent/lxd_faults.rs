@@ -210,6 +210,38 @@ fn without_lxd_from_the_start_a_deleted_table_comes_back_closed() {
     });
 }
 
+/// An upgrade may add sets and a table while LXD says nothing: what is known of the NICs stays in force.
+#[test]
+fn without_lxd_tables_that_lack_sets_of_this_version_lose_no_element() {
+    in_netns(|ns| {
+        let mut world = busy_world(ns);
+        let elements = |set: &str| {
+            let json = ns.nft_json(&format!("list set bridge lxmesh {set}"));
+            let mut texts: Vec<String> = json[0]["set"]["elem"]
+                .as_array()
+                .map(|all| all.iter().map(|one| one.to_string()).collect())
+                .unwrap_or_default();
+            texts.sort();
+            texts
+        };
+        let before = ["ports", "id4", "id6", "in_svc"].map(elements);
+        assert!(before[0].len() > 1, "{before:?}");
+        world.kill();
+        ns.sh("nft delete table arp lxmesh
+               nft 'delete set bridge lxmesh port_zones; delete set bridge lxmesh same_vrf4'");
+        world.lxd.fail(Fault::Status500);
+        world.start();
+        world.until("the tables are this version's", |_| {
+            ns.try_sh("nft list table arp lxmesh; nft list set bridge lxmesh port_zones")
+                .ok()
+        });
+        assert_eq!(["ports", "id4", "id6", "in_svc"].map(elements), before);
+        world.lxd.heal();
+        world.settle();
+        assert!(!elements("port_zones").is_empty());
+    });
+}
+
 /// systemd must not wait for, and then kill, an agent that leaves everything as it was because LXD
 /// says what cannot be.
 #[test]

@@ -198,8 +198,10 @@ fn deleted_and_altered_elements_are_repaired() {
         "nft 'flush set arp lxmesh ports'",
         "nft 'flush set bridge lxmesh port_zones'",
         "nft 'flush set bridge lxmesh gateways4'",
-        "nft 'flush set inet lxmesh gateways6'",
-        "nft 'delete element inet lxmesh zones { \"SVI\" }; add element inet lxmesh zones { \"SVI\" : 7 }'",
+        "nft 'flush set bridge lxmesh gateways6'",
+        "nft 'add element inet lxmesh zones { \"SVI\" : 7 }'",
+        "nft 'add element bridge lxmesh vrf_zones { \"PORT\" : 7 }'",
+        "nft 'add element inet lxmesh gateways4 { \"SVI\" . V4 }'",
     ]);
 }
 

@@ -21,7 +21,11 @@ impl World<'_> {
 
     fn wanted(&self) -> Lines {
         let mut lines = Lines::new();
-        for Network { name, vni, .. } in NETWORKS {
+        for Network {
+            name, vni, v4, v6, ..
+        } in NETWORKS
+        {
+            let (gateway4, gateway6) = (format!("{v4}1"), format!("{v6}1"));
             lines.insert(format!("svi svi-{name} snooping 1 querier 1 igmp 3 mld 2 router 2 response 100 solicit 0 0 0 0"));
             lines.insert(format!("tunnel vxlan-{name} learning false group 5003341"));
             lines.insert(format!(
@@ -30,6 +34,11 @@ impl World<'_> {
             ));
             for set in ["bridge svis", "inet svis"] {
                 lines.insert(format!("set {set} svi-{name}"));
+            }
+            for (family, gateway) in [(4, &gateway4), (6, &gateway6)] {
+                lines.insert(format!(
+                    "set bridge gateways{family} svi-{name} . {gateway}"
+                ));
             }
             lines.insert(format!("set bridge overlay vxlan-{name}"));
             lines.insert(format!("set bridge overlay_zones vxlan-{name} : {vni}"));
@@ -183,7 +192,7 @@ impl World<'_> {
     }
 
     fn found_sets(&self, lines: &mut Lines) {
-        for family in ["bridge", "inet"] {
+        for family in ["bridge", "inet", "arp"] {
             let Ok(listing) = self
                 .ns
                 .try_sh(&format!("nft -j list table {family} lxmesh"))
@@ -272,12 +281,16 @@ fn wanted_of(nic: &Nic, lines: &mut Lines) {
     }
     lines.insert(format!("set bridge ports {port}"));
     lines.insert(format!("set inet ports {port}"));
+    lines.insert(format!("set arp ports {port}"));
     lines.insert(format!("set bridge mac {port} . {mac}"));
     lines.insert(format!(
         "set bridge lla {port} . {}",
         u64::from_str_radix(&mac.replace(':', ""), 16).expect("a MAC")
     ));
     lines.insert(format!("set bridge zones {port} : {vni}"));
+    for zone in [*vni, 0] {
+        lines.insert(format!("set bridge port_zones {port} . {zone}"));
+    }
     if *mark != 0 {
         lines.insert(format!("set bridge marks {port} : {mark}"));
     }

@@ -66,8 +66,8 @@ pub struct Network {
     pub name: &'static str,
     pub vni: u32,
     pub table: u32,
-    v4: &'static str,
-    v6: &'static str,
+    pub v4: &'static str,
+    pub v6: &'static str,
 }
 
 pub const NETWORKS: [Network; 2] = [
