@@ -3,7 +3,7 @@
 //! they mean. Pure. Names stay; new ones may be added.
 
 use super::status::{NetworkStatus, NicStatus, Status};
-use crate::text::{self, NAME};
+use crate::text::{self, SENTENCE};
 use std::fmt::{Display, Write};
 
 /// What there is to tell beside the status.
@@ -308,9 +308,10 @@ impl Text {
 }
 
 /// Label values are UTF-8 between double quotes. What cannot be seen is escaped before, so that it
-/// is seen in a dashboard, too.
+/// is seen in a dashboard, too. Two names of instances with their projects never become one series: whole,
+/// they have fewer characters than this.
 fn escape(value: &str) -> String {
-    let shown = text::shown(value, NAME);
+    let shown = text::shown(value, SENTENCE);
     shown.replace('\\', "\\\\").replace('"', "\\\"")
 }
 

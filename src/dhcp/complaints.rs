@@ -1,6 +1,7 @@
 //! What dnsmasq says to standard error: which of it is worth a warning, and what it said lately.
 //! Clients cause many of its lines, with words of their own in them, so nothing here grows with them.
 
+use crate::text;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncBufRead, AsyncBufReadExt};
@@ -90,14 +91,9 @@ fn is_packet(said: &str) -> bool {
     said.contains('(') && !name.is_empty() && capitals(name)
 }
 
-/// Control characters escaped, and cut to its length.
+/// What cannot be seen escaped, and cut to its length.
 pub(super) fn printable(text: &str) -> String {
-    let shown = text.chars().flat_map(|c| {
-        let escaped = c.is_control().then(|| c.escape_default());
-        let plain = escaped.is_none().then_some(c);
-        escaped.into_iter().flatten().chain(plain)
-    });
-    shown.take(MAX_TEXT_CHARS).collect()
+    text::shown(text, MAX_TEXT_CHARS)
 }
 
 /// Something that dnsmasq complained of.
@@ -247,7 +243,7 @@ mod tests {
             assert_eq!(complaint(line).as_deref(), Some(wanted));
         }
         let long = complaint(&"x".repeat(5000)).unwrap();
-        assert_eq!(long.len(), MAX_TEXT_CHARS);
+        assert_eq!(long.chars().count(), MAX_TEXT_CHARS + 1, "{long}");
     }
 
     #[test]
