@@ -17,7 +17,7 @@
 //! | apply | addr host kernel generate |
 //! | draft | addr host |
 //! | graph | addr host |
-//! | dhcp | |
+//! | dhcp | text |
 //! | control | text |
 //! | doctor | addr host lxd kernel model kinds generate apply control |
 //! | reconcile | addr host lxd kernel policy model kinds generate dhcp control text |
