@@ -348,11 +348,8 @@ impl Fabric {
 impl HostFile {
     /// The network that a `user.lxmesh.parent` names: by network name, or by bridge name.
     /// Networks of the same VRF, this one included; none if it is in no VRF.
-    pub fn same_vrf<'a>(&'a self, network: &Network) -> impl Iterator<Item = &'a Network> {
-        let vrf = network.vrf.as_ref().map(|vrf| vrf.name.clone());
-        let same = move |other: &&Network| {
-            vrf.is_some() && other.vrf.as_ref().map(|vrf| &vrf.name) == vrf.as_ref()
-        };
+    pub fn same_vrf<'a>(&'a self, network: &'a Network) -> impl Iterator<Item = &'a Network> {
+        let same = |other: &&Network| network.vrf.is_some() && other.vrf == network.vrf;
         self.networks.iter().filter(same)
     }
 

@@ -313,26 +313,6 @@ impl Set {
             _ => None,
         }
     }
-
-    /// True for sets whose keys name a network rather than one NIC's port.
-    pub fn is_network_level(self) -> bool {
-        matches!(
-            self,
-            Set::Svis
-                | Set::Mcast
-                | Set::Overlay
-                | Set::OverlayZones
-                | Set::Routers
-                | Set::VxlanUdp
-                | Set::InetSvis
-                | Set::InetVxlanUdp
-                | Set::Gateways4
-                | Set::Gateways6
-                | Set::InetGateways4
-                | Set::InetGateways6
-                | Set::InetZones
-        )
-    }
 }
 
 impl Field {

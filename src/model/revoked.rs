@@ -116,10 +116,10 @@ impl<'a> Revoked<'a> {
             entry.zone == network.conntrack_zone || entry.zone == self.host.routed_zone(network)
         };
         // In the host's zone: begun by an instance of a network outside of VRFs, here or on another host.
-        let within = |network: &&Network| network.vrf.is_none() && network.admits(entry.source);
+        let within = |network: &Network| network.vrf.is_none() && network.admits(entry.source);
         match entry.zone {
             zone if zone == network.conntrack_zone => true,
-            0 if routed == 0 => change.alone || self.host.networks.iter().any(|n| within(&n)),
+            0 if routed == 0 => change.alone || self.host.networks.iter().any(within),
             zone if zone == routed => true,
             _ => change.alone && (entry.zone == 0 || self.host.networks.iter().any(of_ours)),
         }
