@@ -11,6 +11,8 @@
 mod bad_input;
 #[path = "agent/checksums.rs"]
 mod checksums;
+#[path = "agent/claims.rs"]
+mod claims;
 #[path = "agent/closed.rs"]
 mod closed;
 #[path = "agent/cold_start.rs"]

@@ -238,7 +238,7 @@ fn without_the_right_to_read_the_filters_it_cannot_be_told() {
     });
 }
 
-/// Who has an address that two claim is a matter of who had it before, which the agent knows.
+/// Who has an address that two claim is a matter of who had it before, which the agent knows, and the kernel.
 #[test]
 fn a_contested_address_is_told_to_be_whose_the_agent_says() {
     in_netns(|ns| {
@@ -265,8 +265,16 @@ fn a_contested_address_is_told_to_be_whose_the_agent_says() {
         );
         assert_eq!(explain(&world, "first").0, Some(0));
         assert_eq!(world.output(&["plan"]).status.code(), Some(0));
-        // Nobody remembers without the agent: then it is whoever was started first.
+        // Without an agent the kernel knows by the agent's entries.
         world.stop();
+        let (_, document) = explain(&world, "second");
+        assert!(
+            reasons(&document)[0].contains("is used in network vpc by first"),
+            "{document:#}"
+        );
+        // Nobody remembers: then it is whoever was started first.
+        let all = format!("ip neighbour del {} dev svi-vpc", first.ipv4.unwrap());
+        world.ns.sh(&all);
         let (_, document) = explain(&world, "second");
         assert_eq!(reasons(&document), [""; 0]);
     });

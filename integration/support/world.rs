@@ -343,6 +343,11 @@ impl<'a> World<'a> {
         self.ns.sh(&format!("nsenter -t {peers} -n {command}"))
     }
 
+    /// A process in the network namespace where the instances' ends of the veths are.
+    pub fn peers(&self) -> u32 {
+        self.peers.id()
+    }
+
     pub fn unplug(&self, nic: &Nic) {
         self.ns.sh(&format!("ip link delete {}", nic.port));
     }

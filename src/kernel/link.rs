@@ -168,7 +168,7 @@ pub struct PortSettings {
 }
 
 impl Link {
-    /// A link that is up, for tests.
+    /// A link that is up, for tests; a veth with its other end in an instance.
     #[cfg(test)]
     pub fn sample(index: u32, name: &str, kind: LinkKind, master: Option<u32>) -> Link {
         Link {
@@ -180,8 +180,8 @@ impl Link {
             running: true,
             group: 0,
             master,
-            peer_netns: false,
             addr_gen_mode: None,
+            peer_netns: matches!(kind, LinkKind::Veth),
             kind,
             port: None,
         }

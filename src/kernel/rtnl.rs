@@ -53,6 +53,7 @@ pub(super) const RTA_OIF: u16 = 4;
 pub(super) const RTA_PRIORITY: u16 = 6;
 pub(super) const RTA_TABLE: u16 = 15;
 const RTN_UNICAST: u8 = 1;
+const RTPROT_KERNEL: u8 = 2;
 
 const AF_BRIDGE: u8 = libc::AF_BRIDGE as u8;
 const RTEXT_FILTER_SKIP_STATS: u32 = 1 << 3;
@@ -225,6 +226,20 @@ impl Rtnl {
         absent(entry, libc::ENOENT)
     }
 
+    /// The VTEP behind which a VXLAN device has this MAC; None if it does not have it.
+    pub fn vtep_of(&mut self, tunnel: u32, mac: Mac) -> Result<Option<IpAddr>, KernelError> {
+        let vtep = self.socket.ask(
+            format_args!("reading {mac} in the FDB of tunnel {tunnel}"),
+            RTM_GETNEIGH,
+            |m| {
+                op::neighbour(m, AF_BRIDGE, tunnel, 0, libc::NTF_SELF);
+                m.attr(NDA_LLADDR, &mac.0);
+            },
+            neighbour_address,
+        );
+        absent(vtep, libc::ENOENT)
+    }
+
     /// The VTEPs that a VXLAN device replicates to: destinations of its entries for the zero MAC,
     /// one per other host that has the VNI (zebra installs them from EVPN type-3 routes). Sorted.
     pub fn vteps(&mut self, tunnel: u32) -> Result<Vec<IpAddr>, KernelError> {
@@ -247,6 +262,48 @@ impl Rtnl {
             |m| m.raw(&[0; IFADDRMSG]),
             parse_address,
         )
+    }
+
+    /// The addresses of one link. Empty if there is no such link.
+    pub fn addresses_of(&mut self, device: u32) -> Result<Vec<IpAddr>, KernelError> {
+        let found = self.socket.dump(
+            format_args!("reading the addresses of link {device}"),
+            RTM_GETADDR,
+            |m| {
+                let mut header = [0; IFADDRMSG];
+                header[4..].copy_from_slice(&device.to_ne_bytes());
+                m.raw(&header);
+            },
+            parse_address,
+        );
+        // A link that is not there is an error here, unlike in most dumps (inet_valid_dump_ifaddr_req()).
+        let found = absent(found.map(Some), libc::ENODEV)?.unwrap_or_default();
+        Ok(found
+            .into_iter()
+            .filter(|(index, _)| *index == device)
+            .map(|(_, address)| address)
+            .collect())
+    }
+
+    /// The unicast routes by way of one link, in all tables, but for those that the kernel makes for the
+    /// link's addresses. Leaves out multipath routes and routes through nexthop objects. Empty if there is no
+    /// such link.
+    pub fn routes_by(&mut self, device: u32) -> Result<Vec<Route>, KernelError> {
+        let mut found = Vec::new();
+        for family in [libc::AF_INET as u8, libc::AF_INET6 as u8] {
+            let routes = self.socket.dump(
+                format_args!("reading the routes by link {device}"),
+                RTM_GETROUTE,
+                |m| {
+                    m.raw(&[family, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+                    m.u32(RTA_OIF, device);
+                },
+                |m| parse_route(m).filter(|r| r.device == device && r.kind == RTN_UNICAST),
+            );
+            let routes = absent(routes.map(Some), libc::ENODEV)?.unwrap_or_default();
+            found.extend(routes.into_iter().filter(|r| r.protocol != RTPROT_KERNEL));
+        }
+        Ok(found)
     }
 
     /// The ARP and ND entries of a link, in every state. ENODEV if there is no such link.

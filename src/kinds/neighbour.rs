@@ -88,6 +88,13 @@ impl Kind for Neighbour {
     /// A port that is gone took its FDB entries along. Its neighbours are still there, and tell
     /// which MAC was behind it, also when it went while no agent ran.
     fn follow_up(change: &Change<Self>) -> Option<FollowUp> {
+        if let Change::Update { key, have, want } = change
+            && have.ext_learned
+            && have.mac != want.mac
+        {
+            let Key { svi, address } = key.clone();
+            return Some(FollowUp::Contested { svi, address });
+        }
         let (have, want) = match change {
             Change::Create { .. } => return None,
             Change::Update { have, want, .. } => (have, want.mac),
@@ -101,7 +108,7 @@ impl Kind for Neighbour {
     fn derive(inputs: &Inputs<'_>) -> Table<Self> {
         let mut wanted = Table::<Self>::new();
         for (nic, network, _) in inputs.connectable() {
-            for address in nic.addresses() {
+            for address in nic.neighbours() {
                 let key = Key {
                     svi: network.bridge.clone(),
                     address,

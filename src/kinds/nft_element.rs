@@ -209,8 +209,9 @@ fn vrf_elements(
 
 fn nic_elements(inputs: &Inputs<'_>, wanted: &mut Table<NftElement>) {
     // By name and whether or not the port is in its bridge: while it is in none, what it sends
-    // would reach the host's own stack.
-    for nic in inputs.nics {
+    // would reach the host's own stack. Not by a name of which no device is known: it may become one of
+    // the host's own.
+    for nic in inputs.nics.iter().filter(|nic| inputs.port(nic).is_some()) {
         put(wanted, Set::InetPorts, &[Value::IfName(&nic.port)], None);
         put(wanted, Set::ArpPorts, &[Value::IfName(&nic.port)], None);
     }
@@ -511,7 +512,7 @@ mod tests {
         };
         let mut facts = Facts::new([
             Link::sample(1, "svi-vpc", LinkKind::Bridge(bridge), None),
-            Link::sample(7, "veth11", LinkKind::Other, None),
+            Link::sample(7, "veth11", LinkKind::Veth, None),
         ]);
         facts.shows_vlan_tags = shows_vlan_tags;
         let nic = Nic {

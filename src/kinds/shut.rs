@@ -1,6 +1,7 @@
 //! Host-side devices of NICs that are to be connected and are not: refused, or without their bridge.
 //! They are down. What is attached is `port_attrs.rs`'s; devices of other NICs are nobody's here, and
-//! so is an uplink, and a device that somebody put into a bridge, whatever LXD says whose it is.
+//! so is what cannot be an instance's device (`Facts::unfit`), and what somebody put into a bridge,
+//! whatever LXD says whose it is.
 
 use super::{KernelKind, KindError, Look, Scope, apply_ops, index_of};
 use crate::addr::IfName;
@@ -42,8 +43,8 @@ impl Kind for Shut {
             .chain(refused)
             .filter_map(|port| inputs.facts.link(port));
         links
-            .filter(|link| link.kind.is_soft() && link.master.is_none())
-            .filter(|link| !inputs.facts.is_uplink(&link.name))
+            .filter(|link| link.master.is_none())
+            .filter(|link| inputs.facts.unfit(link, &inputs.host.networks).is_none())
             .map(|link| (link.name.clone(), Attrs { up: false }))
             .collect()
     }
@@ -76,6 +77,7 @@ impl KernelKind for Shut {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::addr::Mac;
     use crate::host;
     use crate::kernel::link::{Link, LinkKind};
     use crate::model::nic::{Nic, Refused};
@@ -93,7 +95,7 @@ mod tests {
     #[test]
     fn what_is_not_attached_is_down_unless_it_is_somebody_elses() {
         let host = host::parse("host.toml", HOST).unwrap();
-        let mut facts = Facts::new([
+        let mut links = [
             Link::sample(1, "veth1", LinkKind::Veth, None),
             Link::sample(2, "tap2", LinkKind::Tun, None),
             // Of whatever name LXD was given: these are none of its devices, or in use.
@@ -101,9 +103,24 @@ mod tests {
             Link::sample(4, "veth4", LinkKind::Veth, Some(9)),
             Link::sample(6, "veth6", LinkKind::Veth, None),
             Link::sample(7, "vpn7", LinkKind::Veth, None),
-        ]);
+            Link::sample(8, "veth8", LinkKind::Veth, None),
+            Link::sample(9, "tun9", LinkKind::Tun, None),
+            Link::sample(10, "veth10", LinkKind::Veth, None),
+        ];
+        for link in &mut links {
+            link.peer_netns &= link.name.as_str() != "veth8";
+            link.mac = (link.name.as_str() != "tun9").then_some(Mac([2, 0, 0, 0, 0, 1]));
+        }
+        let mut facts = Facts::new(links);
         facts.uplinks.insert("vpn*".into());
-        let names = ["tap2", "eth0", "veth4", "veth5", "vpn7"].map(refused);
+        let used = facts
+            .used
+            .insert("veth10".parse().unwrap(), "has a route".into());
+        assert_eq!(used, None);
+        let names = [
+            "tap2", "eth0", "veth4", "veth5", "vpn7", "veth8", "tun9", "veth10",
+        ]
+        .map(refused);
         let inputs = Inputs {
             host: &host,
             // Its bridge is not there.

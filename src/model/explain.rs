@@ -179,13 +179,13 @@ impl Known<'_> {
         if let Readiness::Waiting(what) = self.facts.readiness(network) {
             return Some(what);
         }
-        let Some(_) = self.facts.link(&nic.port) else {
+        if self.facts.link(&nic.port).is_none() {
             return Some(format!(
                 "its device {} does not exist; {} makes it when the instance starts: restart the instance",
                 nic.port, self.client
             ));
-        };
-        None
+        }
+        nic.misfit(self.facts, self.host)
     }
 
     /// A port that should have been withdrawn.
@@ -299,7 +299,7 @@ mod tests {
         vec![
             link(1, "svi-vpc", LinkKind::Bridge(bridge), None),
             link(2, "vxlan-vpc", LinkKind::Vxlan(vxlan), Some(1)),
-            link(3, "veth1", LinkKind::Other, Some(1)),
+            link(3, "veth1", LinkKind::Veth, Some(1)),
         ]
     }
 
@@ -342,7 +342,7 @@ mod tests {
             host: &host,
             instance: &instance,
             details: &details,
-            resolved: &resolve([(&instance, &draft)].into_iter(), &[]),
+            resolved: &resolve([(&instance, &draft)].into_iter(), &[], &Default::default()),
             facts: &Facts::new(links),
             client: "lxc",
         };

@@ -26,6 +26,8 @@ pub struct Facts {
     /// Devices that are the host's own by that text: names, or beginnings of names with a `*` behind
     /// them.
     pub uplinks: BTreeSet<String>,
+    /// Of devices that NICs name and that are in no SVI: what the host uses them for.
+    pub used: BTreeMap<IfName, String>,
 }
 
 /// Whether a network's devices are there and fit.
@@ -75,6 +77,36 @@ impl Facts {
             None => name.as_str() == uplink,
         };
         self.uplinks.iter().any(is)
+    }
+
+    /// Why a device cannot be an instance's, for a person who reads "its device NAME ..."; `None` if it
+    /// can. LXD and Incus make veths, whose other end is the instance's, and taps; they give them neither
+    /// addresses nor routes nor bridges, unless they are for something else. Whoever may write the
+    /// configuration of an instance may write any name into it.
+    pub fn unfit(&self, link: &Link, networks: &[Network]) -> Option<String> {
+        let svi = |network: &Network| self.svi(network).map(|svi| svi.index);
+        let fits = match link.kind {
+            LinkKind::Veth => link.peer_netns,
+            LinkKind::Tun => link.mac.is_some(),
+            _ => false,
+        };
+        if !fits {
+            return Some("is neither a veth with its other end in an instance nor a tap".into());
+        }
+        if link.master.is_some() && networks.iter().any(|network| svi(network) == link.master) {
+            return None;
+        }
+        if self.is_uplink(&link.name) {
+            return Some("is an uplink of the host".into());
+        }
+        // What was a port of ours has no addresses by itself, and is taken back.
+        if let Some(master) = link.master.filter(|_| link.addr_gen_mode != Some(1)) {
+            return Some(match self.name_of(master) {
+                Some(name) => format!("is in {name}"),
+                None => "is in a bridge".into(),
+            });
+        }
+        self.used.get(&link.name).cloned()
     }
 
     /// The SVI of the network, if it is there and a bridge.

@@ -3,7 +3,7 @@
 use super::inputs::Inputs;
 use super::nic::Nic;
 use super::table::{Change, Table};
-use crate::addr::{IfName, Mac};
+use crate::addr::{IfName, IpAddr, Mac};
 use std::fmt::{Debug, Display};
 use std::time::Duration;
 
@@ -75,6 +75,8 @@ pub enum FollowUp {
     /// Tell zebra once more that this MAC is behind no port of this bridge: for the same reason it
     /// may have missed that, and would announce the MAC for ever.
     Withdraw { svi: IfName, mac: Mac },
+    /// Another host's NIC had an address that was taken back for one of ours.
+    Contested { svi: IfName, address: IpAddr },
     /// dnsmasq has a new configuration, or leases of NICs that are gone.
     RestartDnsmasq,
     /// dnsmasq has new NICs.

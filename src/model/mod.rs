@@ -2,6 +2,7 @@
 //! the one diff between them. Nothing here talks to anybody.
 
 mod acl;
+pub mod claims;
 pub mod explain;
 pub mod facts;
 pub mod inputs;

@@ -2,6 +2,8 @@
 //! checked against them, conflicts between NICs decided. Whatever is wrong costs only the NIC or
 //! the key that it concerns, and says so once, with instance, device, key, value and remedy.
 
+use super::claims::{self, Claim, Held};
+use super::facts::Facts;
 use super::policies::Words;
 use crate::addr::{IfName, Mac, is_assignable};
 use crate::host::{Denied, HostFile, Limits, Network};
@@ -44,15 +46,42 @@ pub struct Nic {
     pub tags: u16,
     pub limits: Limits,
     pub denied: Denied,
+    /// Addresses that it asks for and does not get, because a NIC on another host has them.
+    pub contested: Vec<IpAddr>,
 }
 
 impl Nic {
     /// The addresses that the NIC may use: IPv4, IPv6, and the link-local one of its MAC.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
-        let link_local = IpAddr::V6(self.mac.eui64_link_local());
+        self.own_addresses()
+            .chain([IpAddr::V6(self.mac.eui64_link_local())])
+    }
+
+    /// Those that it was given.
+    pub fn own_addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
         let four = self.ipv4.map(IpAddr::V4);
-        let six = self.ipv6.map(IpAddr::V6);
-        four.into_iter().chain(six).chain([link_local])
+        four.into_iter().chain(self.ipv6.map(IpAddr::V6))
+    }
+
+    /// Addresses of its neighbour entries: those that it may use, and signs of those that it may not.
+    pub fn neighbours(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        let signs = self.contested.iter();
+        self.addresses()
+            .chain(signs.map(|address| claims::claim_sign(*address)))
+    }
+
+    /// Whether both claim the same.
+    pub fn claims_like(&self, other: &Nic) -> bool {
+        claims::of(self).eq(claims::of(other))
+    }
+
+    /// Why its host-side device cannot be its, for a person; `None` if it can, or is not there.
+    pub fn misfit(&self, facts: &Facts, host: &HostFile) -> Option<String> {
+        let why = facts.unfit(facts.link(&self.port)?, &host.networks)?;
+        Some(format!(
+            "its device {} {why}, so it is not connected; if that is not what LXD made for it, correct host_name or volatile.{}.host_name of the instance",
+            self.port, self.id.device
+        ))
     }
 
     /// NIC `eth0` of instance `cLAST` at port `vethLAST` of network `vpc`, for tests: address
@@ -79,6 +108,7 @@ impl Nic {
             tags: 0,
             limits: Limits::default(),
             denied: Denied::default(),
+            contested: Vec::new(),
         }
     }
 }
@@ -120,6 +150,13 @@ pub struct Draft {
     nics: Vec<Nic>,
     refused: Vec<Refused>,
     problems: Vec<NicProblem>,
+}
+
+impl Draft {
+    /// What it asks for that makes sense by itself.
+    pub fn nics(&self) -> &[Nic] {
+        &self.nics
+    }
 }
 
 /// What an instance asks for. An instance that does not run asks for nothing.
@@ -166,16 +203,18 @@ fn refused(id: &NicId, raw: &LxdNic) -> Option<Refused> {
 
 /// Decides between the instances' drafts. `before` is the previous result: where two NICs claim
 /// one address or MAC, the one that had it keeps it, so that nobody can take over an address by
-/// claiming it. Without a previous holder, the instance that was started first has it.
+/// claiming it. Without a previous holder, the one has it that the kernel knows as its holder, here or on
+/// another host, and else the instance that was started first.
 pub fn resolve<'a>(
     drafts: impl Iterator<Item = (&'a Instance, &'a Draft)>,
     before: &[Nic],
+    held: &Held,
 ) -> Resolved {
     let mut resolved = Resolved::default();
     // Who had which port, MAC and address before.
     let holders: HashMap<Claim<'_>, &NicId> = before
         .iter()
-        .flat_map(|nic| claims(nic).map(move |claim| (claim, &nic.id)))
+        .flat_map(|nic| claims::of(nic).map(move |claim| (claim, &nic.id)))
         .collect();
     let mut candidates: Vec<(&Instance, &Nic)> = Vec::new();
     for (instance, draft) in drafts {
@@ -188,19 +227,30 @@ pub fn resolve<'a>(
     let mut taken: HashMap<Claim<'_>, &NicId> = HashMap::with_capacity(4 * candidates.len());
     for (_, nic) in &candidates {
         // First round: a NIC that still claims what it had keeps it.
-        let kept = claims(nic).filter(|claim| holders.get(claim) == Some(&&nic.id));
-        taken.extend(kept.map(|claim| (claim, &nic.id)));
+        for claim in claims::of(nic) {
+            let kept = match holders.get(&claim) {
+                Some(holder) => **holder == nic.id,
+                None => held.by(nic, &claim),
+            };
+            if kept {
+                taken.entry(claim).or_insert(&nic.id);
+            }
+        }
     }
     let losses: Vec<Losses> = candidates
         .iter()
-        .map(|(_, nic)| settle(nic, &mut taken, &mut resolved.problems))
+        .map(|(_, nic)| {
+            let had = |claim: &Claim<'_>| holders.get(claim) == Some(&&nic.id);
+            settle(nic, &mut taken, had, held, &mut resolved.problems)
+        })
         .collect();
     drop(taken);
-    for ((_, nic), Losses { all, ipv4, ipv6 }) in candidates.into_iter().zip(losses) {
+    for ((_, nic), losses) in candidates.into_iter().zip(losses) {
         let mut nic = nic.clone();
-        nic.ipv4 = nic.ipv4.filter(|_| !ipv4);
-        nic.ipv6 = nic.ipv6.filter(|_| !ipv6);
-        if all {
+        nic.ipv4 = nic.ipv4.filter(|_| !losses.ipv4);
+        nic.ipv6 = nic.ipv6.filter(|_| !losses.ipv6);
+        nic.contested = losses.contested;
+        if losses.all {
             let Nic { id, port, .. } = nic;
             resolved.refused.push(Refused { id, port });
         } else {
@@ -302,6 +352,7 @@ fn resolve_one(
         tags,
         limits,
         denied,
+        contested: Vec::new(),
     })
 }
 
@@ -383,44 +434,36 @@ impl Complaints {
     }
 }
 
-/// What only one NIC can have.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Claim<'a> {
-    Port(&'a IfName),
-    Mac(&'a str, Mac),
-    Address(&'a str, IpAddr),
-}
-
-fn claims(nic: &Nic) -> impl Iterator<Item = Claim<'_>> {
-    let own = nic
-        .ipv4
-        .map(IpAddr::V4)
-        .into_iter()
-        .chain(nic.ipv6.map(IpAddr::V6));
-    [Claim::Port(&nic.port), Claim::Mac(&nic.network, nic.mac)]
-        .into_iter()
-        .chain(own.map(|address| Claim::Address(&nic.network, address)))
-}
-
 /// What a NIC does not get of what it claims.
 #[derive(Default)]
 struct Losses {
     all: bool,
     ipv4: bool,
     ipv6: bool,
+    /// To NICs of other hosts.
+    contested: Vec<IpAddr>,
 }
 
 /// Second round: the rest is first come, first served. Losing the port or the MAC costs the NIC;
-/// losing an address costs the address.
+/// losing an address costs the address. `had` tells what the NIC had before; that goes to another host
+/// only if both had it for some time, or this one has it since just now.
 fn settle<'a>(
     nic: &'a Nic,
     taken: &mut HashMap<Claim<'a>, &'a NicId>,
+    had: impl Fn(&Claim<'a>) -> bool,
+    held: &Held,
     problems: &mut Vec<NicProblem>,
 ) -> Losses {
     let mut losses = Losses::default();
-    for claim in claims(nic) {
+    for claim in claims::of(nic) {
         let holder = *taken.entry(claim.clone()).or_insert(&nic.id);
-        if *holder == nic.id {
+        let elsewhere = match &claim {
+            Claim::Address(_, address) => held
+                .elsewhere(nic, *address)
+                .filter(|remote| remote.precedes || !had(&claim) || held.is_new(nic, *address)),
+            Claim::Port(_) | Claim::Mac(..) => None,
+        };
+        if *holder == nic.id && elsewhere.is_none() {
             continue;
         }
         let text = match claim {
@@ -437,9 +480,15 @@ fn settle<'a>(
             Claim::Address(network, address) => {
                 losses.ipv4 |= address.is_ipv4();
                 losses.ipv6 |= address.is_ipv6();
-                format!(
+                let remote = elsewhere.map(|remote| {
+                    losses.contested.push(address);
+                    let host = remote.vtep.map(|vtep| format!(" on the host {vtep}"));
+                    let host = host.as_deref().unwrap_or(" on another host");
+                    format!("address {address} is used in network {network} by {}{host}; choose another one, or free it there", remote.mac)
+                });
+                remote.unwrap_or_else(|| format!(
                     "address {address} is used in network {network} by {holder}; choose another one"
-                )
+                ))
             }
         };
         problems.push(NicProblem {

@@ -41,7 +41,8 @@ impl Agent {
     /// Says of every NIC what is wrong with it, once.
     pub(super) fn say_problems(&mut self) {
         let mut now: BTreeMap<String, String> = BTreeMap::new();
-        for problem in &self.world.resolved.problems {
+        let resolved = &self.world.resolved.problems;
+        for problem in resolved.iter().chain(&self.world.misfits(&self.host)) {
             let text = now.entry(format!("nic {}", problem.nic)).or_default();
             if !text.is_empty() {
                 text.push_str("; ");
@@ -82,6 +83,8 @@ impl Agent {
             }
             Extent::Nics(_) | Extent::Nftables => self.stats.scoped += 1,
         }
+        self.watch_contests(&report.follow_ups);
+        self.say_problems();
         self.follow_tunnels();
         self.log_pass(extent, report);
         self.order_dhcp(report);

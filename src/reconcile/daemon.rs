@@ -2,8 +2,9 @@
 //! talked to in a task of its own, so that a slow LXD never delays a repair.
 
 use super::denials::Denials;
+use super::look::look_at_links;
 use super::lxd_task::{Ask, Update, jittered};
-use super::pass::{Extent, Wanted, look_at_links, plan};
+use super::pass::{Extent, Wanted, plan};
 use super::pending::{Due, Pending};
 use super::repairs::Repairs;
 use super::start::StartError;
@@ -82,6 +83,8 @@ pub struct Agent {
     /// When to tell zebra again of which changes, soonest first.
     pub(super) announcements: Vec<(Instant, Arc<[FollowUp]>)>,
     pub(super) retry_at: Option<Instant>,
+    /// When to look at what other hosts have of what is claimed here.
+    pub(super) contests_at: Option<Instant>,
     pub(super) retry_pause: Duration,
     pub(super) nft_generation: u32,
     pub(super) last_nft_look: Option<Instant>,
@@ -147,6 +150,7 @@ impl Agent {
                     self.pending.everything_by(Instant::now());
                 }
                 () = at(self.announcements.first().map(|(due, _)| *due)) => self.announce(),
+                () = at(self.contests_at) => self.look_at_contests(),
                 () = at(self.retry_at) => {
                     self.retry_at = None;
                     self.pending.everything_by(Instant::now());
@@ -179,7 +183,7 @@ impl Agent {
                 self.tally.new_host_file = true;
                 self.say("host file", None);
                 self.world.forget_drafts();
-                self.world.resolve(&self.host);
+                self.resolve();
                 self.say_problems();
                 self.pending.everything_by(Instant::now());
             }
@@ -366,7 +370,7 @@ impl Agent {
             mut nics,
         } = self.pending.take(Instant::now());
         if resolve {
-            nics.extend(self.world.resolve(&self.host));
+            nics.extend(self.resolve());
             self.say_problems();
         }
         if !everything && !nftables && nics.is_empty() {

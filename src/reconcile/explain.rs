@@ -1,7 +1,8 @@
 //! `lxmesh explain`: looks at LXD and at the kernel as a full pass does, and keeps of it what is
 //! about one instance. Changes nothing.
 
-use super::pass::look_at_links;
+use super::claims;
+use super::look::{look_at_links, look_at_ports};
 use super::preview::{PreviewError, remembered};
 use super::report::Line;
 use super::world::{Listed, World};
@@ -28,13 +29,13 @@ pub async fn explain(host_path: &Path, name: &str) -> Result<Explanation, Previe
     };
     let mut kernel = Kernel::open()?;
     let mut world = World::default();
-    let facts = look_at_links(&mut kernel, &host)?;
+    let mut facts = look_at_links(&mut kernel, &host)?;
     world.facts = Some(facts.clone());
     if let Listed::Incredible { attached } = world.put_listing(client.instances().await?) {
         return Err(PreviewError::Incredible(attached));
     }
     world.resolved.nics = remembered(agent.as_ref().ok());
-    world.resolve(&host);
+    claims::resolve(&mut world, &mut kernel, &host)?;
     let inventory = world
         .inventory
         .iter()
@@ -50,6 +51,8 @@ pub async fn explain(host_path: &Path, name: &str) -> Result<Explanation, Previe
     }
     let gone = || PreviewError::Name(format!("{} is gone just now", instance.id));
     let details = client.details(&instance.id).await?.ok_or_else(gone)?;
+    let resolved = world.resolved.nics.iter().map(|nic| &nic.port);
+    look_at_ports(&mut kernel, &mut facts, &host.networks, resolved);
     let known = Known {
         host: &host,
         instance,

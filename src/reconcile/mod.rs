@@ -3,10 +3,12 @@
 
 mod aftermath;
 mod announce;
+mod claims;
 mod closed;
 mod daemon;
 mod denials;
 pub mod explain;
+pub mod look;
 pub mod lxd_task;
 mod memory;
 mod metrics;

@@ -1,14 +1,10 @@
 //! One pass: look at the links, derive what should be there, look at what is there, plan, apply.
 //! Planning decides everything; applying chooses nothing.
 
-use super::closed;
+use super::look::{look_at_links, look_at_ports, look_at_some};
 use super::repairs::{Repairs, Verdict};
 use super::report::{Line, Report};
-use crate::addr::{IfName, IpAddr, is_assignable};
 use crate::host::HostFile;
-use crate::kernel::link::LinkKind;
-use crate::kernel::nft::shows_vlan_tags;
-use crate::kernel::sysctl::neigh_solicit;
 use crate::kernel::{Kernel, KernelError, fault};
 use crate::kinds::nft_element::{self, Found, NftElement};
 use crate::kinds::nft_table::{self, NftTable};
@@ -41,75 +37,6 @@ pub struct Wanted<'a> {
     pub current: bool,
     /// NICs and links of the last pass, for finding what is no longer wanted.
     pub before: Option<(&'a [Nic], &'a Facts)>,
-}
-
-/// A look at all links.
-pub fn look_at_links(kernel: &mut Kernel, host: &HostFile) -> Result<Facts, KernelError> {
-    let mut facts = Facts::new(kernel.rtnl.links()?);
-    facts.shows_vlan_tags = shows_vlan_tags();
-    closed::add(&mut facts, kernel, host);
-    for network in &host.networks {
-        read_solicit(&mut facts, &network.bridge);
-    }
-    if host.filters_vteps() {
-        let read = read_vteps(kernel, host, &facts);
-        facts.vteps = Some(read.map_err(|error| error.to_string()));
-    }
-    Ok(facts)
-}
-
-/// Where any of the tunnels floods to. A tunnel that is not there floods nowhere.
-fn read_vteps(
-    kernel: &mut Kernel,
-    host: &HostFile,
-    facts: &Facts,
-) -> Result<BTreeSet<IpAddr>, KernelError> {
-    let mut all = BTreeSet::new();
-    for tunnel in tunnels(host, facts) {
-        all.extend(kernel.rtnl.vteps(tunnel)?);
-    }
-    all.retain(|vtep| is_assignable(*vtep));
-    Ok(all)
-}
-
-/// Indexes of the networks' tunnels.
-pub fn tunnels(host: &HostFile, facts: &Facts) -> Vec<u32> {
-    let links = host
-        .networks
-        .iter()
-        .filter_map(|network| facts.link(&network.tunnel));
-    links
-        .filter(|link| matches!(link.kind, LinkKind::Vxlan(_)))
-        .map(|link| link.index)
-        .collect()
-}
-
-/// A look at the links of some NICs and of their networks; the rest as known.
-fn look_at_some(
-    kernel: &mut Kernel,
-    host: &HostFile,
-    known: &Facts,
-    ports: BTreeSet<IfName>,
-) -> Result<Facts, KernelError> {
-    let mut facts = known.clone();
-    for network in &host.networks {
-        for name in [&network.bridge, &network.tunnel] {
-            facts.put(name, kernel.rtnl.link(name)?);
-        }
-        read_solicit(&mut facts, &network.bridge);
-    }
-    for name in &ports {
-        facts.put(name, kernel.rtnl.link(name)?);
-    }
-    Ok(facts)
-}
-
-/// A value that cannot be read is left out, and so left alone.
-fn read_solicit(facts: &mut Facts, svi: &IfName) {
-    match neigh_solicit(svi) {
-        Ok(Some(value)) => facts.neigh_solicit.insert(svi.clone(), value),
-        Ok(None) | Err(_) => facts.neigh_solicit.remove(svi),
-    };
 }
 
 /// What is to be done, and what could not be read.
@@ -157,7 +84,10 @@ pub fn plan(
             let refused = wanted.refused.iter().map(|nic| &nic.port);
             let ports = both().map(|nic| &nic.port).chain(refused);
             let ports = ports.cloned().collect();
-            let facts = look_at_some(kernel, &host, facts_before, ports)?;
+            let mut facts = look_at_some(kernel, &host, facts_before, ports)?;
+            let named = now.iter().map(|nic| &nic.port);
+            let named = named.chain(wanted.refused.iter().map(|nic| &nic.port));
+            look_at_ports(kernel, &mut facts, &wanted.host.networks, named);
             let planner = Planner {
                 look: Look {
                     kernel,
@@ -198,7 +128,10 @@ pub fn plan(
             })
         }
         _ => {
-            let facts = look_at_links(kernel, wanted.host)?;
+            let mut facts = look_at_links(kernel, wanted.host)?;
+            let named = nics.iter().map(|nic| &nic.port);
+            let named = named.chain(wanted.refused.iter().map(|nic| &nic.port));
+            look_at_ports(kernel, &mut facts, &wanted.host.networks, named);
             let inputs = Inputs {
                 host: wanted.host,
                 nics,

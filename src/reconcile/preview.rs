@@ -1,6 +1,8 @@
 //! `lxmesh plan`: what a full pass would change now, changing nothing.
 
-use super::pass::{Extent, Wanted, look_at_links, plan};
+use super::claims;
+use super::look::look_at_links;
+use super::pass::{Extent, Wanted, plan};
 use super::report::Report;
 use super::world::{Listed, World};
 use crate::addr::IpAddr;
@@ -9,9 +11,11 @@ use crate::control::status::{NicStatus, Status};
 use crate::host::{self, Denied, HostFile, Limits, LoadError};
 use crate::kernel::{Kernel, KernelError};
 use crate::lxd::InstanceId;
+use crate::model::claims::Held;
 use crate::model::{Nic, NicId};
 use std::path::Path;
 use std::sync::Arc;
+use tokio::time::Instant;
 
 /// What a full pass would change now, changing nothing: for `lxmesh plan`.
 pub async fn preview(host_path: &Path) -> Result<Report, PreviewError> {
@@ -26,7 +30,7 @@ pub async fn preview(host_path: &Path) -> Result<Report, PreviewError> {
         return Err(PreviewError::Incredible(attached));
     }
     world.resolved.nics = remembered(ask(&host.agent.control_socket).await.ok().as_ref());
-    world.resolve(&host);
+    claims::resolve(&mut world, &mut kernel, &host)?;
     let wanted = Wanted {
         host: &host,
         nics: world.nics(),
@@ -52,7 +56,8 @@ pub async fn nics(host_path: &Path) -> Result<(HostFile, Vec<Nic>), PreviewError
     client.identify().await?;
     let mut world = World::default();
     world.put_listing(client.instances().await?);
-    world.resolve(&host);
+    world.draft(&host);
+    world.resolve(Held::default(), Instant::now());
     Ok((host, world.resolved.nics))
 }
 
@@ -98,6 +103,7 @@ fn remember(nic: &NicStatus) -> Option<Nic> {
         tags: 0,
         limits: Limits::default(),
         denied: Denied::default(),
+        contested: Vec::new(),
     })
 }
 

@@ -2,7 +2,7 @@
 //! keeps devices closed that nobody attached stays.
 
 use super::announce;
-use super::pass::look_at_links;
+use super::look::look_at_links;
 use super::report::{Line, Report};
 use crate::host::HostFile;
 use crate::kernel::{Kernel, KernelError};

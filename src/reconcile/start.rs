@@ -107,6 +107,7 @@ pub async fn run(host_path: &Path) -> Result<(), StartError> {
         deferred: Vec::new(),
         announcements: Vec::new(),
         retry_at: None,
+        contests_at: None,
         retry_pause: FIRST_RETRY,
         nft_generation: 0,
         last_nft_look: None,

@@ -19,13 +19,11 @@ impl Agent {
             .iter()
             .map(|nic| self.nic_status(nic))
             .collect();
-        let problems: Vec<String> = self
-            .world
-            .resolved
-            .problems
-            .iter()
-            .map(|p| p.to_string())
-            .collect();
+        let resolved = &self.world.resolved.problems;
+        let misfits = self.world.misfits(&self.host);
+        let problems = resolved.iter().chain(&misfits).map(|p| p.to_string());
+        let mut problems: Vec<String> = problems.collect();
+        problems.extend(self.claimed_elsewhere());
         let dhcp = match &self.dhcp {
             None if self.host.dhcp.enabled => "files only".to_string(),
             None => "off".to_string(),

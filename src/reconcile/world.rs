@@ -1,17 +1,19 @@
 //! What the daemon knows: LXD's instances as last read, the NICs made of them, the links as last
 //! seen. Pure bookkeeping: what was learned goes in, which NICs to look at comes out.
 
-use super::pass::tunnels;
+use super::look::tunnels;
 use crate::addr::{IfName, IpAddr, Mac};
 use crate::host::HostFile;
 use crate::kernel::monitor::{Knock, MonitorFilter};
 use crate::kinds::port_attrs;
 use crate::lxd::{Instance, InstanceId, Inventory};
+use crate::model::claims::{Held, Holder};
 use crate::model::nic::{Draft, Resolved, draft, resolve};
-use crate::model::{Facts, Nic, NicId};
+use crate::model::{Facts, Nic, NicId, NicProblem};
 use std::cell::OnceCell;
 use std::cmp::Ordering;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use tokio::time::Instant;
 
 /// Everything that was learned.
 #[derive(Debug, Default)]
@@ -28,6 +30,20 @@ pub struct World {
     /// What each instance asks for; left out where the instance changed since it was worked out,
     /// which costs more than all the rest.
     drafts: BTreeMap<InstanceId, Draft>,
+    /// What the kernel said of claims that were not settled, when NICs were last resolved.
+    pub held: Held,
+    /// Addresses that other hosts may have as well, by network.
+    watched: BTreeMap<String, BTreeMap<IpAddr, Watch>>,
+    /// NICs were resolved at least once.
+    is_resolved: bool,
+}
+
+/// Why and for how long an address is looked at.
+#[derive(Debug, Clone, Copy)]
+pub struct Watch {
+    pub until: Instant,
+    /// It was given just now, and not taken back from another host.
+    pub new: bool,
 }
 
 /// Ways from what an event names to the NIC that it concerns, as its place in the resolved list.
@@ -64,10 +80,9 @@ pub enum LookAt {
 }
 
 impl World {
+    /// `None` until LXD and the kernel have said who has what.
     pub fn nics(&self) -> Option<&[Nic]> {
-        self.inventory
-            .as_ref()
-            .map(|_| self.resolved.nics.as_slice())
+        self.is_resolved.then_some(self.resolved.nics.as_slice())
     }
 
     /// Takes in a listing.
@@ -104,19 +119,99 @@ impl World {
         self.drafts.clear();
     }
 
-    /// Resolves NICs anew; returns those that are different now.
-    pub fn resolve(&mut self, host: &HostFile) -> BTreeSet<NicId> {
-        let Some(inventory) = &self.inventory else {
-            return BTreeSet::new();
-        };
-        for (id, instance) in &inventory.instances {
+    /// Works out what each instance asks for.
+    pub fn draft(&mut self, host: &HostFile) {
+        let instances = self.inventory.iter().flat_map(|all| &all.instances);
+        for (id, instance) in instances {
             if !self.drafts.contains_key(id) {
                 self.drafts.insert(id.clone(), draft(host, instance));
             }
         }
-        let drafts = inventory.instances.values();
-        let drafts = drafts.map(|instance| (instance, &self.drafts[&instance.id]));
-        let fresh = resolve(drafts, &self.resolved.nics);
+    }
+
+    /// NICs as they were asked for, of which it is not known that they had all that they claim, and those
+    /// of watched addresses.
+    pub fn unsettled(&self) -> impl Iterator<Item = &Nic> {
+        let nics = &self.resolved.nics;
+        let asked = self.drafts.values().flat_map(Draft::nics);
+        asked.filter(|asked| {
+            let place = nics.binary_search_by(|nic| nic.id.cmp(&asked.id));
+            place.is_err()
+                || place.is_ok_and(|place| !nics[place].claims_like(asked))
+                || !self.watched.is_empty() && self.is_watched(asked)
+        })
+    }
+
+    fn is_watched(&self, nic: &Nic) -> bool {
+        let watched = self.watched.get(&nic.network);
+        watched.is_some_and(|watched| nic.own_addresses().any(|own| watched.contains_key(&own)))
+    }
+
+    pub fn watch(&mut self, network: &str, address: IpAddr, watch: Watch) {
+        let watched = self.watched.entry(network.into()).or_default();
+        watched.insert(address, watch);
+    }
+
+    /// Whether addresses are watched.
+    pub fn watches(&self) -> bool {
+        !self.watched.is_empty()
+    }
+
+    /// Addresses that were given just now. What has been watched for long enough is forgotten.
+    pub fn new_addresses(&mut self, now: Instant) -> HashSet<(String, IpAddr)> {
+        for watched in self.watched.values_mut() {
+            watched.retain(|_, watch| watch.until > now);
+        }
+        self.watched.retain(|_, watched| !watched.is_empty());
+        let all = self.watched.iter().flat_map(|(network, watched)| {
+            let new = watched.iter().filter(|(_, watch)| watch.new);
+            new.map(|(address, _)| (network.clone(), *address))
+        });
+        all.collect()
+    }
+
+    /// Whether another host has what is claimed here.
+    pub fn has_contests(&self) -> bool {
+        let mut nics = self.resolved.nics.iter();
+        nics.any(|nic| !nic.contested.is_empty())
+    }
+
+    /// Resolves what was worked out, with what the kernel says; returns the NICs that are different now.
+    /// Addresses that nobody is known to have had are watched until then.
+    pub fn resolve(&mut self, held: Held, watched_until: Instant) -> BTreeSet<NicId> {
+        let Some(inventory) = &self.inventory else {
+            return BTreeSet::new();
+        };
+        self.is_resolved = true;
+        let instances = inventory.instances.values();
+        let drafts =
+            instances.filter_map(|instance| Some((instance, self.drafts.get(&instance.id)?)));
+        let fresh = resolve(drafts, &self.resolved.nics, &held);
+        for nic in &fresh.nics {
+            let place = self
+                .resolved
+                .nics
+                .binary_search_by(|old| old.id.cmp(&nic.id));
+            let before = place.ok().map(|place| &self.resolved.nics[place]);
+            for address in nic.own_addresses() {
+                let had = |before: &Nic| {
+                    before.network == nic.network
+                        && before.own_addresses().any(|own| own == address)
+                };
+                let key = (nic.network.clone(), address);
+                let known =
+                    matches!(held.addresses.get(&key), Some(Holder::Here(mac)) if *mac == nic.mac);
+                if !known && !before.is_some_and(had) {
+                    let watch = Watch {
+                        until: watched_until,
+                        new: true,
+                    };
+                    let watched = self.watched.entry(key.0).or_default();
+                    watched.insert(address, watch);
+                }
+            }
+        }
+        self.held = held;
         let mut changed = difference(&self.resolved.nics, &fresh.nics);
         if fresh.refused != self.resolved.refused {
             changed.extend(fresh.refused.iter().map(|nic| nic.id.clone()));
@@ -126,6 +221,21 @@ impl World {
         }
         self.resolved = fresh;
         changed
+    }
+
+    /// NICs whose host-side devices cannot be theirs.
+    pub fn misfits(&self, host: &HostFile) -> Vec<NicProblem> {
+        let Some(facts) = &self.facts else {
+            return Vec::new();
+        };
+        let nics = self.resolved.nics.iter();
+        nics.filter_map(|nic| {
+            Some(NicProblem {
+                nic: nic.id.clone(),
+                text: nic.misfit(facts, host)?,
+            })
+        })
+        .collect()
     }
 
     /// The NICs of an instance, now and as of the last pass.
@@ -234,7 +344,7 @@ impl Index {
             });
             index.ports.insert(nic.port.clone(), place);
             index.macs.insert((network, nic.mac), place);
-            let addresses = nic.addresses().map(|address| ((network, address), place));
+            let addresses = nic.neighbours().map(|address| ((network, address), place));
             index.addresses.extend(addresses);
         }
         index

@@ -55,7 +55,7 @@ fn instance(number: u8, started: &str, alter: impl Fn(&mut LxdNic)) -> Instance 
 fn resolved(instances: &[Instance], before: &[Nic]) -> Resolved {
     let host = host_file();
     let drafts: Vec<Draft> = instances.iter().map(|i| draft(&host, i)).collect();
-    resolve(instances.iter().zip(&drafts), before)
+    resolve(instances.iter().zip(&drafts), before, &Held::default())
 }
 
 fn texts(resolved: &Resolved) -> Vec<String> {

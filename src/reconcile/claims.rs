@@ -1,0 +1,193 @@
+//! Who has what NICs claim, as the kernel knows it: after a restart the agent's own neighbour and FDB entries
+//! tell who had an address, and zebra's tell what NICs of other hosts have. Asked by single look-ups of what is
+//! claimed, since an SVI may have a hundred thousand neighbours.
+
+use super::daemon::Agent;
+use super::world::{Watch, World};
+use crate::addr::{IpAddr, Mac};
+use crate::host::{HostFile, Network};
+use crate::kernel::link::LinkKind;
+use crate::kernel::rtnl::PROTOCOL;
+use crate::kernel::{Kernel, KernelError};
+use crate::model::claims::{Held, Holder, Remote, claim_sign};
+use crate::model::{Facts, FollowUp, Nic, NicId};
+use std::collections::BTreeSet;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// While another host has what is claimed here, so often it is looked whether it still has ...
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// ... and so often while it may turn out to have.
+const LOOK_AT_WATCHED: Duration = Duration::from_secs(5);
+/// For so long an address is looked at that was taken back from another host: its agent notices at its next full
+/// look, and might take it in turn.
+const TAKEN_BACK: Duration = Duration::from_secs(600);
+/// For so long an address counts as given just now. At boot BGP takes a while.
+const NEW: Duration = Duration::from_secs(60);
+
+/// Resolves the NICs anew, with what the kernel says; returns those that are different now. If the kernel
+/// cannot be asked, all stays as it was.
+pub(super) fn resolve(
+    world: &mut World,
+    kernel: &mut Kernel,
+    host: &HostFile,
+) -> Result<BTreeSet<NicId>, KernelError> {
+    world.draft(host);
+    let held = look(kernel, world, host)?;
+    Ok(world.resolve(held, Instant::now() + NEW))
+}
+
+/// What the kernel says of claims that are not settled.
+fn look(kernel: &mut Kernel, world: &mut World, host: &HostFile) -> Result<Held, KernelError> {
+    let mut held = Held {
+        new: world.new_addresses(Instant::now()),
+        ..Held::default()
+    };
+    let Some(facts) = &world.facts else {
+        return Ok(held);
+    };
+    for nic in world.unsettled() {
+        let Some(network) = host.network(&nic.network) else {
+            continue;
+        };
+        let Some(svi) = facts.svi(network) else {
+            continue;
+        };
+        if let Some(entry) = kernel.rtnl.fdb_entry(svi.index, nic.mac)?
+            && let Some(port) = facts.name_of(entry.port)
+        {
+            let key = (nic.network.clone(), nic.mac);
+            held.ports.insert(key, port.clone());
+        }
+        for address in nic.own_addresses() {
+            let Some(entry) = kernel.rtnl.neighbour(svi.index, address)? else {
+                continue;
+            };
+            let holder = match entry.mac {
+                Some(mac) if entry.ext_learned => {
+                    Holder::There(remote(kernel, facts, network, mac)?)
+                }
+                Some(mac) if entry.protocol == PROTOCOL => Holder::Here(mac),
+                Some(_) | None => continue,
+            };
+            held.addresses
+                .insert((nic.network.clone(), address), holder);
+        }
+    }
+    Ok(held)
+}
+
+/// Where a MAC of another host is.
+fn remote(
+    kernel: &mut Kernel,
+    facts: &Facts,
+    network: &Network,
+    mac: Mac,
+) -> Result<Remote, KernelError> {
+    let tunnel = facts.tunnel(network);
+    let vtep = match tunnel {
+        Some(tunnel) => kernel.rtnl.vtep_of(tunnel.index, mac)?,
+        None => None,
+    };
+    let own = tunnel.and_then(|tunnel| match &tunnel.kind {
+        LinkKind::Vxlan(data) => data.local,
+        _ => None,
+    });
+    Ok(Remote {
+        mac,
+        vtep,
+        precedes: matches!((vtep, own), (Some(there), Some(here)) if there < here),
+    })
+}
+
+impl Agent {
+    /// Resolves the NICs anew; returns those that are different now.
+    pub(super) fn resolve(&mut self) -> BTreeSet<NicId> {
+        let resolved = resolve(&mut self.world, &mut self.kernel, &self.host);
+        self.schedule_contests();
+        match resolved {
+            Ok(changed) => {
+                self.say("claims", None);
+                changed
+            }
+            Err(error) => {
+                let text = format!("who has which address cannot be read: {error}");
+                self.say("claims", Some(text));
+                self.pending.resolve = true;
+                self.pending.everything_by(Instant::now() + LOOK_AGAIN);
+                BTreeSet::new()
+            }
+        }
+    }
+
+    /// Looks whether other hosts have what is claimed here, and asks for a pass if something has changed.
+    pub(super) fn look_at_contests(&mut self) {
+        let held = look(&mut self.kernel, &mut self.world, &self.host);
+        // An error is said where they are resolved.
+        if held.as_ref().ok() != Some(&self.world.held) {
+            self.pending.resolve = true;
+            self.pending.by(Instant::now());
+        }
+        self.schedule_contests();
+    }
+
+    fn schedule_contests(&mut self) {
+        let pause = match (self.world.has_contests(), self.world.watches()) {
+            (true, _) => Some(LOOK_AGAIN),
+            (false, true) => Some(LOOK_AT_WATCHED),
+            (false, false) => None,
+        };
+        self.contests_at = pause.map(|pause| Instant::now() + pause);
+    }
+
+    /// Takes note of what was taken back from another host.
+    pub(super) fn watch_contests(&mut self, follow_ups: &[FollowUp]) {
+        for follow_up in follow_ups {
+            let FollowUp::Contested { svi, address } = follow_up else {
+                continue;
+            };
+            let mut networks = self.host.networks.iter();
+            if let Some(network) = networks.find(|network| network.bridge == *svi) {
+                let watch = Watch {
+                    until: Instant::now() + TAKEN_BACK,
+                    new: false,
+                };
+                self.world.watch(&network.name, *address, watch);
+                self.schedule_contests();
+            }
+        }
+    }
+
+    /// What other hosts claim of addresses that NICs of this host have, each as a sentence about the NIC.
+    pub(super) fn claimed_elsewhere(&mut self) -> Vec<String> {
+        let mut found = Vec::new();
+        let Some(facts) = &self.world.facts else {
+            return found;
+        };
+        for nic in &self.world.resolved.nics {
+            let network = self.host.network(&nic.network);
+            let Some((network, svi)) = network.and_then(|n| Some((n, facts.svi(n)?))) else {
+                continue;
+            };
+            for address in nic.own_addresses() {
+                let sign = self.kernel.rtnl.neighbour(svi.index, claim_sign(address));
+                // What cannot be read is no claim; a pass says so.
+                let Ok(Some(sign)) = sign else { continue };
+                let Some(mac) = sign.mac.filter(|mac| sign.ext_learned && *mac != nic.mac) else {
+                    continue;
+                };
+                let there = remote(&mut self.kernel, facts, network, mac);
+                found.push(contest(nic, address, mac, there.ok().and_then(|r| r.vtep)));
+            }
+        }
+        found
+    }
+}
+
+fn contest(nic: &Nic, address: IpAddr, mac: Mac, vtep: Option<IpAddr>) -> String {
+    let host = vtep.map_or("another host".into(), |vtep| format!("the host {vtep}"));
+    format!(
+        "instance {}: address {address} is claimed by {mac} on {host}, too; it stays here",
+        nic.id
+    )
+}
