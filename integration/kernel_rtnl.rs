@@ -491,6 +491,61 @@ fn routes_of_our_protocol_read_as_ip_made_them_in_every_table() {
 // Multicast groups
 
 #[test]
+fn routes_and_addresses_of_one_link_read_without_those_of_others_and_of_the_kernel_itself() {
+    in_netns(|ns| {
+        ns.sh("sysctl -qw net.ipv6.conf.default.accept_dad=0
+             ip link add a type veth peer name b
+             ip link set a up; ip link set b up
+             ip address add 192.0.2.1/24 dev a; ip address add 2001:db8::1/64 dev a
+             ip address add 198.51.100.1/24 dev b
+             ip route add 203.0.113.0/24 dev b
+             ip route add 203.0.113.9/32 dev b table 77
+             ip -6 route add 2001:db8:9::/64 dev b");
+        let mut rtnl = Rtnl::open().unwrap();
+        let index = |rtnl: &mut Rtnl, text: &str| rtnl.link(&name(text)).unwrap().unwrap().index;
+        let (a, b) = (index(&mut rtnl, "a"), index(&mut rtnl, "b"));
+        let routes = |rtnl: &mut Rtnl, index| -> Vec<String> {
+            let all = rtnl.routes_by(index).unwrap();
+            all.iter().map(|r| r.destination.to_string()).collect()
+        };
+        assert_eq!(routes(&mut rtnl, a), [""; 0]);
+        let mut of_b = routes(&mut rtnl, b);
+        of_b.sort();
+        assert_eq!(
+            of_b,
+            ["2001:db8:9::/64", "203.0.113.0/24", "203.0.113.9/32"]
+        );
+        let mut of_a = rtnl.addresses_of(a).unwrap();
+        of_a.retain(|address| !matches!(address, IpAddr::V6(six) if six.is_unicast_link_local()));
+        of_a.sort();
+        assert_eq!(of_a, [ip("192.0.2.1"), ip("2001:db8::1")]);
+        // None of a link that is gone.
+        ns.sh("ip link del a");
+        assert!(rtnl.addresses_of(a).unwrap().is_empty());
+        assert!(rtnl.routes_by(b).unwrap().is_empty());
+    });
+}
+
+#[test]
+fn the_vtep_of_a_mac_is_the_tunnels_own() {
+    in_netns(|ns| {
+        ns.sh(
+            "ip link add v type vxlan id 7 dstport 4789 local 203.0.113.1 nolearning
+             bridge fdb add 02:00:00:00:00:01 dev v dst 203.0.113.2 self
+             ip link add w type vxlan id 8 dstport 4789 local 2001:db8::1 nolearning
+             bridge fdb add 02:00:00:00:00:01 dev w dst 2001:db8::2 self",
+        );
+        let mut rtnl = Rtnl::open().unwrap();
+        for (tunnel, vtep) in [("v", "203.0.113.2"), ("w", "2001:db8::2")] {
+            let index = rtnl.link(&name(tunnel)).unwrap().unwrap().index;
+            let found = rtnl.vtep_of(index, mac("02:00:00:00:00:01")).unwrap();
+            assert_eq!(found, Some(ip(vtep)));
+            assert_eq!(rtnl.vtep_of(index, mac("02:00:00:00:00:02")).unwrap(), None);
+        }
+    });
+}
+
+#[test]
 fn a_group_is_permanent_and_ours_and_takes_over_what_the_port_joined_itself() {
     with_bridge(|ns, rtnl| {
         let (bridge, port) = (ns.index("br0"), ns.index("v0"));

@@ -418,6 +418,40 @@ fn a_device_of_the_host_that_gets_a_name_which_a_nic_waits_for_is_none_of_the_ni
 }
 
 #[test]
+fn routes_that_lxd_has_given_a_device_end_and_are_named() {
+    in_netns(|ns| {
+        let mut world = World::new(ns).started();
+        let (nic, mut refused) = (world.nic("c1", "vpc"), world.nic("c2", "vpc"));
+        refused.mac = "01:00:00:00:00:01".into();
+        for (nic, address) in [(&nic, "198.19.0.9/32"), (&refused, "198.19.0.10/32")] {
+            world.plug(nic);
+            let port = &nic.port;
+            ns.sh(&format!(
+                "ip link set {port} up; ip route add {address} dev {port}"
+            ));
+            world.set(nic, Status::Running);
+            let mut instance = world.lxd.get("default", &nic.instance);
+            let device = instance.devices.get_mut("eth0").expect("it has one");
+            device.insert("ipv4.routes".into(), address.into());
+            world.lxd.put(instance);
+        }
+        world.expect(&nic);
+        for name in ["c1", "c2"] {
+            world.lxd.emit("instance-started", "default", name);
+        }
+        until_problem(
+            &mut world,
+            "c1 device eth0: ipv4.routes and ipv6.routes have no effect",
+        );
+        world.in_step();
+        world.until("the refused one is down", |world| {
+            let link = world.ns.sh(&format!("ip link show {}", refused.port));
+            (!link.contains(",UP")).then_some(())
+        });
+    });
+}
+
+#[test]
 fn a_tap_of_a_virtual_machine_is_connected() {
     in_netns(|ns| {
         let mut world = World::new(ns).started();

@@ -130,6 +130,8 @@ pub struct LxdNic {
     pub hwaddr: Option<String>,
     pub ipv4: Option<String>,
     pub ipv6: Option<String>,
+    /// LXD has given the host-side device routes: `ipv4.routes` or `ipv6.routes`.
+    pub has_routes: bool,
     /// Device key and instance key joined by a blank.
     pub in_services: String,
     pub out_services: String,
@@ -270,6 +272,7 @@ fn nic(device: &str, keys: &wire::Keys, config: &wire::Keys) -> Result<LxdNic, N
         hwaddr: own("hwaddr").map(single).or_else(|| volatile("hwaddr")),
         ipv4: ours("ipv4.address").map(single),
         ipv6: ours("ipv6.address").map(single),
+        has_routes: own("ipv4.routes").or(own("ipv6.routes")).is_some(),
         in_services: merged("in_services"),
         out_services: merged("out_services"),
         tags: merged("tags"),

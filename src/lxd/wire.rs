@@ -148,7 +148,15 @@ impl Keys {
 
     fn matter(key: &str) -> bool {
         let of_a_nic = key.ends_with(".host_name") || key.ends_with(".hwaddr");
-        matches!(key, "type" | "nictype" | "hwaddr" | "host_name")
+        let plain = [
+            "type",
+            "nictype",
+            "hwaddr",
+            "host_name",
+            "ipv4.routes",
+            "ipv6.routes",
+        ];
+        plain.contains(&key)
             || key.starts_with("user.lxmesh.") && key.len() <= MAX_KEY
             || key.starts_with("volatile.") && of_a_nic && key.len() <= MAX_KEY
     }

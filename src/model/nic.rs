@@ -46,6 +46,8 @@ pub struct Nic {
     pub tags: u16,
     pub limits: Limits,
     pub denied: Denied,
+    /// LXD has given its device routes.
+    pub has_routes: bool,
     /// Addresses that it asks for and does not get, because a NIC on another host has them.
     pub contested: Vec<IpAddr>,
 }
@@ -108,6 +110,7 @@ impl Nic {
             tags: 0,
             limits: Limits::default(),
             denied: Denied::default(),
+            has_routes: false,
             contested: Vec::new(),
         }
     }
@@ -119,6 +122,8 @@ pub struct Refused {
     pub id: NicId,
     /// Host-side device.
     pub port: IfName,
+    /// LXD has given it routes.
+    pub has_routes: bool,
 }
 
 /// Something wrong with one NIC or one of its keys.
@@ -198,6 +203,7 @@ fn refused(id: &NicId, raw: &LxdNic) -> Option<Refused> {
     Some(Refused {
         id: id.clone(),
         port: raw.host_name.as_ref()?.parse().ok()?,
+        has_routes: raw.has_routes,
     })
 }
 
@@ -251,8 +257,18 @@ pub fn resolve<'a>(
         nic.ipv6 = nic.ipv6.filter(|_| !losses.ipv6);
         nic.contested = losses.contested;
         if losses.all {
-            let Nic { id, port, .. } = nic;
-            resolved.refused.push(Refused { id, port });
+            let Nic {
+                id,
+                port,
+                has_routes,
+                ..
+            } = nic;
+            let refused = Refused {
+                id,
+                port,
+                has_routes,
+            };
+            resolved.refused.push(refused);
         } else {
             resolved.nics.push(nic);
         }
@@ -278,6 +294,7 @@ fn resolve_one(
         hwaddr,
         ipv4,
         ipv6,
+        has_routes,
         in_services: _,
         out_services: _,
         tags,
@@ -319,6 +336,9 @@ fn resolve_one(
         ));
         return None;
     }
+    if *has_routes {
+        problems.add("ipv4.routes and ipv6.routes have no effect, because the device becomes a port of a bridge; remove them, and give the address by user.lxmesh.ipv4.address: host_routes of the network makes a route to it".into());
+    }
     let ipv4 = address(problems, network, "ipv4.address", ipv4.as_deref());
     let ipv6 = address(problems, network, "ipv6.address", ipv6.as_deref());
     let around = Surroundings { host, network };
@@ -352,6 +372,7 @@ fn resolve_one(
         tags,
         limits,
         denied,
+        has_routes: *has_routes,
         contested: Vec::new(),
     })
 }

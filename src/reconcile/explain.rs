@@ -51,7 +51,8 @@ pub async fn explain(host_path: &Path, name: &str) -> Result<Explanation, Previe
     }
     let gone = || PreviewError::Name(format!("{} is gone just now", instance.id));
     let details = client.details(&instance.id).await?.ok_or_else(gone)?;
-    let resolved = world.resolved.nics.iter().map(|nic| &nic.port);
+    let resolved = world.resolved.nics.iter();
+    let resolved = resolved.map(|nic| (&nic.port, nic.has_routes));
     look_at_ports(&mut kernel, &mut facts, &host.networks, resolved);
     let known = Known {
         host: &host,

@@ -81,14 +81,14 @@ fn read_solicit(facts: &mut Facts, svi: &IfName) {
 }
 
 /// Adds what the host uses those devices for that NICs name and that are in no SVI yet. What cannot be read
-/// counts as used.
+/// counts as used. Each comes with whether LXD has given it routes.
 pub fn look_at_ports<'a>(
     kernel: &mut Kernel,
     facts: &mut Facts,
     networks: &[Network],
-    ports: impl Iterator<Item = &'a IfName>,
+    ports: impl Iterator<Item = (&'a IfName, bool)>,
 ) {
-    for port in ports {
+    for (port, has_routes) in ports {
         facts.used.remove(port);
         let Some(link) = facts.link(port) else {
             continue;
@@ -100,14 +100,15 @@ pub fn look_at_ports<'a>(
             continue;
         }
         let index = link.index;
-        if let Some(use_of_it) = use_of(kernel, index) {
+        if let Some(use_of_it) = use_of(kernel, index, has_routes) {
             facts.used.insert(port.clone(), use_of_it);
         }
     }
 }
 
-/// Addresses and routes of a device, as [`Facts::unfit`] says it; `None` without any.
-fn use_of(kernel: &mut Kernel, index: u32) -> Option<String> {
+/// Addresses and routes of a device, as [`Facts::unfit`] says it; `None` without any. Routes count unless LXD
+/// has made them.
+fn use_of(kernel: &mut Kernel, index: u32, has_routes: bool) -> Option<String> {
     match kernel.rtnl.addresses_of(index) {
         Ok(addresses) => {
             if let Some(address) = addresses
@@ -118,6 +119,9 @@ fn use_of(kernel: &mut Kernel, index: u32) -> Option<String> {
             }
         }
         Err(error) => return Some(format!("may have addresses: {error}")),
+    }
+    if has_routes {
+        return None;
     }
     match kernel.rtnl.routes_by(index) {
         Ok(routes) => {

@@ -85,8 +85,8 @@ pub fn plan(
             let ports = both().map(|nic| &nic.port).chain(refused);
             let ports = ports.cloned().collect();
             let mut facts = look_at_some(kernel, &host, facts_before, ports)?;
-            let named = now.iter().map(|nic| &nic.port);
-            let named = named.chain(wanted.refused.iter().map(|nic| &nic.port));
+            let named = now.iter().map(|nic| (&nic.port, nic.has_routes));
+            let named = named.chain(wanted.refused.iter().map(|nic| (&nic.port, nic.has_routes)));
             look_at_ports(kernel, &mut facts, &wanted.host.networks, named);
             let planner = Planner {
                 look: Look {
@@ -129,8 +129,8 @@ pub fn plan(
         }
         _ => {
             let mut facts = look_at_links(kernel, wanted.host)?;
-            let named = nics.iter().map(|nic| &nic.port);
-            let named = named.chain(wanted.refused.iter().map(|nic| &nic.port));
+            let named = nics.iter().map(|nic| (&nic.port, nic.has_routes));
+            let named = named.chain(wanted.refused.iter().map(|nic| (&nic.port, nic.has_routes)));
             look_at_ports(kernel, &mut facts, &wanted.host.networks, named);
             let inputs = Inputs {
                 host: wanted.host,

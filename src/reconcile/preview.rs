@@ -103,6 +103,7 @@ fn remember(nic: &NicStatus) -> Option<Nic> {
         tags: 0,
         limits: Limits::default(),
         denied: Denied::default(),
+        has_routes: false,
         contested: Vec::new(),
     })
 }

@@ -1,5 +1,6 @@
 //! What becomes of one NIC's words, and of NICs that want the same.
 
+use super::super::claims::{Holder, Remote};
 use super::*;
 use crate::host;
 
@@ -274,4 +275,117 @@ fn instances_that_are_not_running_have_no_nics() {
     let mut down = instance(1, "", |_| {});
     down.presence = Presence::Down;
     assert_eq!(resolved(&[down], &[]), Resolved::default());
+}
+
+/// As `reconcile` reads it: entries of the network `vpc`.
+fn held(addresses: &[(&str, Holder)], ports: &[(u8, &str)]) -> Held {
+    let vpc = || "vpc".to_string();
+    let addresses = addresses.iter().cloned();
+    let ports = ports.iter();
+    Held {
+        addresses: addresses
+            .map(|(address, holder)| ((vpc(), address.parse().unwrap()), holder))
+            .collect(),
+        ports: ports
+            .map(|(mac, port)| ((vpc(), nth_mac(*mac)), port.parse().unwrap()))
+            .collect(),
+        ..Held::default()
+    }
+}
+
+fn nth_mac(number: u8) -> Mac {
+    Mac([0, 0x16, 0x3e, 0, 0, number])
+}
+
+fn resolved_with(instances: &[Instance], before: &[Nic], held: &Held) -> Resolved {
+    let host = host_file();
+    let drafts: Vec<Draft> = instances.iter().map(|i| draft(&host, i)).collect();
+    resolve(instances.iter().zip(&drafts), before, held)
+}
+
+#[test]
+fn who_has_an_address_by_the_kernel_keeps_it_after_a_restart() {
+    let old = instance(2, "2026-01-02", |nic| nic.ipv4 = Some("192.0.2.50".into()));
+    let thief = instance(1, "2026-01-01", |nic| nic.ipv4 = Some("192.0.2.50".into()));
+    let both = [thief, old];
+    let kernel = held(&[("192.0.2.50", Holder::Here(nth_mac(2)))], &[]);
+    let found = resolved_with(&both, &[], &kernel);
+    assert_eq!(found.nics[0].ipv4, None);
+    assert!(found.nics[1].ipv4.is_some());
+    assert!(found.nics[0].contested.is_empty());
+    // Nobody has the MAC that the kernel names: it is free.
+    let kernel = held(&[("192.0.2.50", Holder::Here(nth_mac(9)))], &[]);
+    let found = resolved_with(&both, &[], &kernel);
+    assert!(found.nics[0].ipv4.is_some());
+    // What the agent remembers counts more than the kernel.
+    let kernel = held(&[("192.0.2.50", Holder::Here(nth_mac(1)))], &[]);
+    let before = resolved_with(&both[1..], &[], &Held::default());
+    let found = resolved_with(&both, &before.nics, &kernel);
+    assert_eq!(found.nics[0].ipv4, None);
+}
+
+#[test]
+fn who_has_a_mac_by_the_kernel_is_who_is_at_its_device() {
+    let old = instance(2, "2026-01-02", |nic| nic.ipv4 = Some("192.0.2.2".into()));
+    let twin = instance(1, "2026-01-01", |nic| {
+        nic.hwaddr = Some("00:16:3e:00:00:02".into());
+        nic.ipv4 = Some("192.0.2.2".into());
+        nic.ipv6 = None;
+    });
+    let both = [twin, old];
+    let address = ("192.0.2.2", Holder::Here(nth_mac(2)));
+    let kernel = held(&[address], &[(2, "veth2")]);
+    let names = |found: &Resolved| -> Vec<String> {
+        let nics = found.nics.iter();
+        nics.map(|nic| nic.id.instance.name.clone()).collect()
+    };
+    assert_eq!(names(&resolved_with(&both, &[], &kernel)), ["c2"]);
+    assert_eq!(names(&resolved_with(&both, &[], &Held::default())), ["c1"]);
+}
+
+#[test]
+fn an_address_of_another_hosts_nic_is_not_given_and_only_the_address_is_lost() {
+    let remote = |mac: u8, precedes: bool| {
+        Holder::There(Remote {
+            mac: nth_mac(mac),
+            vtep: Some("203.0.113.12".parse().unwrap()),
+            precedes,
+        })
+    };
+    let late = [instance(1, "1", |nic| nic.ipv4 = Some("192.0.2.50".into()))];
+    let lost = |found: &Resolved| found.nics[0].ipv4.is_none();
+    for precedes in [false, true] {
+        let kernel = held(&[("192.0.2.50", remote(9, precedes))], &[]);
+        let found = resolved_with(&late, &[], &kernel);
+        assert!(lost(&found) && found.nics[0].ipv6.is_some());
+        assert_eq!(
+            texts(&found),
+            [
+                "instance c1 device eth0: address 192.0.2.50 is used in network vpc by 00:16:3e:00:00:09 on the host 203.0.113.12; choose another one, or free it there"
+            ]
+        );
+        let signs: Vec<String> = found.nics[0].neighbours().map(|a| a.to_string()).collect();
+        assert_eq!(signs.last().unwrap(), "100::c000:232");
+    }
+    // Its own MAC: it has moved here.
+    let kernel = held(&[("192.0.2.50", remote(1, true))], &[]);
+    assert!(!lost(&resolved_with(&late, &[], &kernel)));
+    // It had it: only the host that precedes gets it, unless it had it for a moment only.
+    let before = resolved_with(&late, &[], &Held::default()).nics;
+    for (precedes, new) in [(false, false), (false, true), (true, false), (true, true)] {
+        let mut kernel = held(&[("192.0.2.50", remote(9, precedes))], &[]);
+        if new {
+            let key = ("vpc".to_string(), "192.0.2.50".parse().unwrap());
+            kernel.new.insert(key);
+        }
+        let found = resolved_with(&late, &before, &kernel);
+        assert_eq!(lost(&found), precedes || new, "{precedes} {new}");
+    }
+}
+
+#[test]
+fn routes_of_lxd_are_named_and_the_nic_is_connected() {
+    let found = resolved(&[instance(1, "1", |nic| nic.has_routes = true)], &[]);
+    assert_eq!(found.nics.len(), 1);
+    assert!(texts(&found)[0].contains("ipv4.routes and ipv6.routes have no effect"));
 }
