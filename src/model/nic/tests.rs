@@ -3,6 +3,8 @@
 use super::*;
 use crate::host;
 
+mod tenants;
+
 const HOST: &str = r#"
     version = 1
     [fabric]
