@@ -58,7 +58,7 @@ pub fn check(
     }
 }
 
-/// Each project once. Returns those that have an entry of their own.
+/// Each project once. Returns those that have an entry of their own, and where it is in the text.
 fn check_projects<'t>(
     tables: &'t [Spanned<TenantTable>],
     findings: &mut Findings<'_>,
@@ -69,19 +69,18 @@ fn check_projects<'t>(
             continue;
         };
         let name = project.get_ref().0.as_str();
-        let line = findings.line_of(project.span().start);
-        match seen.get(name) {
-            Some(first) => findings.add(
+        let start = project.span().start;
+        let first = *seen.entry(name).or_insert(start);
+        if first != start {
+            let line = findings.line_of(first);
+            findings.add(
                 project.span(),
                 format!(
-                    "tenant.project: {} has a [[tenant]] already, in line {first}",
+                    "tenant.project: {} has a [[tenant]] already, in line {line}",
                     quoted(name)
                 ),
                 "put all that it may have into one of them",
-            ),
-            None => {
-                seen.insert(name, line);
-            }
+            );
         }
     }
     seen
@@ -128,7 +127,9 @@ fn check_networks(
                 ),
                 remedy.unwrap_or_else(|| format!("name one of {}", some_of(&names))),
             );
-        } else if !open.iter().any(|network| name(network) == Some(text)) {
+        } else if !findings.about("network.projects")
+            && !open.iter().any(|network| name(network) == Some(text))
+        {
             let (clause, who) = match project {
                 Tenant::OTHERS => (
                     "names only projects that have a [[tenant]] of their own".into(),
