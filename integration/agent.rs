@@ -43,6 +43,8 @@ mod policy;
 mod repairs;
 #[path = "support/mod.rs"]
 mod support;
+#[path = "agent/tenants.rs"]
+mod tenants;
 #[path = "agent/user.rs"]
 mod user;
 #[path = "agent/vteps.rs"]

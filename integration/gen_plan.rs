@@ -198,9 +198,15 @@ fn another_as_number_starts_every_session_anew() {
 
 #[test]
 fn what_only_the_agent_reads_is_the_agents() {
-    let plan = plan_of(BASE, &format!("{BASE}[tags]\nweb = 3\n"));
-    assert_eq!(plan.steps, [Step::ReloadAgent]);
-    assert_eq!(plan.cost(), Cost::Reload);
+    for more in [
+        "[tags]\nweb = 3\n",
+        "projects = [\"shop\"]\n",
+        "[[tenant]]\nproject = \"shop\"\naddresses = [\"192.0.2.7\"]\n",
+    ] {
+        let plan = plan_of(BASE, &format!("{BASE}{more}"));
+        assert_eq!(plan.steps, [Step::ReloadAgent], "{more}");
+        assert_eq!(plan.cost(), Cost::Reload, "{more}");
+    }
 }
 
 #[test]

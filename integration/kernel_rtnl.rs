@@ -494,16 +494,16 @@ fn routes_of_our_protocol_read_as_ip_made_them_in_every_table() {
 fn routes_and_addresses_of_one_link_read_without_those_of_others_and_of_the_kernel_itself() {
     in_netns(|ns| {
         ns.sh("sysctl -qw net.ipv6.conf.default.accept_dad=0
-             ip link add a type veth peer name b
-             ip link set a up; ip link set b up
-             ip address add 192.0.2.1/24 dev a; ip address add 2001:db8::1/64 dev a
-             ip address add 198.51.100.1/24 dev b
-             ip route add 203.0.113.0/24 dev b
-             ip route add 203.0.113.9/32 dev b table 77
-             ip -6 route add 2001:db8:9::/64 dev b");
+             ip link add va type veth peer name vb
+             ip link set va up; ip link set vb up
+             ip address add 192.0.2.1/24 dev va; ip address add 2001:db8::1/64 dev va
+             ip address add 198.51.100.1/24 dev vb
+             ip route add 203.0.113.0/24 dev vb
+             ip route add 203.0.113.9/32 dev vb table 77
+             ip -6 route add 2001:db8:9::/64 dev vb");
         let mut rtnl = Rtnl::open().unwrap();
         let index = |rtnl: &mut Rtnl, text: &str| rtnl.link(&name(text)).unwrap().unwrap().index;
-        let (a, b) = (index(&mut rtnl, "a"), index(&mut rtnl, "b"));
+        let (a, b) = (index(&mut rtnl, "va"), index(&mut rtnl, "vb"));
         let routes = |rtnl: &mut Rtnl, index| -> Vec<String> {
             let all = rtnl.routes_by(index).unwrap();
             all.iter().map(|r| r.destination.to_string()).collect()
@@ -520,7 +520,7 @@ fn routes_and_addresses_of_one_link_read_without_those_of_others_and_of_the_kern
         of_a.sort();
         assert_eq!(of_a, [ip("192.0.2.1"), ip("2001:db8::1")]);
         // None of a link that is gone.
-        ns.sh("ip link del a");
+        ns.sh("ip link del va");
         assert!(rtnl.addresses_of(a).unwrap().is_empty());
         assert!(rtnl.routes_by(b).unwrap().is_empty());
     });

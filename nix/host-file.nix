@@ -1,5 +1,6 @@
 # The settings of services.lxmesh as the text of a host file. Pure, and the same bytes for the same
-# settings: keys in the order of the alphabet, tables after values, null is left out.
+# settings: keys in the order of the alphabet, tables after values, null is left out. An empty list is not: of
+# those who may do something it means nobody.
 { lib }:
 let
   inherit (builtins)
@@ -21,7 +22,7 @@ let
     set:
     concatStringsSep "" (
       map (name: line name set.${name}) (
-        filter (name: !isAttrs set.${name} && !isTables set.${name} && set.${name} != [ ]) (present set)
+        filter (name: !isAttrs set.${name} && !isTables set.${name}) (present set)
       )
     );
   table =

@@ -33,6 +33,22 @@
       vrf = "tenant";
       multicast = true;
       host_routes = "vrf";
+      projects = [
+        "default"
+        "shop"
+      ];
+    }
+  ];
+  tenant = [
+    {
+      project = "shop";
+      networks = [ "blue" ];
+      addresses = [ ];
+      tags = [ "web" ];
+    }
+    {
+      project = "*";
+      tags = [ ];
     }
   ];
 }

@@ -125,6 +125,7 @@ impl NetworkValues {
             vrf,
             host_routes: _,
             announce: _,
+            projects: _,
             conntrack_zone: _,
             dns,
             in_services: _,

@@ -9,6 +9,7 @@ use super::problem::{Findings, quoted};
 use super::routers;
 use super::schema::{Agent, Dhcp, Fabric, Firewall, HostFile, HostOverrides, Lxd, Role};
 use super::security;
+use super::tenants;
 use super::words::{DeviceName, HostAddress, Identity, PrefixOrAddress, RoleName};
 use crate::addr::{IpAddr, IpNet};
 use std::collections::BTreeMap;
@@ -31,6 +32,7 @@ pub fn check(file: &File, findings: &mut Findings<'_>) -> Option<HostFile> {
         router,
         vrf,
         network,
+        tenant,
     } = file;
     if let Some(version) = version
         && version.get_ref().0 != 1
@@ -70,6 +72,7 @@ pub fn check(file: &File, findings: &mut Findings<'_>) -> Option<HostFile> {
     let tags = check_tags(tags, findings);
     let protected = ipsec.esp != Esp::None || or(&fabric_table.unprotected_tags, |on| *on, false);
     policies::check_services(list(network), fabric_table, &tags, protected, findings);
+    tenants::check(list(tenant), list(network), &tags, findings);
     let host = check_host(host, fabric_table, findings);
     let fabric = resolve_fabric(fabric_table);
     let (fabric, networks) = (fabric?, networks?);
@@ -90,6 +93,7 @@ pub fn check(file: &File, findings: &mut Findings<'_>) -> Option<HostFile> {
         dhcp: resolve_dhcp(dhcp.as_ref().map(Spanned::get_ref)),
         tags,
         networks,
+        tenants: tenants::resolve(list(tenant)),
     })
 }
 
@@ -236,7 +240,7 @@ fn check_supervisors(
 }
 
 /// As the file has it: a single address without its length.
-fn shown(net: IpNet) -> String {
+pub fn shown(net: IpNet) -> String {
     match is_single(net) {
         true => net.addr().to_string(),
         false => net.to_string(),

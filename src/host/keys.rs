@@ -7,7 +7,8 @@ use super::service::Service;
 use super::value::{Int, Key, Map, Reader, Value, object_schema, section};
 use super::words::{
     AbsolutePath, CertFile, ConfPath, DeviceName, FabricName, Gateway, HostAddress, HostRoutes,
-    Identity, NetworkName, PrefixOrAddress, RevocationName, RoleName, SocketPath, TagName,
+    Identity, NetworkName, PrefixOrAddress, ProjectName, RevocationName, RoleName, SocketPath,
+    TagName, TenantName,
 };
 use crate::addr::{IfName, Mac, Vni};
 use serde_json::{Value as Json, json};
@@ -37,6 +38,7 @@ section! {
         optional router: List<RouterTable>,
         optional vrf: List<VrfTable>,
         optional network: List<NetworkTable>,
+        optional tenant: List<TenantTable>,
     }
 }
 
@@ -265,6 +267,26 @@ section! {
         /// Log what is dropped of what NICs send and are sent, at most five lines per second and
         /// NIC. A NIC's `user.lxmesh.log_drops` comes first. Default: false.
         optional log_drops: bool,
+        /// LXD projects whose instances may have NICs in the network. An empty list: none. Default: all.
+        optional projects: List<ProjectName>,
+    }
+}
+
+section! {
+    /// What the NICs of one LXD project's instances may have, whatever its users write. Where neither its
+    /// own entry nor one of "*" is there, the project may have any address and any tag, in every network
+    /// whose `projects` lets it in.
+    TenantTable "[[tenant]]" {
+        /// The project's name, or "*": every project that has no `[[tenant]]` of its own.
+        required project: TenantName,
+        /// Names of the networks that its NICs may be in; `projects` of the network has to let them in,
+        /// too. An empty list: none. Default: all that let them in.
+        optional networks: List<NetworkName>,
+        /// Prefixes or single addresses that its NICs may have, in whichever of its networks they are.
+        /// An empty list: none but the link-local one, which every NIC has. Default: every address.
+        optional addresses: List<PrefixOrAddress>,
+        /// Tags that its NICs' packets may bear. An empty list: none. Default: all.
+        optional tags: List<TagName>,
     }
 }
 
@@ -283,6 +305,7 @@ pub fn sections() -> Vec<(&'static str, Vec<&'static str>)> {
         RouterTable::names(),
         VrfTable::names(),
         NetworkTable::names(),
+        TenantTable::names(),
     ]
 }
 

@@ -1,8 +1,8 @@
 //! The host file `/etc/lxmesh/host.toml`: read, checked, defaults filled in.
 //!
 //! `keys.rs` declares the keys, `words.rs` their types, `value.rs` how a value is read; `check.rs`,
-//! `security.rs`, `networks.rs`, `policies.rs`, `routers.rs` and `vrfs.rs` hold the rules between keys, `mtu.rs` a
-//! sum that one of them needs;
+//! `security.rs`, `networks.rs`, `policies.rs`, `routers.rs`, `tenants.rs` and `vrfs.rs` hold the rules between keys,
+//! `mtu.rs` a sum that one of them needs;
 //! `problem.rs` says what is wrong and where, `schema.rs` is the result.
 //! Nothing here looks at the machine it runs on.
 
@@ -16,6 +16,7 @@ mod routers;
 pub mod schema;
 mod security;
 mod service;
+mod tenants;
 mod value;
 mod vrfs;
 mod words;

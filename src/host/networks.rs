@@ -8,6 +8,7 @@ use super::policies;
 use super::problem::{Findings, quoted};
 use super::schema::{Denied, Limits, Network, Vrf};
 use super::service::Service;
+use super::tenants;
 use super::vrfs;
 use super::words::Gateway;
 use crate::addr::{IfName, IpNet, Mac, Vni};
@@ -214,7 +215,8 @@ pub fn vrf_name(table: &NetworkTable) -> Option<&IfName> {
     table.vrf.as_ref().map(Spanned::get_ref)
 }
 
-fn overlap(a: IpNet, b: IpNet) -> bool {
+/// Whether two prefixes have addresses in common.
+pub fn overlap(a: IpNet, b: IpNet) -> bool {
     a.contains(&b.network()) || b.contains(&a.network())
 }
 
@@ -456,6 +458,7 @@ fn resolve(
         max_multicast_groups,
         audit,
         log_drops,
+        projects,
     } = table;
     let usual = Limits::default();
     let limits = Limits {
@@ -515,5 +518,6 @@ fn resolve(
             audit: or(audit, |on| *on, false),
             log: or(log_drops, |on| *on, false),
         },
+        projects: tenants::names(projects, |project| &project.0),
     })
 }

@@ -1,6 +1,7 @@
 //! The host file as the rest of the program sees it: checked, and every default filled in.
 //! How the text gets here (reading, spans, problems) is in the neighbouring files.
 
+use super::networks::overlap;
 use super::service::Service;
 use crate::addr::{IfName, IpNet, Ipv4Net, Ipv6Net, Mac, Vni};
 use std::collections::BTreeMap;
@@ -25,6 +26,8 @@ pub struct HostFile {
     pub routers: Vec<Router>,
     /// In the order of the file.
     pub networks: Vec<Network>,
+    /// In the order of the file, no project twice.
+    pub tenants: Vec<Tenant>,
 }
 
 /// `[fabric]`: what the hosts have in common.
@@ -213,6 +216,25 @@ pub struct Network {
     pub limits: Limits,
     /// The same of NICs that do not say for themselves.
     pub denied: Denied,
+    /// Projects whose instances may have NICs here. Default all.
+    pub projects: Option<Vec<String>>,
+}
+
+/// `[[tenant]]`: what the NICs of a project's instances may have. `None` instead of a list is all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tenant {
+    /// The project's name, or [`Tenant::OTHERS`].
+    pub project: String,
+    /// Names of networks that there are.
+    pub networks: Option<Vec<String>>,
+    pub addresses: Option<Vec<IpNet>>,
+    /// Names of tags that there are.
+    pub tags: Option<Vec<String>>,
+}
+
+impl Tenant {
+    /// Stands for every project without a `[[tenant]]` of its own. No project can have this name.
+    pub const OTHERS: &'static str = "*";
 }
 
 /// What becomes of what no service of a NIC allows.
@@ -291,11 +313,22 @@ impl Network {
         }
     }
 
+    /// True if its `projects` lets the instances of the project have NICs in it.
+    pub fn is_for(&self, project: &str) -> bool {
+        let projects = self.projects.as_ref();
+        projects.is_none_or(|projects| projects.iter().any(|name| name == project))
+    }
+
     /// The gateways of both families.
     pub fn gateways(&self) -> impl Iterator<Item = IpNet> + '_ {
         let four = self.gateway4.map(IpNet::V4);
         let six = self.gateway6.map(IpNet::V6);
         four.into_iter().chain(six)
+    }
+
+    /// True if a gateway's prefix and the other one have addresses in common.
+    pub fn overlaps(&self, net: IpNet) -> bool {
+        self.gateways().any(|gateway| overlap(gateway, net))
     }
 
     /// True if a NIC of this network may have the address: inside a gateway's prefix, and
@@ -346,7 +379,6 @@ impl Fabric {
 }
 
 impl HostFile {
-    /// The network that a `user.lxmesh.parent` names: by network name, or by bridge name.
     /// Networks of the same VRF, this one included; none if it is in no VRF.
     pub fn same_vrf<'a>(&'a self, network: &'a Network) -> impl Iterator<Item = &'a Network> {
         let same = |other: &&Network| network.vrf.is_some() && other.vrf == network.vrf;
@@ -360,6 +392,13 @@ impl HostFile {
         zones.min().unwrap_or(0)
     }
 
+    /// The `[[tenant]]` that counts for a project: its own, or that of all others.
+    pub fn tenant(&self, project: &str) -> Option<&Tenant> {
+        let of = |name: &str| self.tenants.iter().find(|tenant| tenant.project == name);
+        of(project).or_else(|| of(Tenant::OTHERS))
+    }
+
+    /// The network that a `user.lxmesh.parent` names: by network name, or by bridge name.
     pub fn network(&self, parent: &str) -> Option<&Network> {
         self.networks
             .iter()

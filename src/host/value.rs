@@ -144,15 +144,9 @@ impl<'f, 'a> Reader<'f, 'a> {
     }
 
     fn suggest(&self, name: &str, title: &str, keys: &[Key]) -> String {
-        let close =
-            |known: &&str| strsim::damerau_levenshtein(known, name) <= 2.min(name.len() / 2);
         let names: Vec<&str> = keys.iter().map(|key| key.name).collect();
-        if let Some(known) = names
-            .iter()
-            .filter(|known| close(known))
-            .min_by_key(|known| strsim::damerau_levenshtein(known, name))
-        {
-            return format!("did you mean {}?", quoted(known));
+        if let Some(remedy) = did_you_mean(name, names.iter().copied()) {
+            return remedy;
         }
         let elsewhere = self
             .sections
@@ -163,6 +157,14 @@ impl<'f, 'a> Reader<'f, 'a> {
             None => format!("remove it; {title} has: {}", names.join(", ")),
         }
     }
+}
+
+/// The remedy for a name that is almost one of those that are known.
+pub fn did_you_mean<'k>(name: &str, known: impl Iterator<Item = &'k str>) -> Option<String> {
+    let distance = |known: &&str| strsim::damerau_levenshtein(known, name);
+    let close = |known: &&str| distance(known) <= 2.min(name.len() / 2);
+    let nearest = known.filter(close).min_by_key(distance)?;
+    Some(format!("did you mean {}?", quoted(nearest)))
 }
 
 /// A value as it may be shown in a message.

@@ -1,11 +1,12 @@
 //! The types of the host file's values: how each is written, what each refuses and why, and its
 //! part of the JSON Schema.
 
-use super::schema::{Revocation, Role, RouteTable};
+use super::schema::{Revocation, Role, RouteTable, Tenant};
 use super::value::{Int, Reader, Value, Word, not};
 use crate::addr::{
     AddrError, IfName, IpAddr, IpNet, Mac, Vni, is_assignable, is_network_or_broadcast,
 };
+use crate::text;
 use serde_json::{Value as Json, json};
 use std::path::PathBuf;
 use toml::Spanned;
@@ -56,6 +57,45 @@ impl Word for TagName {
         match NetworkName::parse(text) {
             Ok(NetworkName(name)) => Ok(TagName(name)),
             Err(_) => Err(not::<Self>()),
+        }
+    }
+}
+
+/// The name of a project of LXD or Incus, as far as they agree on what can be one (`projectValidateName`
+/// of LXD 5.0's lxd/api_project.go).
+pub struct ProjectName(pub String);
+
+impl Word for ProjectName {
+    const WANTED: &'static str =
+        "the name of a project, 1 to 253 visible characters without blanks, quotes and '/'";
+    const EXAMPLE: &'static str = "shop";
+    const PATTERN: &'static str = "^[^/\\s\"']{1,253}$";
+    fn parse(text: &str) -> Result<Self, (String, String)> {
+        if text == "*" {
+            return Err((
+                "stands for no project here".into(),
+                "name the projects, or remove the key to let all have it".into(),
+            ));
+        }
+        let forbidden = |c: char| c.is_whitespace() || "/\"'".contains(c);
+        if [".", ".."].contains(&text) || !text::is_name(text, 253) || text.contains(forbidden) {
+            return Err(not::<Self>());
+        }
+        Ok(ProjectName(text.into()))
+    }
+}
+
+/// A project's name, or "*" for all that are not named.
+pub struct TenantName(pub String);
+
+impl Word for TenantName {
+    const WANTED: &'static str = "the name of a project, or \"*\"";
+    const EXAMPLE: &'static str = ProjectName::EXAMPLE;
+    const PATTERN: &'static str = ProjectName::PATTERN;
+    fn parse(text: &str) -> Result<Self, (String, String)> {
+        match text {
+            Tenant::OTHERS => Ok(TenantName(text.into())),
+            _ => ProjectName::parse(text).map(|ProjectName(name)| TenantName(name)),
         }
     }
 }

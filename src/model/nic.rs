@@ -2,12 +2,15 @@
 //! checked against them, conflicts between NICs decided. Whatever is wrong costs only the NIC or
 //! the key that it concerns, and says so once, with instance, device, key, value and remedy.
 
+mod tenant;
+
+use self::tenant::Rights;
 use super::claims::{self, Claim, Held};
 use super::facts::Facts;
 use super::policies::Words;
 use crate::addr::{IfName, Mac, is_assignable};
 use crate::host::{Denied, HostFile, Limits, Network};
-use crate::lxd::{Acls, Instance, InstanceId, LxdNic, Presence};
+use crate::lxd::{Instance, InstanceId, LxdNic, Presence};
 use crate::policy::{Compiled, Surroundings, parse_tags};
 use crate::text::{self, SENTENCE};
 use std::collections::{HashMap, HashSet};
@@ -173,7 +176,7 @@ pub fn draft(host: &HostFile, instance: &Instance) -> Draft {
     for raw in &instance.nics {
         let mut problems = Complaints::about(instance, raw);
         let nic = match is_possible(&mut problems, raw) {
-            true => resolve_one(host, &mut problems, raw, &instance.acls),
+            true => resolve_one(host, &mut problems, raw, instance),
             false => None,
         };
         if nic.is_none() {
@@ -285,8 +288,9 @@ fn resolve_one(
     host: &HostFile,
     problems: &mut Complaints,
     raw: &LxdNic,
-    there: &Acls,
+    instance: &Instance,
 ) -> Option<Nic> {
+    let rights = Rights::of(host, &instance.id.project);
     let LxdNic {
         device: _,
         parent,
@@ -312,6 +316,10 @@ fn resolve_one(
         ));
         return None;
     };
+    if let Err(text) = rights.network(network) {
+        problems.add(text);
+        return None;
+    }
     // A running instance without these is being started: an event follows when it has them.
     let (host_name, hwaddr) = (host_name.as_ref()?, hwaddr.as_ref()?);
     let port: IfName = match host_name.parse() {
@@ -339,11 +347,15 @@ fn resolve_one(
     if *has_routes {
         problems.add("ipv4.routes and ipv6.routes have no effect, because the device becomes a port of a bridge; remove them, and give the address by user.lxmesh.ipv4.address: host_routes of the network makes a route to it".into());
     }
-    let ipv4 = address(problems, network, "ipv4.address", ipv4.as_deref());
-    let ipv6 = address(problems, network, "ipv6.address", ipv6.as_deref());
+    let ipv4 = address(problems, network, &rights, "ipv4.address", ipv4.as_deref());
+    let ipv6 = address(problems, network, &rights, "ipv6.address", ipv6.as_deref());
     let around = Surroundings { host, network };
     let (tags, bad_tags) = parse_tags(tags, &around);
     for error in bad_tags {
+        problems.add(format!("user.lxmesh.tags: {error}"));
+    }
+    let (tags, not_granted) = rights.tags(tags);
+    if let Some(error) = not_granted {
         problems.add(format!("user.lxmesh.tags: {error}"));
     }
     let own: Vec<IpAddr> = ipv4
@@ -354,7 +366,7 @@ fn resolve_one(
     let words = Words {
         around,
         raw,
-        there,
+        there: &instance.acls,
         own: &own,
     };
     let ([inward, outward], understood) = words.policies(|problem| problems.add(problem));
@@ -380,6 +392,7 @@ fn resolve_one(
 fn address<A>(
     problems: &mut Complaints,
     network: &Network,
+    rights: &Rights<'_>,
     key: &str,
     text: Option<&str>,
 ) -> Option<A>
@@ -395,6 +408,11 @@ where
         return None;
     };
     let general: IpAddr = address.into();
+    // First, so that whoever corrects it is told of addresses that the project may have.
+    if let Err(why) = rights.address(network, general) {
+        problems.add(format!("user.lxmesh.{key}={general} {why}"));
+        return None;
+    }
     if !is_assignable(general) || !network.admits(general) {
         let nets: Vec<_> = network
             .gateways()

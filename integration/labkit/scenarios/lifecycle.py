@@ -8,6 +8,7 @@ import datetime
 import json
 import time
 
+from labkit import fleet
 from labkit.scenarios import state
 from labkit.scenarios.registry import check, scenario
 from labkit.scenarios.scene import AGENT
@@ -246,6 +247,58 @@ def other_project(scene):
         scene.absent(nic)
         scene.present(scene.c2)
     finally:
+        for guest in [guest for guest in scene.guests if guest.project == _PROJECT]:
+            scene.remove_guest(guest)
+        host.lxc("project", "delete", _PROJECT, check=False)
+
+
+@scenario("tenants")
+def tenants(scene):
+    """LXD lets a restricted project have p2p NICs by nic=allow only; which network they are in, the host file decides"""
+    host = scene.sups[1]
+    # Projects without their own profiles cannot be restricted.
+    keys = ("features.images=false", "restricted=true", "restricted.networks.access=none")
+    host.lxc("project", "create", _PROJECT, *[word for key in keys for word in ("-c", key)])
+
+    def added(device, *words):
+        """What LXD says to a NIC in the project."""
+        return host.sh(f"lxc --project {_PROJECT} config device add t2 {device} nic {' '.join(words)} 2>&1", check=False)
+
+    def host_file(change):
+        host.sh(f"cp -p {fleet.HOST_FILE} /run/host.toml.new; {change}; cp -p /run/host.toml.new {fleet.HOST_FILE}; systemctl reload {AGENT}")
+
+    host.sh(f"cp -p {fleet.HOST_FILE} /run/host.toml.before")
+    try:
+        host.sh(f"lxc profile show default | lxc --project {_PROJECT} profile edit default; lxc --project {_PROJECT} init bb t2")
+        # LXD's default: only NICs that belong to a network of LXD's own.
+        said = added("eth0", "nictype=p2p", "name=eth0")
+        check("Only managed network devices are allowed" in said, f"LXD says {said}")
+        host.lxc("project", "set", _PROJECT, "restricted.devices.nic", "allow")
+        said = added("eth1", "nictype=bridged", "parent=svi-vpc", "name=eth1")
+        check("Network not allowed in project" in said, f"LXD says {said}")
+        host.lxc("--project", _PROJECT, "delete", "t2")
+        host_file(f"printf '\\n[[tenant]]\\nproject = \"{_PROJECT}\"\\nnetworks = []\\n' >> /run/host.toml.new")
+        guest = scene.guest(host, "t2", 27, project=_PROJECT)
+
+        def refused():
+            status = scene.status(host)
+            listed = [nic["instance"] for nic in status["refused"] if nic["down"]]
+            said = [text for text in status["problems"] if f"project \"{_PROJECT}\" may not use network vpc" in text]
+            return [] if guest.label in listed and said else [f"refused {listed}, problems {status['problems']}"]
+
+        scene.until("the NIC is refused", refused)
+        scene.absent(guest.nic())
+        host_file("cp -p /run/host.toml.before /run/host.toml.new")
+        scene.present(guest)
+        scene.dressed(guest)
+        scene.reaches(scene.c1, guest.ipv4, guest.ipv6)
+        host_file("sed -i '/^name *= \"vpc\"/a projects = [\"default\"]' /run/host.toml.new")
+        scene.until("the NIC is refused again", refused)
+        scene.absent(guest.nic())
+        scene.present(scene.c2)
+    finally:
+        host_file("cp -p /run/host.toml.before /run/host.toml.new")
+        host.lxc("--project", _PROJECT, "delete", "-f", "t2", check=False)
         for guest in [guest for guest in scene.guests if guest.project == _PROJECT]:
             scene.remove_guest(guest)
         host.lxc("project", "delete", _PROJECT, check=False)

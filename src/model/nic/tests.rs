@@ -4,6 +4,8 @@ use super::super::claims::{Holder, Remote};
 use super::*;
 use crate::host;
 
+mod tenants;
+
 const HOST: &str = r#"
     version = 1
     [fabric]
