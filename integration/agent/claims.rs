@@ -339,6 +339,8 @@ fn a_device_that_is_none_of_an_instance_is_left_alone_and_named() {
         for (number, (name, _)) in NAMES.iter().enumerate() {
             let mut nic = world.nic(&format!("c-{name}"), "vpc");
             nic.port = name.to_string();
+            // No line of DHCP.
+            (nic.ipv4, nic.ipv6) = (None, None);
             if number % 2 == 1 {
                 nic.mac = "01:00:00:00:00:01".into();
             }
