@@ -299,3 +299,16 @@ fn a_router_outside_is_one_more_session() {
     assert!(says(&back, "the session with 203.0.113.1 ends"), "{back:?}");
     assert_eq!(back.cost(), Cost::Reload);
 }
+
+#[test]
+fn services_of_the_fabric_concern_the_agent_alone() {
+    let opened = plan_of(
+        BASE,
+        &BASE.replace(
+            "[[network]]\nname = \"vpc\"",
+            "services = [\"tcp/3128\"]\n[[network]]\nname = \"vpc\"",
+        ),
+    );
+    assert_eq!(opened.cost(), Cost::Reload);
+    assert_eq!(opened.steps, [Step::ReloadAgent]);
+}

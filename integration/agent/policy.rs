@@ -136,6 +136,83 @@ fn access_lists_take_effect_follow_edits_and_close_what_is_not_understood() {
 }
 
 #[test]
+fn the_fabrics_hosts_are_closed_but_for_what_the_host_file_opens() {
+    in_netns(|ns| {
+        let mut world = busy_world(ns);
+        world.in_step();
+        let traced = |world: &World<'_>, target: &str, flow: &str| {
+            let output = world.output(&["trace", "c1", target, flow]);
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            (output.status.code(), text)
+        };
+        // The NIC itself may send tcp/443 to everyone.
+        let (code, text) = traced(&world, "203.0.113.7", "tcp/443");
+        assert_eq!(code, Some(2), "{text}");
+        assert!(
+            text.contains("to a host of the fabric: denied: services of [fabric]"),
+            "{text}"
+        );
+        // What somebody takes away or puts in is put right.
+        world.ns.sh(
+            "nft delete element bridge lxmesh fabric4 '{ ip . 203.0.113.0/24 }'
+             nft delete element inet lxmesh fabric4 '{ ip . 203.0.113.0/24 }'
+             nft add element bridge lxmesh fabric_svc4 '{ tcp . 1-65535 . 0.0.0.0/0 }'
+             nft add element inet lxmesh fabric_svc6 '{ tcp . 1-65535 . ::/0 }'",
+        );
+        world.in_step();
+        let file = world.host_file();
+        let open = |list: &str| {
+            let services = format!("services = [{list}]\nunprotected_tags");
+            file.replace("unprotected_tags", &services)
+        };
+        // In the host's zone, as the first NIC would have begun the first three of them.
+        let own = world.nics[0].ipv4.clone().expect("it has one");
+        for (source, target, port) in [
+            (own.as_str(), "203.0.113.7", 443),
+            (&own, "203.0.113.7", 8443),
+            (&own, "192.0.9.9", 8443),
+            ("192.0.9.9", "203.0.113.7", 8443),
+        ] {
+            ns.sh(&format!(
+                "conntrack -I -s {source} -d {target} -p tcp --sport 4000 --dport {port} --state ESTABLISHED --timeout 3000 -u ASSURED"
+            ));
+        }
+        world.fabric_services = vec![
+            "tcp . 443-450 . 203.0.113.0/25",
+            "icmp . 2048-2303 . 0.0.0.0/0",
+        ];
+        world.write_host_file(&open(
+            r#""tcp/443-450@203.0.113.0/25", "icmp/echo-request""#,
+        ));
+        world.signal("HUP");
+        world.in_step();
+        let (code, text) = traced(&world, "203.0.113.7", "tcp/443");
+        assert_eq!(code, Some(0), "{text}");
+        assert!(
+            text.contains("[fabric] services: tcp/443-450@203.0.113.0/25"),
+            "{text}"
+        );
+        // Open at the host, but not out of the NIC; and the other way round.
+        for (target, flow) in [("203.0.113.7", "tcp/444"), ("203.0.113.200", "tcp/443")] {
+            let (code, text) = traced(&world, target, flow);
+            assert_eq!(code, Some(2), "{text}");
+        }
+        let tracked = || ns.sh("cat /proc/net/nf_conntrack").lines().count();
+        world.until("what is closed has ended", |_| {
+            (tracked() == 3).then_some(())
+        });
+        // Without the service its connections end, too.
+        world.fabric_services.clear();
+        world.write_host_file(&open(""));
+        world.signal("HUP");
+        world.in_step();
+        world.until("what was open has ended", |_| {
+            (tracked() == 2).then_some(())
+        });
+    });
+}
+
+#[test]
 fn a_trace_names_the_rule_that_decides() {
     in_netns(|ns| {
         let world = busy_world(ns);

@@ -15,6 +15,8 @@ PREFIX4 = "192.0.2"
 PREFIX6 = "2001:db8::"
 GATEWAY4 = f"{PREFIX4}.1"
 GATEWAY6 = f"{PREFIX6}1"
+# What instances may reach at hosts of the fabric.
+LISTED_PORT = 5320
 
 
 def host_file(plan):
@@ -29,6 +31,7 @@ name        = "lab"
 asn         = 64500
 reflectors  = [{reflectors}]
 supervisors = [{supervisors}]
+services    = ["udp/{LISTED_PORT}"]
 unprotected_tags = true
 
 [ipsec]

@@ -50,6 +50,8 @@ pub struct World<'a> {
     pub lxd: FakeLxd,
     /// What should be connected.
     pub nics: Vec<Nic>,
+    /// Elements of what the host file opens of the fabric's hosts.
+    pub fabric_services: Vec<&'static str>,
     /// Where the other ends of veths live.
     peers: Child,
     agent: Option<Child>,
@@ -224,6 +226,7 @@ impl<'a> World<'a> {
             ns,
             lxd,
             nics: Vec::new(),
+            fabric_services: Vec::new(),
             peers,
             agent: None,
             starts: 0,

@@ -131,6 +131,7 @@ fn check_fabric(fabric: &FabricTable, findings: &mut Findings<'_>) -> Vec<IpNet>
         asn,
         reflectors,
         supervisors,
+        services,
         underlay_mtu: _,
         vxlan_port: _,
         gbp: _,
@@ -178,7 +179,14 @@ fn check_fabric(fabric: &FabricTable, findings: &mut Findings<'_>) -> Vec<IpNet>
             );
         }
     }
-    supervisor_list.iter().map(|net| net.get_ref().0).collect()
+    let supervisors: Vec<IpNet> = supervisor_list.iter().map(|net| net.get_ref().0).collect();
+    let reflectors = reflector_list
+        .iter()
+        .map(|address| address.get_ref().0.into());
+    let hosts: Vec<IpNet> = supervisors.iter().copied().chain(reflectors).collect();
+    let vxlan_port = or(&fabric.vxlan_port, |port| port.get(), DEFAULT_VXLAN_PORT);
+    policies::check_fabric_services(list(services), &hosts, vxlan_port, findings);
+    supervisors
 }
 
 /// What an AS number is set aside for, if no router has it.
@@ -437,6 +445,7 @@ fn resolve_fabric(fabric: &FabricTable) -> Option<Fabric> {
         asn,
         reflectors,
         supervisors,
+        services,
         underlay_mtu,
         vxlan_port,
         gbp,
@@ -455,6 +464,10 @@ fn resolve_fabric(fabric: &FabricTable) -> Option<Fabric> {
             .map(|_| list(supervisors))?
             .iter()
             .map(|net| net.get_ref().0)
+            .collect(),
+        services: list(services)
+            .iter()
+            .map(|service| service.get_ref().clone())
             .collect(),
         underlay_mtu: or(underlay_mtu, |mtu| mtu.get(), DEFAULT_UNDERLAY_MTU),
         vxlan_port: or(vxlan_port, |port| port.get(), DEFAULT_VXLAN_PORT),

@@ -58,6 +58,11 @@ section! {
         /// of the tunnels. A reflector inside a prefix is a supervisor too only if its address is
         /// listed singly as well, or `[host] roles` says so.
         required supervisors: List<PrefixOrAddress>,
+        /// What instances may reach at addresses of `supervisors` and `reflectors`, this host's own included,
+        /// if their own `out_services` allow it, too; nothing else there, ping included. The words are those
+        /// of `out_services`; `@PREFIX` is an address or prefix of such hosts, and without it all of them
+        /// are meant. Requests of DHCP and the tunnels' ports stay closed. Default: nothing.
+        optional services: List<Service>,
         /// Largest IP packet that the underlay carries between any two hosts, bytes. Default: 1500.
         optional underlay_mtu: Int<1280, 65535>,
         /// UDP port of the tunnels. Default: 4789 (RFC 7348).

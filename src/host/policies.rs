@@ -1,12 +1,14 @@
-//! The rules of what `[[network]]` says of its NICs' policy: services that name tags, and limits.
+//! The rules of what the host file says of NICs' policy: services that name tags, services of the
+//! fabric's hosts, and limits.
 
-use super::check::list;
+use super::check::{check_repeated, list};
 use super::keys::{FabricTable, NetworkTable};
 use super::networks::gbp_of;
 use super::problem::{Findings, quoted};
 use super::schema::Limits;
-use super::service::Peer;
+use super::service::{Peer, Ports, Protocol, Service, Traffic};
 use super::value::Int;
+use crate::addr::IpNet;
 use std::collections::BTreeMap;
 use toml::Spanned;
 
@@ -59,6 +61,77 @@ pub fn check_services(
                 remedy,
             );
         }
+    }
+}
+
+/// Services of `[fabric]`: each is one of some host, and can be opened.
+pub fn check_fabric_services(
+    services: &[Spanned<Service>],
+    hosts: &[IpNet],
+    vxlan_port: u16,
+    findings: &mut Findings<'_>,
+) {
+    check_repeated("fabric.services", services, Service::to_string, findings);
+    for service in services {
+        if let Some((what, remedy)) = unfit(service.get_ref(), hosts, vxlan_port) {
+            let shown = quoted(&service.get_ref().to_string());
+            findings.add(
+                service.span(),
+                format!("fabric.services: {shown} {what}"),
+                remedy,
+            );
+        }
+    }
+}
+
+/// What is wrong with a service of `[fabric]`, and the remedy. Without hosts something else is wrong.
+fn unfit(
+    service: &Service,
+    hosts: &[IpNet],
+    vxlan_port: u16,
+) -> Option<(&'static str, &'static str)> {
+    let six = hosts.first()?.addr().is_ipv6();
+    let overlaps =
+        |net: &IpNet, host: &IpNet| net.contains(&host.network()) || host.contains(&net.network());
+    match &service.peer {
+        Peer::Tag(_) => {
+            return Some((
+                "names a tag, but the fabric's hosts bear none",
+                "name an address or prefix of [fabric], or leave out the @ and what follows",
+            ));
+        }
+        Peer::SameNetwork => {
+            return Some((
+                "names an instance's network, but the fabric's hosts are in none",
+                "name an address or prefix of [fabric], or leave out the @ and what follows",
+            ));
+        }
+        Peer::Net(net) if !hosts.iter().any(|host| overlaps(net, host)) => {
+            return Some((
+                "is of no host of the fabric",
+                "name an address or prefix of [fabric] supervisors or reflectors; elsewhere, out_services alone decide",
+            ));
+        }
+        Peer::Net(_) | Peer::Anyone => {}
+    }
+    match service.traffic {
+        Traffic::Of(Protocol::Icmp, _) if six => Some((
+            "is IPv4, but the underlay is IPv6",
+            "write icmpv6, which goes with IPv6",
+        )),
+        Traffic::Of(Protocol::IcmpV6, _) if !six => Some((
+            "is IPv6, but the underlay is IPv4",
+            "write icmp, which goes with IPv4",
+        )),
+        Traffic::Of(Protocol::Udp, Ports { first, last })
+            if first == last && [67, 547, vxlan_port].contains(&first) =>
+        {
+            Some((
+                "is DHCP or the tunnels, which stay closed to instances in any case",
+                "remove it",
+            ))
+        }
+        _ => None,
     }
 }
 

@@ -43,6 +43,9 @@ pub struct Fabric {
     /// Never empty, all of one family. They overlap only where a reflector inside a prefix is
     /// also listed singly.
     pub supervisors: Vec<IpNet>,
+    /// What instances may reach at supervisors and reflectors. Peers are anyone, which means all of
+    /// these hosts, or a prefix that has some of them. Default none.
+    pub services: Vec<Service>,
     /// Largest IP packet that the underlay carries between any two hosts, bytes. Default 1500.
     pub underlay_mtu: u32,
     /// UDP port of the tunnels. Default 4789 (RFC 7348).

@@ -6,6 +6,7 @@ use super::{KindError, Look, Scope};
 use crate::host::{Denied, Limits, Network};
 use crate::kernel::nft::{Element, ElementOp, Place};
 use crate::model::{Change, Inputs, Kind, Owns, Table};
+use crate::policy::fabric::Opened;
 use crate::policy::{Action, Compiled, Direction, Protocol};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -64,6 +65,7 @@ impl Kind for NftElement {
 
     fn derive(inputs: &Inputs<'_>) -> Table<Self> {
         let mut wanted = Table::<Self>::new();
+        fabric_elements(inputs, &mut wanted);
         network_elements(inputs, &mut wanted);
         nic_elements(inputs, &mut wanted);
         wanted
@@ -92,6 +94,41 @@ fn put_range(
         end: Some(Bytes::of(last).into()),
     };
     wanted.insert(key, Attrs(data.map(|value| Bytes::of(&[value]).into())));
+}
+
+/// Where hosts of the fabric are, and what of them is open to instances.
+fn fabric_elements(inputs: &Inputs<'_>, wanted: &mut Table<NftElement>) {
+    for net in inputs.host.fabric.hosts() {
+        let (sets, ethertype) = match net.addr().is_ipv6() {
+            false => ([Set::Fabric4, Set::InetFabric4], ETHERTYPE_IP),
+            true => ([Set::Fabric6, Set::InetFabric6], ETHERTYPE_IP6),
+        };
+        let end = |address| [Value::EtherType(ethertype), Value::Ip(address)];
+        for set in sets {
+            put_range(
+                wanted,
+                set,
+                &end(net.network()),
+                &end(net.broadcast()),
+                None,
+            );
+        }
+    }
+    for block in Opened::of(inputs.host).blocks() {
+        let sets = match block.first.is_ipv6() {
+            false => [Set::FabricSvc4, Set::InetFabricSvc4],
+            true => [Set::FabricSvc6, Set::InetFabricSvc6],
+        };
+        let end = |port, address| {
+            let protocol = Value::Protocol(block.protocol.number());
+            [protocol, Value::Port(port), Value::Ip(address)]
+        };
+        let first = end(block.ports.first, block.first);
+        let last = end(block.ports.last, block.last);
+        for set in sets {
+            put_range(wanted, set, &first, &last, None);
+        }
+    }
 }
 
 /// What holds for a network as a whole, by name even before its devices exist.
@@ -494,6 +531,7 @@ mod tests {
     use super::*;
     use crate::host;
     use crate::kernel::link::{BridgeData, Link, LinkKind};
+    use crate::kernel::nft::Family;
     use crate::model::{Facts, Nic};
 
     const HOST: &str = "version = 1\n[fabric]\nname = \"t\"\nasn = 64500\nreflectors = [\"203.0.113.1\"]\n\
@@ -531,6 +569,32 @@ mod tests {
             .map(Key::to_string)
             .collect();
         (at_once, wanted.keys().any(|key| key.set == Set::Id4))
+    }
+
+    #[test]
+    fn the_hosts_of_the_fabric_are_closed_but_for_what_the_host_file_opens() {
+        let services = "services = [\"tcp/80-90\", \"tcp/85@203.0.113.11\", \"icmp/echo-request@203.0.113.1\"]\n";
+        let text = HOST.replace("[[network]]", &format!("{services}[[network]]"));
+        let wanted = NftElement::derive(&Inputs {
+            refused: &[],
+            host: &host::parse("x", &text).unwrap_or_else(|problems| panic!("{problems}")),
+            nics: &[],
+            facts: &Facts::default(),
+        });
+        for family in [Family::Bridge, Family::Inet] {
+            let of = wanted
+                .keys()
+                .filter(|key| key.set.family() == family && key.set.name().starts_with("fabric"));
+            assert_eq!(
+                of.map(Key::to_string).collect::<Vec<_>>(),
+                [
+                    "@fabric4 { 0x0800 . 203.0.113.1 }",
+                    "@fabric4 { 0x0800 . 203.0.113.11 }",
+                    "@fabric_svc4 { 1 . 2048-2303 . 203.0.113.1 }",
+                    "@fabric_svc4 { 6 . 80-90 . 0.0.0.0-255.255.255.255 }",
+                ]
+            );
+        }
     }
 
     #[test]

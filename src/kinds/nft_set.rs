@@ -55,6 +55,13 @@ pub enum Set {
     Zone6,
     /// UDP ports of tunnels.
     VxlanUdp,
+    /// Ethertype . where hosts of the fabric are.
+    Fabric4,
+    Fabric6,
+    /// Protocol . destination ports (of ICMP: type and code) . addresses of such hosts: what the host
+    /// file opens to instances.
+    FabricSvc4,
+    FabricSvc6,
     /// Port . protocol . destination port: open to everyone.
     OutSvc,
     InSvc,
@@ -82,6 +89,11 @@ pub enum Set {
     InetSvis,
     InetPorts,
     InetVxlanUdp,
+    /// The same of hosts of the fabric once more.
+    InetFabric4,
+    InetFabric6,
+    InetFabricSvc4,
+    InetFabricSvc6,
     /// Managed bridge in a VRF . all gateways' addresses of the VRF.
     InetGateways4,
     InetGateways6,
@@ -114,6 +126,7 @@ pub enum Field {
     /// Addresses as payload: the packet's family is not looked at.
     Ip4Raw,
     Ip6Raw,
+    EtherType,
     Protocol,
     Port,
     Mark,
@@ -133,6 +146,7 @@ pub enum Value<'a> {
     Mac(Mac),
     MacAndType(Mac, u16),
     Ip(IpAddr),
+    EtherType(u16),
     Protocol(u8),
     Port(u16),
     Mark(u32),
@@ -151,7 +165,7 @@ pub struct Bytes {
 }
 
 impl Set {
-    pub const ALL: [Set; 45] = [
+    pub const ALL: [Set; 53] = [
         Set::Svis,
         Set::Mcast,
         Set::Ports,
@@ -173,6 +187,10 @@ impl Set {
         Set::Zone4,
         Set::Zone6,
         Set::VxlanUdp,
+        Set::Fabric4,
+        Set::Fabric6,
+        Set::FabricSvc4,
+        Set::FabricSvc6,
         Set::OutSvc,
         Set::InSvc,
         Set::Served4,
@@ -192,6 +210,10 @@ impl Set {
         Set::InetSvis,
         Set::InetPorts,
         Set::InetVxlanUdp,
+        Set::InetFabric4,
+        Set::InetFabric6,
+        Set::InetFabricSvc4,
+        Set::InetFabricSvc6,
         Set::InetGateways4,
         Set::InetGateways6,
         Set::InetZones,
@@ -204,6 +226,10 @@ impl Set {
             Set::InetSvis
             | Set::InetPorts
             | Set::InetVxlanUdp
+            | Set::InetFabric4
+            | Set::InetFabric6
+            | Set::InetFabricSvc4
+            | Set::InetFabricSvc6
             | Set::InetGateways4
             | Set::InetGateways6
             | Set::InetZones => Family::Inet,
@@ -235,6 +261,10 @@ impl Set {
             Set::Zone4 => "zone4",
             Set::Zone6 => "zone6",
             Set::VxlanUdp | Set::InetVxlanUdp => "vxlan_udp",
+            Set::Fabric4 | Set::InetFabric4 => "fabric4",
+            Set::Fabric6 | Set::InetFabric6 => "fabric6",
+            Set::FabricSvc4 | Set::InetFabricSvc4 => "fabric_svc4",
+            Set::FabricSvc6 | Set::InetFabricSvc6 => "fabric_svc6",
             Set::OutSvc => "out_svc",
             Set::InSvc => "in_svc",
             Set::Served4 => "served4",
@@ -289,6 +319,10 @@ impl Set {
             Set::Zone4 => &[IfIndex, MacAndType, Ip4Raw],
             Set::Zone6 => &[IfIndex, MacAndType, Ip6Raw],
             Set::VxlanUdp | Set::InetVxlanUdp => &[Port],
+            Set::Fabric4 | Set::InetFabric4 => &[EtherType, Ip4],
+            Set::Fabric6 | Set::InetFabric6 => &[EtherType, Ip6],
+            Set::FabricSvc4 | Set::InetFabricSvc4 => &[Protocol, Port, Ip4],
+            Set::FabricSvc6 | Set::InetFabricSvc6 => &[Protocol, Port, Ip6],
             Set::OutSvc | Set::InSvc => &[IfIndex, Protocol, Port],
             Set::Served4 => &[IfIndex, Mac, Ip4, Protocol, Port],
             Set::Out4 | Set::In4 => &[IfIndexBe, Protocol, Port, Ip4],
@@ -324,7 +358,7 @@ impl Field {
             Field::Mac | Field::MacRaw => 6,
             Field::MacAndType => 8,
             Field::Protocol => 1,
-            Field::Port | Field::Zone => 2,
+            Field::Port | Field::Zone | Field::EtherType => 2,
             // As long as it is; it is never part of a key.
             Field::Verdict => 0,
         }
@@ -354,7 +388,7 @@ impl Bytes {
                 Value::Ip(IpAddr::V4(address)) => out.push(&address.octets()),
                 Value::Ip(IpAddr::V6(address)) => out.push(&address.octets()),
                 Value::Protocol(number) => out.push(&[*number]),
-                Value::Port(port) => out.push(&port.to_be_bytes()),
+                Value::Port(number) | Value::EtherType(number) => out.push(&number.to_be_bytes()),
                 Value::Zone(zone) => out.push(&zone.to_ne_bytes()),
                 Value::IfIndexBe(number) | Value::MarkBe(number) => {
                     out.push(&number.to_be_bytes());
@@ -459,6 +493,7 @@ fn write_field(out: &mut String, field: Field, part: &[u8]) {
         Field::Ip6 => write!(out, "{}", Ipv6Addr::from(head::<16>(part))),
         Field::Protocol => write!(out, "{}", part[0]),
         Field::Port => write!(out, "{}", u16::from_be_bytes(head(part))),
+        Field::EtherType => write!(out, "{:#06x}", u16::from_be_bytes(head(part))),
         Field::Zone => write!(out, "{}", u16::from_ne_bytes(head(part))),
         Field::IfIndexBe => write!(out, "{}", u32::from_be_bytes(head(part))),
         Field::MarkBe => write!(out, "{:#x}", u32::from_be_bytes(head(part))),
@@ -526,6 +561,15 @@ mod tests {
         );
         let verdict = Bytes::of(&[Value::Verdict(GOTO, "egress_accept")]);
         assert_eq!(verdict.text(&[Field::Verdict]), "goto egress_accept");
+        let fabric = |address: &str| {
+            let address = Value::Ip(address.parse().unwrap());
+            Bytes::of(&[Value::EtherType(0x0800), address])
+        };
+        let (first, last) = (fabric("203.0.113.0"), fabric("203.0.113.255"));
+        assert_eq!(
+            first.range_text(Some(&last), Set::Fabric4.key()),
+            "0x0800 . 203.0.113.0-203.0.113.255"
+        );
         let service = Bytes::of(&[Value::IfIndex(7), Value::Protocol(6), Value::Port(443)]);
         assert_eq!(service.text(Set::InSvc.key()), "7 . 6 . 443");
     }

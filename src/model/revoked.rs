@@ -6,6 +6,7 @@ use super::nic::Nic;
 use crate::addr::IpAddr;
 use crate::host::{HostFile, Network};
 use crate::kernel::conntrack::Entry;
+use crate::policy::fabric::{self, Opened};
 use crate::policy::{Compiled, Flow, Protocol};
 use std::collections::HashMap;
 
@@ -66,14 +67,11 @@ impl<'a> Revoked<'a> {
 
     /// Whether a connection is one that was allowed and is no longer.
     pub fn ends(&self, entry: &Entry) -> bool {
-        let Some((protocol, _)) = Protocol::ALL
-            .iter()
-            .find(|(known, _)| known.number() == entry.protocol)
-        else {
+        let Some(protocol) = protocol_of(entry) else {
             return false;
         };
         let flow = |peer, tags| Flow {
-            protocol: *protocol,
+            protocol,
             port: entry.port,
             peer,
             tags,
@@ -143,6 +141,59 @@ impl Change<'_> {
             Some(now) => allows(self.before) && !allows(now),
         }
     }
+}
+
+/// Connections that instances have begun with hosts of the fabric, and that are not open to them or no longer.
+pub struct Shut<'a> {
+    host: &'a HostFile,
+    opened: Opened,
+    networks: HashMap<IpAddr, Vec<&'a Network>>,
+}
+
+impl<'a> Shut<'a> {
+    pub fn of(host: &'a HostFile, nics: &'a [Nic]) -> Self {
+        let mut networks: HashMap<IpAddr, Vec<&Network>> = HashMap::new();
+        for nic in nics {
+            for address in nic.addresses() {
+                let of = networks.entry(address).or_default();
+                of.extend(host.network(&nic.network));
+            }
+        }
+        Shut {
+            host,
+            opened: Opened::of(host),
+            networks,
+        }
+    }
+
+    /// Whether a connection is one of them.
+    pub fn ends(&self, entry: &Entry) -> bool {
+        let began = |network: &&&Network| entry.zone == self.host.routed_zone(network);
+        let Some(network) = self
+            .networks
+            .get(&entry.source)
+            .and_then(|networks| networks.iter().find(began))
+        else {
+            return false;
+        };
+        let open = || {
+            let flow = protocol_of(entry).map(|protocol| Flow {
+                protocol,
+                port: entry.port,
+                peer: entry.destination,
+                tags: 0,
+            });
+            flow.is_some_and(|flow| self.opened.rule(&flow).is_some())
+        };
+        fabric::is_host(self.host, Some(network), entry.destination) && !open()
+    }
+}
+
+fn protocol_of(entry: &Entry) -> Option<Protocol> {
+    Protocol::ALL
+        .iter()
+        .map(|(protocol, _)| *protocol)
+        .find(|known| known.number() == entry.protocol)
 }
 
 /// What a policy says of tags, without where it is from.
@@ -267,6 +318,26 @@ mod tests {
         assert!(ends(&entry(0, 6, "2001:db8::20", "2001:db8::10", 80)));
         assert!(!ends(&entry(100, 1, "192.0.2.20", "192.0.2.10", 8 << 8)));
         assert!(!ends(&entry(100, 17, "192.0.2.1", "192.0.2.10", 68)));
+    }
+
+    #[test]
+    fn what_is_not_open_at_the_fabrics_hosts_ends() {
+        let text = HOST.replace("[tags]", "services = [\"tcp/3128\"]\n[tags]");
+        let host = host::parse("host.toml", &text).unwrap_or_else(|problems| panic!("{problems}"));
+        let nics = [nic(&host, 10, "", "tcp/1-65535")];
+        let shut = Shut::of(&host, &nics);
+        let ends = |zone, protocol, destination, port| {
+            shut.ends(&entry(zone, protocol, "192.0.2.10", destination, port))
+        };
+        assert!(ends(0, 6, "203.0.113.11", 22));
+        assert!(ends(0, 6, "203.0.113.1", 179));
+        assert!(ends(0, 1, "203.0.113.11", 8 << 8));
+        assert!(ends(0, 47, "203.0.113.11", 0));
+        // Open; elsewhere; the same address in a VRF; begun by the host.
+        assert!(!ends(0, 6, "203.0.113.11", 3128));
+        assert!(!ends(0, 6, "203.0.113.12", 22));
+        assert!(!ends(200, 6, "203.0.113.11", 22));
+        assert!(!shut.ends(&entry(0, 6, "203.0.113.11", "192.0.2.10", 80)));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 use super::nic::Nic;
 use crate::addr::IpAddr;
 use crate::host::HostFile;
+use crate::policy::fabric::{self, Opened};
 use crate::policy::{Direction, Flow, Judgement, Peer, Protocol, Service, Traffic};
 use serde::Serialize;
 
@@ -155,7 +156,12 @@ fn one(
             peer: destination.address,
             tags: 0,
         };
-        steps.push(step(nic, Direction::Out, &flow, nic.outward.judge(&flow)));
+        if fabric::is_host(host, host.network(&nic.network), destination.address) {
+            steps.push(to_fabric(host, &flow));
+        }
+        if steps.iter().all(|step| step.allowed) {
+            steps.push(step(nic, Direction::Out, &flow, nic.outward.judge(&flow)));
+        }
     }
     let open = steps.iter().all(|step| step.allowed);
     let gateway = host.networks.iter().any(|network| {
@@ -206,6 +212,20 @@ fn one(
         destination: destination.address,
         allowed: steps.iter().all(|step| step.allowed),
         steps,
+    }
+}
+
+/// As in the chain `egress_fabric`; audit is not about this.
+fn to_fabric(host: &HostFile, flow: &Flow) -> Step {
+    let opened = Opened::of(host);
+    let rule = opened.rule(flow);
+    Step {
+        place: "to a host of the fabric".into(),
+        allowed: rule.is_some(),
+        why: match rule {
+            Some(rule) => rule.origin.to_string(),
+            None => "services of [fabric] in the host file do not open it to instances".into(),
+        },
     }
 }
 

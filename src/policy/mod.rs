@@ -5,6 +5,7 @@
 //! in the same order as the rules in `templates/datapath-rules.nft` do.
 
 pub mod compiled;
+pub mod fabric;
 pub mod rule;
 
 pub use crate::host::{Peer, Ports, Protocol, Service, Traffic};

@@ -9,6 +9,7 @@ use super::tally::same_devices;
 use crate::dhcp;
 use crate::model::facts::Readiness;
 use crate::model::{Facts, FollowUp};
+use crate::policy::fabric::Opened;
 use crate::text::{self, SENTENCE};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -38,8 +39,10 @@ impl Agent {
             }
         }
     }
-    /// Says of every NIC what is wrong with it, once.
+    /// Says of every NIC what is wrong with it, once, and of the fabric's services.
     pub(super) fn say_problems(&mut self) {
+        let unopened = Opened::of(&self.host).problem.map(String::from);
+        self.say("[fabric] services", unopened);
         let mut now: BTreeMap<String, String> = BTreeMap::new();
         let resolved = &self.world.resolved.problems;
         for problem in resolved.iter().chain(&self.world.misfits(&self.host)) {

@@ -94,6 +94,8 @@ pub struct Agent {
     pub(super) denials: Denials,
     /// Rules of another version were replaced, and their connections not ended yet.
     pub(super) owes_unzoned: bool,
+    /// So may those with hosts of the fabric that are closed now.
+    pub(super) owes_shut: bool,
 }
 
 pub(super) fn notify(states: &[sd_notify::NotifyState<'_>]) {
@@ -179,6 +181,7 @@ impl Agent {
                 if let Some(dhcp) = &mut self.dhcp {
                     dhcp.keep(&host.dhcp.directory, &dnsmasq_file::configs(&host));
                 }
+                self.owes_shut |= self.host.fabric != host.fabric;
                 self.host = host;
                 self.tally.new_host_file = true;
                 self.say("host file", None);
@@ -426,6 +429,8 @@ impl Agent {
             self.world.passed = before;
             self.owes_unzoned |= report.new_rules;
             self.end_unzoned();
+            self.owes_shut |= report.new_rules;
+            self.end_shut();
         }
         self.after_pass(&extent, facts, &report);
     }

@@ -4,7 +4,7 @@ use super::daemon::Agent;
 use crate::kernel::conntrack::Entry;
 use crate::kernel::fault;
 use crate::model::Nic;
-use crate::model::revoked::Revoked;
+use crate::model::revoked::{Revoked, Shut};
 use std::collections::HashSet;
 use std::net::IpAddr;
 
@@ -35,6 +35,26 @@ impl Agent {
                 )),
             ),
         }
+    }
+
+    /// Ends what instances have begun with hosts of the fabric before the rules or the host file closed it. No
+    /// further packet of theirs passes; this is about answers.
+    pub(super) fn end_shut(&mut self) {
+        let (true, Some(nics)) = (self.owes_shut, self.world.nics()) else {
+            return;
+        };
+        let shut = Shut::of(&self.host, nics);
+        fault::point();
+        let conntrack = &mut self.kernel.conntrack;
+        let ended = conntrack
+            .entries(|entry| shut.ends(entry))
+            .and_then(|entries| conntrack.delete(&entries));
+        // Once more after the next pass if it failed.
+        self.owes_shut = ended.is_err();
+        let complaint = ended.err().map(|error| {
+            format!("connections of instances with hosts of the fabric may linger, answers only: {error}")
+        });
+        self.say("revocation of the fabric's services", complaint);
     }
 
     /// Ends what the rules of another version tracked in the host's zone although an instance of a network in a

@@ -115,6 +115,7 @@ pub async fn run(host_path: &Path) -> Result<(), StartError> {
         ready: false,
         denials: Denials::open(),
         owes_unzoned: false,
+        owes_shut: false,
     };
     agent.serve(updates, requests).await?;
     notify(&[sd_notify::NotifyState::Stopping]);

@@ -32,7 +32,7 @@ class Attack:
 
     name: str
     text: str
-    original: str  # what became of it on the first implementation: "stopped" or "succeeded"
+    original: str  # what became of it on the first implementation: "stopped", "succeeded", "not tried"
     counters: tuple  # each of them must rise
     may: tuple = ()  # places where frames of it may be seen
     frames: list = dataclasses.field(default_factory=list)

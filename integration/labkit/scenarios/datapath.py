@@ -8,7 +8,7 @@ import tempfile
 
 from labkit import fleet, settings
 from labkit.console import LabError, table
-from labkit.scenarios import attacks, attacks_ip, attacks_past, attacks_sums, frames, legitimate, state
+from labkit.scenarios import attacks, attacks_fabric, attacks_ip, attacks_past, attacks_sums, frames, legitimate, state
 from labkit.scenarios.attacks import FLOW_PORT, HOST_PORT, ONE_WAY_PORT, OPEN_PORT, PREFIX, Catalogue, End
 from labkit.scenarios.registry import check, scenario
 from labkit.scenarios.scene import until_ready
@@ -54,7 +54,7 @@ class _Stage:
 
     @contextlib.contextmanager
     def services(self):
-        out = f"tcp/80 tcp/179 udp/53 udp/4789 udp/{OPEN_PORT} udp/{ONE_WAY_PORT} udp/{HOST_PORT} sctp/5400 udp/33434"
+        out = f"tcp/80 tcp/179 udp/53 udp/4789 udp/{OPEN_PORT} udp/{ONE_WAY_PORT} udp/{HOST_PORT} udp/{fleet.LISTED_PORT} sctp/5400 udp/33434"
         come_in = f"tcp/80 udp/53 udp/{OPEN_PORT} sctp/5400"
         with _configured(
             (self.eve, {_OUT: out, _IN: come_in}), (self.near, {_OUT: f"udp/{OPEN_PORT}", _IN: come_in}), (self.far, {_IN: come_in}),
@@ -113,6 +113,17 @@ class _Stage:
         return results
 
 
+@contextlib.contextmanager
+def _translated(stage):
+    """What goes to a certain address is sent to the other supervisor, as an operator might have it."""
+    rules = attacks_fabric.TRANSLATE.format(translated=attacks_fabric.TRANSLATED, target=stage.far.host.address)
+    stage.host.run(["nft", "-f", "-"], input=rules)
+    try:
+        yield
+    finally:
+        stage.host.run(["nft", "delete", "table", "ip", "lxmesh_lab"])
+
+
 def _complaints(attack, result):
     """What is wrong with one attack's result, as texts."""
     for place, count in result["arrived"].items():
@@ -135,9 +146,10 @@ def all_attacks(scene):
     for theme in (attacks.identity, attacks.arp, attacks.neighbour_discovery, attacks_ip.icmp, attacks_ip.control,
                   attacks_ip.tags_and_types, attacks_ip.services, attacks_past.dhcp,
                   lambda catalogue: attacks_past.arp(catalogue, stage.eve.nic().port),
+                  lambda catalogue: attacks_fabric.hosts(catalogue, scene.lab.reflectors[0].address),
                   attacks_ip.destinations, attacks_ip.tables, attacks_sums.deferred_checksums):
         theme(catalogue)
-    with stage.services():
+    with stage.services(), _translated(stage):
         results = stage.run(stage.plan([attack.plan() for attack in catalogue.attacks]))
         results += _from_outside(stage)
         results += _skipping_the_check(stage)
@@ -279,7 +291,7 @@ def all_legitimate(scene):
     """DHCP, RA, DAD, traceroute, path MTU, fragments, services, host and strangers: all pass"""
     stage = _Stage(scene)
     catalogue = stage.catalogue
-    for theme in (legitimate.dhcp, legitimate.neighbours, legitimate.errors, legitimate.conversations):
+    for theme in (legitimate.dhcp, legitimate.neighbours, legitimate.errors, legitimate.conversations, legitimate.fabric):
         theme(catalogue)
     with stage.services():
         try:

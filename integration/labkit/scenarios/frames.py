@@ -97,8 +97,10 @@ def tcp(source, target, source_port, target_port, flags=2, data=b""):
     return segment[:16] + struct.pack("!H", checksum(_pseudo(source, target, TCP, len(segment)) + segment)) + segment[18:]
 
 
-def sctp_init(source_port, target_port):
-    chunk = struct.pack("!BBHIIHHI", 1, 0, 20, 0x4C584D45, 65535, 1, 1, 1)
+def sctp_init(source_port, target_port, data=b""):
+    """`data`, a multiple of 4 bytes, is a parameter that nobody knows."""
+    more = struct.pack("!HH", 0x8000, 4 + len(data)) + data if data else b""
+    chunk = struct.pack("!BBHIIHHI", 1, 0, 20 + len(more), 0x4C584D45, 65535, 1, 1, 1) + more
     packet = struct.pack("!HHII", source_port, target_port, 0, 0) + chunk
     return packet[:8] + struct.pack("<I", crc32c(packet)) + chunk
 

@@ -2,6 +2,7 @@
 
 import struct
 
+from labkit import fleet
 from labkit.scenarios import frames as f
 from labkit.scenarios.attacks import CLOSED_PORT, OPEN_PORT, option
 
@@ -124,3 +125,17 @@ def conversations(c):
     for target in (STRANGER4, STRANGER6):
         a.talks.append([f"ping {target}", "c1", "ping", target, 0, 56, "yes"])
         a.talks += [[f"{size} bytes to {target}", "c1", "udp", target, OPEN_PORT, size, "yes"] for size in (100, 3000)]
+
+
+def fabric(c):
+    """A host of the fabric begins, by its underlay address, and is answered; what the host file opens is reached."""
+    own, gateway = c.own, c.gateway
+    a = c.attack("fabric-to-container", "a host of the fabric reaches what is allowed, by its underlay address", "works")
+    target = f"{c.near.ipv4} from {c.underlay}"
+    a.talks.append([f"ping {target}", "", "ping", target, 0, 56, "yes"])
+    a.talks.append([f"udp to {target}", "", "udp", target, OPEN_PORT, 100, "yes"])
+    a.talks.append([f"tcp/80 to {target}", "", "tcp", target, 80, 0, "yes"])
+    a = c.attack("fabric-service", "what the host file opens at hosts of the fabric; nobody listens there", "works")
+    a.may = ("host",)
+    refused = f.four(own.ipv4) + b"\x03\x03"
+    a.twin("refused", "eve", refused, c.datagram(gateway.mac, own.ipv4, c.underlay, fleet.LISTED_PORT, b"fabric service"))

@@ -185,9 +185,11 @@ def seen(raw, sight, twins):
 
 
 def talks(place, protocol, address, port, size):
-    """True if an echo of `size` bytes comes back; of tcp, if it connects; of segments, if a thousand bytes each do."""
+    """True if an echo of `size` bytes comes back; of tcp, if it connects; of segments, if a thousand bytes each do.
+    The address may be "TARGET from SOURCE"."""
+    address, _, source = address.partition(" from ")
     if protocol == "ping":
-        words = ["ping", "-n", "-q", "-c", "1", "-W", "2", "-s", str(size), address]
+        words = ["ping", "-n", "-q", "-c", "1", "-W", "2", "-s", str(size), *(["-I", source] if source else []), address]
         with inside(place):
             return subprocess.run(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
@@ -198,6 +200,8 @@ def talks(place, protocol, address, port, size):
         if protocol == "segments":
             client.setsockopt(socket.SOL_UDP, 103, 1000)  # UDP_SEGMENT
         try:
+            if source:
+                client.bind((source, 0))
             client.connect((address, port))
             if protocol == "tcp":
                 return True

@@ -10,7 +10,7 @@ from labkit.scenarios.registry import check, scenario
 VRF = "vrf-green"
 VRF_TABLE = 1300  # 1000 and the VNI
 MAIN_TABLE = 254
-_EQUAL = "/var/tmp/lxmesh-lab-equal"
+_ALONE = "/var/tmp/lxmesh-lab-alone"
 NAMED_TABLE = 2400
 
 
@@ -93,21 +93,37 @@ def vrf(scene):
     check(not answered, f"{here.label} reaches {answered} out of its VRF")
 
 
-@scenario("equal-addresses")
-def equal_addresses(scene):
-    """two networks with the same addresses: what an instance begins by its gateway is nobody else's, and ends with its service"""
+def _alone(scene, program, *more):
+    """What a program that stands alone has seen, with a host and an agent of its own."""
     host = scene.c1.host
-    for name in ("equal.py", "alone.py", "frames.py"):
-        host.push(pathlib.Path(__file__).with_name(name), f"{_EQUAL}/{name}")
+    for name in (program, "alone.py", "frames.py"):
+        host.push(pathlib.Path(__file__).with_name(name), f"{_ALONE}/{name}")
     try:
-        said = host.run(["unshare", "--net", "--mount", "python3", f"{_EQUAL}/equal.py", "--lxmesh", "/usr/bin/lxmesh"], check=False, timeout=300)
+        command = ["unshare", "--net", "--mount", "python3", f"{_ALONE}/{program}", "--lxmesh", "/usr/bin/lxmesh", *more]
+        said = host.run(command, check=False, timeout=300)
     finally:
-        host.sh(f"rm -r {_EQUAL}")
+        host.sh(f"rm -r {_ALONE}")
     try:
         told = json.loads(said.stdout)
     except ValueError:
-        raise LabError(f"equal.py: {said.stdout}{said.stderr}") from None
-    scene.note(f"{len(told['seen'])} looks")
+        raise LabError(f"{program}: {said.stdout}{said.stderr}") from None
+    scene.note(f"{program}: {len(told['seen'])} looks")
+    return told
+
+
+@scenario("equal-addresses")
+def equal_addresses(scene):
+    """two networks with the same addresses: what an instance begins by its gateway is nobody else's, and ends with its service"""
+    told = _alone(scene, "equal.py")
     # Of each family: one or two gateways, and four of each of the two NICs.
     check(len(told["seen"]) == 19, f"only {told['seen']}")
     check(not told["wrong"], lambda: "\n  ".join(["", *told["wrong"]]))
+
+
+@scenario("fabric-addresses")
+def fabric_addresses(scene):
+    """what instances send to hosts of the fabric, routed or translated, arrives only if the host file opens it or it answers"""
+    for family, looks in (("4", 419), ("6", 373)):
+        told = _alone(scene, "fabric.py", "--family", family)
+        check(len(told["seen"]) == looks, f"{len(told['seen'])} looks of {looks}")
+        check(not told["wrong"], lambda: "\n  ".join(["", *told["wrong"]]))

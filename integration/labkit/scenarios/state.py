@@ -29,7 +29,7 @@ exit 0
 _SETS = {
     "svis", "mcast", "ports", "overlay", "routers", "mac", "lla", "id4", "id6", "marks", "zones",
     "overlay_zones", "zone4", "zone6", "port_zones", "gateways4", "gateways6",
-    "vxlan_udp", "out_svc", "in_svc", "served4", "out_more", "in_more", "out4", "out6", "in4", "in6", "in_tags",
+    "vxlan_udp", "fabric4", "fabric6", "fabric_svc4", "fabric_svc6", "out_svc", "in_svc", "served4", "out_more", "in_more", "out4", "out6", "in4", "in6", "in_tags",
     "limited", "limit_new", "limit_ctl", "limit_conns", "audited", "logged",
 }
 _PORT_KEYS = (
