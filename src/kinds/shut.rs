@@ -44,7 +44,7 @@ impl Kind for Shut {
             .filter_map(|port| inputs.facts.link(port));
         links
             .filter(|link| link.master.is_none())
-            .filter(|link| inputs.facts.unfit(link, &inputs.host.networks).is_none())
+            .filter(|link| inputs.facts.unfit(link).is_none())
             .map(|link| (link.name.clone(), Attrs { up: false }))
             .collect()
     }

@@ -185,7 +185,7 @@ impl Known<'_> {
                 nic.port, self.client
             ));
         }
-        nic.misfit(self.facts, self.host)
+        nic.misfit(self.facts)
     }
 
     /// A port that should have been withdrawn.

@@ -26,6 +26,8 @@ pub struct Facts {
     /// Devices that are the host's own by that text: names, or beginnings of names with a `*` behind
     /// them.
     pub uplinks: BTreeSet<String>,
+    /// Names of all networks' SVIs, whether they are there or not.
+    pub svis: BTreeSet<IfName>,
     /// Of devices that NICs name and that are in no SVI: what the host uses them for.
     pub used: BTreeMap<IfName, String>,
 }
@@ -79,12 +81,17 @@ impl Facts {
         self.uplinks.iter().any(is)
     }
 
+    /// Whether a link is in the SVI of some network.
+    pub fn is_attached(&self, link: &Link) -> bool {
+        let master = link.master.and_then(|index| self.name_of(index));
+        master.is_some_and(|name| self.svis.contains(name))
+    }
+
     /// Why a device cannot be an instance's, for a person who reads "its device NAME ..."; `None` if it
     /// can. LXD and Incus make veths, whose other end is the instance's, and taps; they give them neither
     /// addresses nor routes nor bridges, unless they are for something else. Whoever may write the
     /// configuration of an instance may write any name into it.
-    pub fn unfit(&self, link: &Link, networks: &[Network]) -> Option<String> {
-        let svi = |network: &Network| self.svi(network).map(|svi| svi.index);
+    pub fn unfit(&self, link: &Link) -> Option<String> {
         let fits = match link.kind {
             LinkKind::Veth => link.peer_netns,
             LinkKind::Tun => link.mac.is_some(),
@@ -93,7 +100,7 @@ impl Facts {
         if !fits {
             return Some("is neither a veth with its other end in an instance nor a tap".into());
         }
-        if link.master.is_some() && networks.iter().any(|network| svi(network) == link.master) {
+        if self.is_attached(link) {
             return None;
         }
         if self.is_uplink(&link.name) {

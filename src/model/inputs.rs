@@ -23,8 +23,7 @@ impl<'a> Inputs<'a> {
     /// The host device of a NIC, if it is there and can be an instance's.
     pub fn port(&self, nic: &Nic) -> Option<&'a Link> {
         let link = self.facts.link(&nic.port)?;
-        let fits = self.facts.unfit(link, &self.host.networks).is_none();
-        fits.then_some(link)
+        self.facts.unfit(link).is_none().then_some(link)
     }
 
     /// NICs whose host device and SVI are both there, with their network. A NIC without its

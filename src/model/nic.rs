@@ -81,8 +81,8 @@ impl Nic {
     }
 
     /// Why its host-side device cannot be its, for a person; `None` if it can, or is not there.
-    pub fn misfit(&self, facts: &Facts, host: &HostFile) -> Option<String> {
-        let why = facts.unfit(facts.link(&self.port)?, &host.networks)?;
+    pub fn misfit(&self, facts: &Facts) -> Option<String> {
+        let why = facts.unfit(facts.link(&self.port)?)?;
         Some(format!(
             "its device {} {why}, so it is not connected; if that is not what LXD made for it, correct host_name or volatile.{}.host_name of the instance",
             self.port, self.id.device

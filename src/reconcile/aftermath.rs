@@ -45,7 +45,7 @@ impl Agent {
         self.say("[fabric] services", unopened);
         let mut now: BTreeMap<String, String> = BTreeMap::new();
         let resolved = &self.world.resolved.problems;
-        for problem in resolved.iter().chain(&self.world.misfits(&self.host)) {
+        for problem in resolved.iter().chain(&self.world.misfits()) {
             let text = now.entry(format!("nic {}", problem.nic)).or_default();
             if !text.is_empty() {
                 text.push_str("; ");

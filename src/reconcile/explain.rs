@@ -53,7 +53,7 @@ pub async fn explain(host_path: &Path, name: &str) -> Result<Explanation, Previe
     let details = client.details(&instance.id).await?.ok_or_else(gone)?;
     let resolved = world.resolved.nics.iter();
     let resolved = resolved.map(|nic| (&nic.port, nic.has_routes));
-    look_at_ports(&mut kernel, &mut facts, &host.networks, resolved);
+    look_at_ports(&mut kernel, &mut facts, resolved);
     let known = Known {
         host: &host,
         instance,

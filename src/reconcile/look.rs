@@ -2,7 +2,7 @@
 
 use super::closed;
 use crate::addr::{IfName, IpAddr, is_assignable};
-use crate::host::{HostFile, Network};
+use crate::host::HostFile;
 use crate::kernel::link::LinkKind;
 use crate::kernel::nft::shows_vlan_tags;
 use crate::kernel::sysctl::neigh_solicit;
@@ -15,6 +15,7 @@ use std::net::Ipv4Addr;
 pub fn look_at_links(kernel: &mut Kernel, host: &HostFile) -> Result<Facts, KernelError> {
     let mut facts = Facts::new(kernel.rtnl.links()?);
     facts.shows_vlan_tags = shows_vlan_tags();
+    facts.svis = host.networks.iter().map(|n| n.bridge.clone()).collect();
     closed::add(&mut facts, kernel, host);
     for network in &host.networks {
         read_solicit(&mut facts, &network.bridge);
@@ -85,7 +86,6 @@ fn read_solicit(facts: &mut Facts, svi: &IfName) {
 pub fn look_at_ports<'a>(
     kernel: &mut Kernel,
     facts: &mut Facts,
-    networks: &[Network],
     ports: impl Iterator<Item = (&'a IfName, bool)>,
 ) {
     for (port, has_routes) in ports {
@@ -93,10 +93,8 @@ pub fn look_at_ports<'a>(
         let Some(link) = facts.link(port) else {
             continue;
         };
-        let svi = |network: &Network| facts.svi(network).map(|svi| svi.index);
-        let attached = networks.iter().any(|network| svi(network) == link.master);
         // What is no instance's for another reason need not be looked at.
-        if (attached && link.master.is_some()) || facts.unfit(link, networks).is_some() {
+        if facts.is_attached(link) || facts.unfit(link).is_some() {
             continue;
         }
         let index = link.index;

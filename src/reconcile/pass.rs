@@ -87,7 +87,7 @@ pub fn plan(
             let mut facts = look_at_some(kernel, &host, facts_before, ports)?;
             let named = now.iter().map(|nic| (&nic.port, nic.has_routes));
             let named = named.chain(wanted.refused.iter().map(|nic| (&nic.port, nic.has_routes)));
-            look_at_ports(kernel, &mut facts, &wanted.host.networks, named);
+            look_at_ports(kernel, &mut facts, named);
             let planner = Planner {
                 look: Look {
                     kernel,
@@ -131,7 +131,7 @@ pub fn plan(
             let mut facts = look_at_links(kernel, wanted.host)?;
             let named = nics.iter().map(|nic| (&nic.port, nic.has_routes));
             let named = named.chain(wanted.refused.iter().map(|nic| (&nic.port, nic.has_routes)));
-            look_at_ports(kernel, &mut facts, &wanted.host.networks, named);
+            look_at_ports(kernel, &mut facts, named);
             let inputs = Inputs {
                 host: wanted.host,
                 nics,

@@ -20,7 +20,7 @@ impl Agent {
             .map(|nic| self.nic_status(nic))
             .collect();
         let resolved = &self.world.resolved.problems;
-        let misfits = self.world.misfits(&self.host);
+        let misfits = self.world.misfits();
         let problems = resolved.iter().chain(&misfits).map(|p| p.to_string());
         let mut problems: Vec<String> = problems.collect();
         problems.extend(self.claimed_elsewhere());

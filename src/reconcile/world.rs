@@ -198,10 +198,13 @@ impl World {
                     before.network == nic.network
                         && before.own_addresses().any(|own| own == address)
                 };
+                if before.is_some_and(had) {
+                    continue;
+                }
                 let key = (nic.network.clone(), address);
                 let known =
                     matches!(held.addresses.get(&key), Some(Holder::Here(mac)) if *mac == nic.mac);
-                if !known && !before.is_some_and(had) {
+                if !known {
                     let watch = Watch {
                         until: watched_until,
                         new: true,
@@ -224,7 +227,7 @@ impl World {
     }
 
     /// NICs whose host-side devices cannot be theirs.
-    pub fn misfits(&self, host: &HostFile) -> Vec<NicProblem> {
+    pub fn misfits(&self) -> Vec<NicProblem> {
         let Some(facts) = &self.facts else {
             return Vec::new();
         };
@@ -232,7 +235,7 @@ impl World {
         nics.filter_map(|nic| {
             Some(NicProblem {
                 nic: nic.id.clone(),
-                text: nic.misfit(facts, host)?,
+                text: nic.misfit(facts)?,
             })
         })
         .collect()
