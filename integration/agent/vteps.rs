@@ -131,12 +131,13 @@ fn a_tunnel_end_point_that_stays_away_is_taken_out() {
 #[test]
 fn where_every_host_is_declared_nothing_is_added() {
     in_netns(|ns| {
-        let world = World::new(ns);
+        let mut world = World::new(ns);
         let text = world.host_file();
         let declared = text.replace("\"203.0.113.0/24\"", "\"203.0.113.1\", \"203.0.113.2\"");
         assert_ne!(declared, text);
         world.write_host_file(&declared);
         load(&world);
+        world.fabric = vec!["203.0.113.1", "203.0.113.2", "203.0.113.100"];
         let mut world = world.started();
         flood(&world, "append", "vxlan-vpc", "203.0.113.3");
         world.settle();

@@ -45,7 +45,9 @@ impl World<'_> {
         }
         for family in ["bridge", "inet"] {
             lines.insert(format!("set {family} vxlan_udp 4789"));
-            lines.insert(format!("set {family} fabric4 ip . 203.0.113.0/24"));
+            for net in &self.fabric {
+                lines.insert(format!("set {family} fabric4 ip . {net}"));
+            }
             for service in &self.fabric_services {
                 lines.insert(format!("set {family} fabric_svc4 {service}"));
             }

@@ -50,6 +50,8 @@ pub struct World<'a> {
     pub lxd: FakeLxd,
     /// What should be connected.
     pub nics: Vec<Nic>,
+    /// Where the host file has hosts of the fabric.
+    pub fabric: Vec<&'static str>,
     /// Elements of what the host file opens of the fabric's hosts.
     pub fabric_services: Vec<&'static str>,
     /// Where the other ends of veths live.
@@ -226,6 +228,7 @@ impl<'a> World<'a> {
             ns,
             lxd,
             nics: Vec::new(),
+            fabric: vec!["203.0.113.0/24"],
             fabric_services: Vec::new(),
             peers,
             agent: None,
