@@ -500,20 +500,26 @@ fn routes_and_addresses_of_one_link_read_without_those_of_others_and_of_the_kern
              ip address add 198.51.100.1/24 dev vb
              ip route add 203.0.113.0/24 dev vb
              ip route add 203.0.113.9/32 dev vb table 77
+             ip route add 203.0.113.77/32 nexthop dev vb nexthop dev lo
              ip -6 route add 2001:db8:9::/64 dev vb");
         let mut rtnl = Rtnl::open().unwrap();
         let index = |rtnl: &mut Rtnl, text: &str| rtnl.link(&name(text)).unwrap().unwrap().index;
         let (a, b) = (index(&mut rtnl, "va"), index(&mut rtnl, "vb"));
         let routes = |rtnl: &mut Rtnl, index| -> Vec<String> {
             let all = rtnl.routes_by(index).unwrap();
-            all.iter().map(|r| r.destination.to_string()).collect()
+            all.iter().map(|net| net.to_string()).collect()
         };
         assert_eq!(routes(&mut rtnl, a), [""; 0]);
         let mut of_b = routes(&mut rtnl, b);
         of_b.sort();
         assert_eq!(
             of_b,
-            ["2001:db8:9::/64", "203.0.113.0/24", "203.0.113.9/32"]
+            [
+                "2001:db8:9::/64",
+                "203.0.113.0/24",
+                "203.0.113.77/32",
+                "203.0.113.9/32"
+            ]
         );
         let mut of_a = rtnl.addresses_of(a).unwrap();
         of_a.retain(|address| !matches!(address, IpAddr::V6(six) if six.is_unicast_link_local()));

@@ -171,14 +171,20 @@ fn what_a_nic_of_another_host_has_it_keeps_until_it_is_gone() {
         world.ns.sh(&format!(
             "ip neighbour del {ipv4} dev svi-vpc; ip neighbour del {ipv6} dev svi-vpc"
         ));
-        world.expect(&nic);
-        world.in_step();
+        let own = [&ipv4, &ipv6].map(|address| format!("neigh svi-vpc {address} {}", nic.mac));
+        world.until("it has what it waited for", |world| {
+            let there = neighbours(world);
+            own.iter().all(|entry| there.contains(entry)).then_some(())
+        });
         until_no_problem(&mut world);
-        let left = neighbours(&world);
-        assert!(
-            !left.iter().any(|entry| entry.contains(" 100::")),
-            "{left:?}"
-        );
+        // In dispute they stay, until the NIC is gone.
+        let there = neighbours(&world);
+        assert!(signs.iter().all(|sign| there.contains(sign)), "{there:?}");
+        world.lxd.remove("default", "late");
+        world.unplug(&nic);
+        world.forget(&nic);
+        world.lxd.emit("instance-deleted", "default", "late");
+        world.in_step();
     });
 }
 
@@ -222,8 +228,13 @@ fn what_was_given_before_evpn_told_of_it_goes_back() {
         let nic = world.launch("c1", "vpc");
         let mut world = world.started();
         let ipv4 = nic.ipv4.clone().unwrap();
-        // BGP comes up: the address is another host's, although its VTEP is the higher one.
+        // BGP comes up: the address is another host's, although its VTEP is the higher one. A look at the NIC,
+        // which its instance can cause, takes nothing back.
         announced(ns, &ipv4, OTHER, "203.0.113.2");
+        ns.sh(&format!(
+            "ip link set {0} down; ip link set {0} up",
+            nic.port
+        ));
         expect_without(&mut world, &nic, true, false);
         until_problem(
             &mut world,
@@ -237,6 +248,87 @@ fn what_was_given_before_evpn_told_of_it_goes_back() {
 }
 
 #[test]
+fn what_it_got_after_it_had_waited_goes_back_whenever_the_other_is_there_again() {
+    in_netns(|ns| {
+        let mut world = World::with_interval(ns, 5).started();
+        let nic = world.nic("late", "vpc");
+        let ipv4 = nic.ipv4.clone().unwrap();
+        // Of a host whose VTEP is the higher one.
+        announced(ns, &ipv4, OTHER, "203.0.113.2");
+        world.run(&nic);
+        let there = format!("address {ipv4} is used in network vpc by {OTHER}");
+        until_problem(&mut world, &there);
+        let own = format!("neigh svi-vpc {ipv4} {}", nic.mac);
+        let sign = format!("neigh svi-vpc 100::c000:20a {}", nic.mac);
+        // BGP is away for a while, and the agent is restarted meanwhile.
+        for restart in [false, true] {
+            ns.sh(&format!("ip neighbour del {ipv4} dev svi-vpc"));
+            world.until("it has the address", |world| {
+                let there = neighbours(world);
+                (there.contains(&own) && there.contains(&sign)).then_some(())
+            });
+            if restart {
+                world.stop();
+                world.start();
+                until_no_problem(&mut world);
+                // A full look, in which nothing is taken back.
+                std::thread::sleep(Duration::from_secs(7));
+            }
+            announced(ns, &ipv4, OTHER, "203.0.113.2");
+            until_problem(&mut world, &there);
+            assert!(!neighbours(&world).contains(&own));
+            let kept = world.logged("another host claims this");
+            assert_eq!(kept, [""; 0]);
+        }
+    });
+}
+
+#[test]
+fn one_sign_is_enough_for_all_hosts_that_wait() {
+    in_netns(|ns| {
+        let mut world = World::with_interval(ns, 5).started();
+        let nic = world.nic("late", "vpc");
+        announced(ns, nic.ipv4.as_ref().unwrap(), OTHER, "203.0.113.2");
+        announced(ns, "100::c000:20a", "02:ee:00:00:00:ef", "203.0.113.3");
+        world.run(&nic);
+        until_problem(&mut world, "is used in network vpc by");
+        std::thread::sleep(Duration::from_secs(7));
+        assert_eq!(world.status().unwrap()["deferred"], serde_json::json!([]));
+        assert_eq!(world.output(&["plan"]).status.code(), Some(0));
+        let sign = "neigh svi-vpc 100::c000:20a 02:ee:00:00:00:ef".to_string();
+        assert!(neighbours(&world).contains(&sign));
+    });
+}
+
+#[test]
+fn a_device_that_several_name_before_anybody_had_it_is_nobodys() {
+    in_netns(|ns| {
+        let mut world = World::new(ns);
+        world.launch("honest", "vpc");
+        let (victim, mut thief) = (world.nic("victim", "dmz"), world.nic("thief", "vpc"));
+        thief.port = victim.port.clone();
+        // It runs, and waits for a device of that name.
+        (thief.ipv4, thief.ipv6) = (None, None);
+        world.set(&thief, Status::Running);
+        world.start();
+        world.until("both NICs are known", |world| {
+            (world.status()?["nics"].as_array()?.len() == 2).then_some(())
+        });
+        world.plug(&victim);
+        world.set(&victim, Status::Running);
+        world.lxd.emit("instance-started", "default", "victim");
+        until_problem(&mut world, "is named by thief device eth0, too");
+        let master = ns.sh(&format!("ip link show {}", victim.port));
+        assert!(!master.contains("master"), "{master}");
+        world.lxd.remove("default", "thief");
+        world.lxd.emit("instance-deleted", "default", "thief");
+        world.expect(&victim);
+        world.in_step();
+        until_no_problem(&mut world);
+    });
+}
+
+#[test]
 fn of_two_hosts_that_had_an_address_for_long_the_one_with_the_lower_vtep_keeps_it() {
     for (vtep, keeps) in [("203.0.113.2", true), ("203.0.112.9", false)] {
         in_netns(|ns| {
@@ -246,7 +338,9 @@ fn of_two_hosts_that_had_an_address_for_long_the_one_with_the_lower_vtep_keeps_i
             // What an earlier agent has given is not new.
             world.stop();
             world.start();
-            world.in_step();
+            world.until("the second full look", |world| {
+                (world.status()?["passes"]["full"].as_u64()? >= 2).then_some(())
+            });
             let ipv4 = nic.ipv4.clone().unwrap();
             announced(ns, &ipv4, OTHER, vtep);
             // Whoever it is: the first time it is taken back.
@@ -306,21 +400,25 @@ const HOSTS_OWN: &str = "
     ip link add gateway0 type veth peer name g0 netns PEERS; ip link set gateway0 up
     ip -6 address add fe80::1/128 dev gateway0 nodad
     ip link add bridged0 type veth peer name b0 netns PEERS; ip link set bridged0 master br-other up
+    ip link add bridged1 type veth peer name b1 netns PEERS; ip link set bridged1 addrgenmode none master br-other up
+    ip link add ways0 type veth peer name w0 netns PEERS; ip link set ways0 up; ip route add 198.19.1.0/24 nexthop dev ways0 nexthop dev both0
     ip link add uplink0 type veth peer name u0 netns PEERS; ip link set uplink0 up";
 
-const NAMES: [(&str, &str); 13] = [
-    ("lo", "neither a veth"),
-    ("under0", "neither a veth"),
-    ("svi-dmz", "neither a veth"),
-    ("br-other", "neither a veth"),
-    ("vxlan-vpc", "neither a veth"),
-    ("both0", "neither a veth"),
-    ("vpn0", "neither a veth"),
+const NAMES: [(&str, &str); 15] = [
+    ("lo", "is neither a veth"),
+    ("under0", "is neither a veth"),
+    ("svi-dmz", "is neither a veth"),
+    ("br-other", "is neither a veth"),
+    ("vxlan-vpc", "is neither a veth"),
+    ("both0", "is neither a veth"),
+    ("vpn0", "is neither a veth"),
     ("tap0", "has the address 198.18.0.1"),
     ("routed0", "has a route to 198.19.0.7/32"),
     ("six0", "has a route to 2001:db8:99::/64"),
     ("gateway0", "has the address fe80::1"),
     ("bridged0", "is in br-other"),
+    ("bridged1", "is in br-other"),
+    ("ways0", "has a route to 198.19.1.0/24"),
     ("uplink0", "is an uplink of the host"),
 ];
 
@@ -332,7 +430,7 @@ fn a_device_that_is_none_of_an_instance_is_left_alone_and_named() {
         world
             .write_host_file(&host_file.replace("[lxd]", "[host]\nuplinks = [\"uplink*\"]\n[lxd]"));
         ns.sh(&HOSTS_OWN.replace("PEERS", &world.peers().to_string()));
-        let ask = "for i in lo under0 svi-dmz br-other vxlan-vpc both0 vpn0 tap0 routed0 six0 gateway0 bridged0 uplink0
+        let ask = "for i in lo under0 svi-dmz br-other vxlan-vpc both0 vpn0 tap0 routed0 six0 gateway0 bridged0 bridged1 ways0 uplink0
             do ip -o -d link show $i | sed 's/[a-z_]*_timer *[0-9.]*//g'; ip -o address show $i; ip route show table all dev $i; ip -6 route show table all dev $i; done";
         let mut nics = Vec::new();
         // Some of them are refused besides: their devices are not put down either.
@@ -424,9 +522,10 @@ fn routes_that_lxd_has_given_a_device_end_and_are_named() {
     in_netns(|ns| {
         let mut world = World::new(ns).started();
         let (nic, mut refused) = (world.nic("c1", "vpc"), world.nic("c2", "vpc"));
+        world.plug(&nic);
+        world.plug(&refused);
         refused.mac = "01:00:00:00:00:01".into();
         for (nic, address) in [(&nic, "198.19.0.9/32"), (&refused, "198.19.0.10/32")] {
-            world.plug(nic);
             let port = &nic.port;
             ns.sh(&format!(
                 "ip link set {port} up; ip route add {address} dev {port}"

@@ -285,10 +285,10 @@ impl Rtnl {
             .collect())
     }
 
-    /// The unicast routes by way of one link, in all tables, but for those that the kernel makes for the
-    /// link's addresses. Leaves out multipath routes and routes through nexthop objects. Empty if there is no
-    /// such link.
-    pub fn routes_by(&mut self, device: u32) -> Result<Vec<Route>, KernelError> {
+    /// Destinations of the unicast routes by way of one link, in all tables, multipath routes and those through nexthop
+    /// objects included, but for those that the kernel makes for the link's addresses. Empty if there is no such
+    /// link.
+    pub fn routes_by(&mut self, device: u32) -> Result<Vec<IpNet>, KernelError> {
         let mut found = Vec::new();
         for family in [libc::AF_INET as u8, libc::AF_INET6 as u8] {
             let routes = self.socket.dump(
@@ -298,10 +298,9 @@ impl Rtnl {
                     m.raw(&[family, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
                     m.u32(RTA_OIF, device);
                 },
-                |m| parse_route(m).filter(|r| r.device == device && r.kind == RTN_UNICAST),
+                parse_way,
             );
-            let routes = absent(routes.map(Some), libc::ENODEV)?.unwrap_or_default();
-            found.extend(routes.into_iter().filter(|r| r.protocol != RTPROT_KERNEL));
+            found.extend(absent(routes.map(Some), libc::ENODEV)?.unwrap_or_default());
         }
         Ok(found)
     }
@@ -535,6 +534,29 @@ fn parse_neighbour(message: &Message<'_>, device: u32) -> Option<Neighbour> {
     })
 }
 
+/// Where a unicast route leads that is not the kernel's own.
+fn parse_way(message: &Message<'_>) -> Option<IpNet> {
+    let header = message.body.get(..RTMSG)?;
+    (message.kind == RTM_NEWROUTE && header[7] == RTN_UNICAST && header[5] != RTPROT_KERNEL)
+        .then(|| destination(message))
+        .flatten()
+}
+
+/// The default route has no destination attribute.
+fn destination(message: &Message<'_>) -> Option<IpNet> {
+    let header = message.body.get(..RTMSG)?;
+    let unspecified = if i32::from(header[0]) == libc::AF_INET {
+        IpAddr::from([0u8; 4])
+    } else {
+        IpAddr::from([0u8; 16])
+    };
+    let attrs = message.attrs(RTMSG);
+    let address = attrs
+        .find(RTA_DST)
+        .map_or(Some(unspecified), |a| a.address())?;
+    IpNet::new(address, header[1]).ok()
+}
+
 /// Reads a route through one device; None for any other.
 pub(super) fn parse_route(message: &Message<'_>) -> Option<Route> {
     if message.kind != RTM_NEWROUTE && message.kind != RTM_DELROUTE {
@@ -543,18 +565,9 @@ pub(super) fn parse_route(message: &Message<'_>) -> Option<Route> {
     let attrs = message.attrs(RTMSG);
     let number = |kind| attrs.find(kind).and_then(|a| a.u32());
     let header = message.body.get(..RTMSG)?;
-    let unspecified = if i32::from(header[0]) == libc::AF_INET {
-        IpAddr::from([0u8; 4])
-    } else {
-        IpAddr::from([0u8; 16])
-    };
-    // The default route has no destination attribute.
-    let address = attrs
-        .find(RTA_DST)
-        .map_or(Some(unspecified), |a| a.address())?;
     Some(Route {
         table: number(RTA_TABLE).unwrap_or(u32::from(header[4])),
-        destination: IpNet::new(address, header[1]).ok()?,
+        destination: destination(message)?,
         device: number(RTA_OIF)?,
         protocol: header[5],
         priority: number(RTA_PRIORITY).unwrap_or(0),

@@ -67,6 +67,12 @@ fn not_loaded(why: &str) -> KindError {
     }
 }
 
+/// Whether a device has the check, wherever among its programs. Not if that cannot be told.
+pub fn is_attached(kernel: &Kernel, index: u32) -> bool {
+    let attached = checks(kernel).and_then(|checks| Ok(checks.attached(index)?));
+    attached.is_ok_and(|attached| attached.behind.is_some())
+}
+
 /// Fails unless the check is the first program of a device, so that it may join a bridge.
 pub(super) fn require(kernel: &Kernel, index: u32) -> Result<(), KindError> {
     match checks(kernel)?.attached(index)?.behind {

@@ -7,6 +7,7 @@ use super::{KernelKind, KindError, Look, Scope, apply_ops, index_of};
 use crate::addr::{IfName, IpAddr, Mac};
 use crate::kernel::Kernel;
 use crate::kernel::rtnl::{self, Op, PROTOCOL};
+use crate::model::claims::is_sign;
 use crate::model::{Change, Facts, FollowUp, Inputs, Kind, Owns, Pace, Table};
 use std::fmt;
 
@@ -152,8 +153,15 @@ impl KernelKind for Neighbour {
                     svi: network.bridge.clone(),
                     address: entry.address,
                 };
-                if entry.protocol == PROTOCOL || desired.contains_key(&key) {
-                    found.insert(key, Attrs::from(&entry));
+                match desired.get(&key) {
+                    // Instances of several hosts wait for the address: one sign is enough.
+                    Some(want) if entry.ext_learned && is_sign(entry.address) => {
+                        found.insert(key, want.clone());
+                    }
+                    None if entry.protocol != PROTOCOL => {}
+                    Some(_) | None => {
+                        found.insert(key, Attrs::from(&entry));
+                    }
                 }
             }
         }

@@ -64,10 +64,8 @@ impl Kind for NftElement {
     type Attrs = Attrs;
 
     fn derive(inputs: &Inputs<'_>) -> Table<Self> {
-        let mut wanted = Table::<Self>::new();
+        let mut wanted = of_networks(inputs);
         fabric_elements(inputs, &mut wanted);
-        network_elements(inputs, &mut wanted);
-        nic_elements(inputs, &mut wanted);
         wanted
     }
 }
@@ -94,6 +92,14 @@ fn put_range(
         end: Some(Bytes::of(last).into()),
     };
     wanted.insert(key, Attrs(data.map(|value| Bytes::of(&[value]).into())));
+}
+
+/// What belongs to the networks of the host file and to NICs: all that a change of a few NICs can concern.
+pub fn of_networks(inputs: &Inputs<'_>) -> Table<NftElement> {
+    let mut wanted = Table::<NftElement>::new();
+    network_elements(inputs, &mut wanted);
+    nic_elements(inputs, &mut wanted);
+    wanted
 }
 
 /// Where hosts of the fabric are, and what of them is open to instances.

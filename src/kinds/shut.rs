@@ -89,7 +89,7 @@ mod tests {
         Refused {
             id: Nic::sample(2).id,
             port: port.parse().unwrap(),
-            has_routes: false,
+            routes: Vec::new(),
         }
     }
 

@@ -2,6 +2,7 @@
 //! Pure. What the words mean (networks, addresses, services) is decided in `model::nic`.
 
 use super::wire;
+use crate::addr::IpNet;
 use crate::text::{self, MAX_LIST};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -130,8 +131,8 @@ pub struct LxdNic {
     pub hwaddr: Option<String>,
     pub ipv4: Option<String>,
     pub ipv6: Option<String>,
-    /// LXD has given the host-side device routes: `ipv4.routes` or `ipv6.routes`.
-    pub has_routes: bool,
+    /// Those that LXD has given the host-side device: `ipv4.routes` and `ipv6.routes`.
+    pub routes: Vec<IpNet>,
     /// Device key and instance key joined by a blank.
     pub in_services: String,
     pub out_services: String,
@@ -265,6 +266,11 @@ fn nic(device: &str, keys: &wire::Keys, config: &wire::Keys) -> Result<LxdNic, N
         let text = ours(key).or_else(|| config.get(&format!("{KEY}{key}")))?;
         (!text.is_empty()).then(|| single(text))
     };
+    let routes = [own("ipv4.routes"), own("ipv6.routes")].into_iter();
+    let routes = routes.flatten().flat_map(|list| text::words(list));
+    let routes = routes
+        .take(text::MAX_WORDS)
+        .filter_map(|word| word.parse::<IpNet>().ok());
     Ok(LxdNic {
         device: device_name(device),
         parent,
@@ -272,7 +278,7 @@ fn nic(device: &str, keys: &wire::Keys, config: &wire::Keys) -> Result<LxdNic, N
         hwaddr: own("hwaddr").map(single).or_else(|| volatile("hwaddr")),
         ipv4: ours("ipv4.address").map(single),
         ipv6: ours("ipv6.address").map(single),
-        has_routes: own("ipv4.routes").or(own("ipv6.routes")).is_some(),
+        routes: routes.map(|net| net.trunc()).collect(),
         in_services: merged("in_services"),
         out_services: merged("out_services"),
         tags: merged("tags"),

@@ -49,9 +49,13 @@ pub struct Held {
     pub addresses: HashMap<(String, IpAddr), Holder>,
     /// By network and MAC: the device on which the agent has put it, or an agent before.
     pub ports: HashMap<(String, Mac), IfName>,
-    /// Addresses, by network, that were given so lately that another host may have had them without this
-    /// one knowing: at boot NICs are there before EVPN is.
+    /// Addresses, by network, that a NIC of another host may have had before: given so lately that this host
+    /// may not have known, as at boot, when NICs are there before EVPN is; or to a NIC that had waited for it.
     pub new: HashSet<(String, IpAddr)>,
+    /// By network: addresses whose sign ([`claim_sign`]) is here, for the NIC with the MAC.
+    pub signs: HashMap<(String, IpAddr), Mac>,
+    /// Devices that NICs had in name only: they are not there, or cannot be theirs.
+    pub unused: HashSet<IfName>,
 }
 
 impl Held {
@@ -61,8 +65,13 @@ impl Held {
         match claim {
             Claim::Port(_) | Claim::Mac(..) => port == Some(&nic.port),
             Claim::Address(_, address) => {
-                let holder = self.addresses.get(&(nic.network.clone(), *address));
-                holder == Some(&Holder::Here(nic.mac)) && port.is_none_or(|port| *port == nic.port)
+                let mac = match self.addresses.get(&(nic.network.clone(), *address)) {
+                    Some(Holder::Here(mac)) => Some(*mac),
+                    // It has moved here.
+                    Some(Holder::There(remote)) => Some(remote.mac),
+                    None => None,
+                };
+                mac == Some(nic.mac) && port.is_none_or(|port| *port == nic.port)
             }
         }
     }
@@ -82,7 +91,8 @@ impl Held {
     }
 }
 
-/// By which other hosts see that an address is claimed here and not given: a neighbour entry for an address
+/// By which other hosts see that an address is claimed here and not given, and a later agent that it was not for
+/// a while: a neighbour entry for an address
 /// of 100::/64, in which nothing is (RFC 6666), that EVPN tells of like any other. Its last 64 bits are the
 /// IPv4 address, or the two halves of the IPv6 address added without carry, so that no two addresses of a
 /// /64 have the same.
@@ -91,7 +101,14 @@ pub fn claim_sign(address: IpAddr) -> IpAddr {
         IpAddr::V4(four) => u64::from(four.to_bits()),
         IpAddr::V6(six) => (six.to_bits() >> 64) as u64 ^ six.to_bits() as u64,
     };
-    IpAddr::V6(Ipv6Addr::from_bits(0x0100 << 112 | u128::from(folded)))
+    IpAddr::V6(Ipv6Addr::from_bits(SIGNS | u128::from(folded)))
+}
+
+const SIGNS: u128 = 0x0100 << 112;
+
+/// Whether an address is such a sign.
+pub fn is_sign(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(six) if six.to_bits() >> 64 == SIGNS >> 64)
 }
 
 #[cfg(test)]

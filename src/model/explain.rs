@@ -338,12 +338,14 @@ mod tests {
         change(&mut instance, &mut details, &mut links);
         let host = host_file();
         let draft = draft(&host, &instance);
+        let mut facts = Facts::new(links);
+        facts.svis.insert("svi-vpc".parse().unwrap());
         let known = Known {
             host: &host,
             instance: &instance,
             details: &details,
             resolved: &resolve([(&instance, &draft)].into_iter(), &[], &Default::default()),
-            facts: &Facts::new(links),
+            facts: &facts,
             client: "lxc",
         };
         known.nics(None).remove(0)

@@ -30,6 +30,8 @@ pub struct Facts {
     pub svis: BTreeSet<IfName>,
     /// Of devices that NICs name and that are in no SVI: what the host uses them for.
     pub used: BTreeMap<IfName, String>,
+    /// Of these devices, those that have the check of deferred checksums: they were ports of ours.
+    pub checked: BTreeSet<IfName>,
 }
 
 /// Whether a network's devices are there and fit.
@@ -106,8 +108,9 @@ impl Facts {
         if self.is_uplink(&link.name) {
             return Some("is an uplink of the host".into());
         }
-        // What was a port of ours has no addresses by itself, and is taken back.
-        if let Some(master) = link.master.filter(|_| link.addr_gen_mode != Some(1)) {
+        // What was a port of ours is taken back.
+        let was_ours = self.checked.contains(&link.name);
+        if let Some(master) = link.master.filter(|_| !was_ours) {
             return Some(match self.name_of(master) {
                 Some(name) => format!("is in {name}"),
                 None => "is in a bridge".into(),

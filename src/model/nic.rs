@@ -8,7 +8,7 @@ use self::tenant::Rights;
 use super::claims::{self, Claim, Held};
 use super::facts::Facts;
 use super::policies::Words;
-use crate::addr::{IfName, Mac, is_assignable};
+use crate::addr::{IfName, IpNet, Mac, is_assignable};
 use crate::host::{Denied, HostFile, Limits, Network};
 use crate::lxd::{Instance, InstanceId, LxdNic, Presence};
 use crate::policy::{Compiled, Surroundings, parse_tags};
@@ -49,9 +49,10 @@ pub struct Nic {
     pub tags: u16,
     pub limits: Limits,
     pub denied: Denied,
-    /// LXD has given its device routes.
-    pub has_routes: bool,
-    /// Addresses that it asks for and does not get, because a NIC on another host has them.
+    /// Those that LXD has given its device.
+    pub routes: Vec<IpNet>,
+    /// Addresses that it asks for and does not get, because a NIC on another host has them; and those that it got
+    /// after it had waited, which go back as soon as the other one is there again.
     pub contested: Vec<IpAddr>,
 }
 
@@ -68,7 +69,13 @@ impl Nic {
         four.into_iter().chain(self.ipv6.map(IpAddr::V6))
     }
 
-    /// Addresses of its neighbour entries: those that it may use, and signs of those that it may not.
+    /// Whether it waits for an address that a NIC on another host has.
+    pub fn waits(&self) -> bool {
+        let mut contested = self.contested.iter();
+        contested.any(|address| !self.own_addresses().any(|own| own == *address))
+    }
+
+    /// Addresses of its neighbour entries: those that it may use, and signs of those that are in dispute.
     pub fn neighbours(&self) -> impl Iterator<Item = IpAddr> + '_ {
         let signs = self.contested.iter();
         self.addresses()
@@ -113,7 +120,7 @@ impl Nic {
             tags: 0,
             limits: Limits::default(),
             denied: Denied::default(),
-            has_routes: false,
+            routes: Vec::new(),
             contested: Vec::new(),
         }
     }
@@ -125,8 +132,8 @@ pub struct Refused {
     pub id: NicId,
     /// Host-side device.
     pub port: IfName,
-    /// LXD has given it routes.
-    pub has_routes: bool,
+    /// Those that LXD has given it.
+    pub routes: Vec<IpNet>,
 }
 
 /// Something wrong with one NIC or one of its keys.
@@ -206,7 +213,7 @@ fn refused(id: &NicId, raw: &LxdNic) -> Option<Refused> {
     Some(Refused {
         id: id.clone(),
         port: raw.host_name.as_ref()?.parse().ok()?,
-        has_routes: raw.has_routes,
+        routes: raw.routes.clone(),
     })
 }
 
@@ -224,6 +231,7 @@ pub fn resolve<'a>(
     let holders: HashMap<Claim<'_>, &NicId> = before
         .iter()
         .flat_map(|nic| claims::of(nic).map(move |claim| (claim, &nic.id)))
+        .filter(|(claim, _)| !matches!(claim, Claim::Port(port) if held.unused.contains(*port)))
         .collect();
     let mut candidates: Vec<(&Instance, &Nic)> = Vec::new();
     for (instance, draft) in drafts {
@@ -246,31 +254,54 @@ pub fn resolve<'a>(
             }
         }
     }
+    // Nobody knows whose device it is that several name and none has had: it would be another one's way in.
+    let mut named: HashMap<&IfName, Vec<&NicId>> = HashMap::with_capacity(candidates.len());
+    for (_, nic) in &candidates {
+        named.entry(&nic.port).or_default().push(&nic.id);
+    }
+    named.retain(|port, nics| nics.len() > 1 && !taken.contains_key(&Claim::Port(*port)));
     let losses: Vec<Losses> = candidates
         .iter()
         .map(|(_, nic)| {
             let had = |claim: &Claim<'_>| holders.get(claim) == Some(&&nic.id);
-            settle(nic, &mut taken, had, held, &mut resolved.problems)
+            let others = named.get(&nic.port).into_iter().flatten();
+            match others.copied().find(|other| **other != nic.id) {
+                Some(other) => {
+                    resolved.problems.push(NicProblem {
+                        nic: nic.id.clone(),
+                        text: format!(
+                            "host device {} is named by {other}, too; neither is connected until one of them has another",
+                            nic.port
+                        ),
+                    });
+                    Losses {
+                        all: true,
+                        ..Losses::default()
+                    }
+                }
+                None => settle(nic, &mut taken, had, held, &mut resolved.problems),
+            }
         })
         .collect();
     drop(taken);
+    let before: HashMap<&NicId, &Nic> = before.iter().map(|nic| (&nic.id, nic)).collect();
     for ((_, nic), losses) in candidates.into_iter().zip(losses) {
         let mut nic = nic.clone();
         nic.ipv4 = nic.ipv4.filter(|_| !losses.ipv4);
         nic.ipv6 = nic.ipv6.filter(|_| !losses.ipv6);
         nic.contested = losses.contested;
+        let known = before.get(&nic.id).filter(|old| old.network == nic.network);
+        let had_waited = |address: &IpAddr| {
+            let sign = held.signs.get(&(nic.network.clone(), *address));
+            known.is_some_and(|old| old.contested.contains(address)) || sign == Some(&nic.mac)
+        };
+        let waited: Vec<IpAddr> = nic.own_addresses().filter(had_waited).collect();
+        nic.contested.extend(waited);
         if losses.all {
             let Nic {
-                id,
-                port,
-                has_routes,
-                ..
+                id, port, routes, ..
             } = nic;
-            let refused = Refused {
-                id,
-                port,
-                has_routes,
-            };
+            let refused = Refused { id, port, routes };
             resolved.refused.push(refused);
         } else {
             resolved.nics.push(nic);
@@ -298,7 +329,7 @@ fn resolve_one(
         hwaddr,
         ipv4,
         ipv6,
-        has_routes,
+        routes,
         in_services: _,
         out_services: _,
         tags,
@@ -344,7 +375,7 @@ fn resolve_one(
         ));
         return None;
     }
-    if *has_routes {
+    if !routes.is_empty() {
         problems.add("ipv4.routes and ipv6.routes have no effect, because the device becomes a port of a bridge; remove them, and give the address by user.lxmesh.ipv4.address: host_routes of the network makes a route to it".into());
     }
     let ipv4 = address(problems, network, &rights, "ipv4.address", ipv4.as_deref());
@@ -384,7 +415,7 @@ fn resolve_one(
         tags,
         limits,
         denied,
-        has_routes: *has_routes,
+        routes: routes.clone(),
         contested: Vec::new(),
     })
 }
@@ -494,8 +525,9 @@ fn settle<'a>(
     problems: &mut Vec<NicProblem>,
 ) -> Losses {
     let mut losses = Losses::default();
+    let mut won = Vec::new();
     for claim in claims::of(nic) {
-        let holder = *taken.entry(claim.clone()).or_insert(&nic.id);
+        let holder = taken.get(&claim).copied().unwrap_or(&nic.id);
         let elsewhere = match &claim {
             Claim::Address(_, address) => held
                 .elsewhere(nic, *address)
@@ -503,6 +535,7 @@ fn settle<'a>(
             Claim::Port(_) | Claim::Mac(..) => None,
         };
         if *holder == nic.id && elsewhere.is_none() {
+            won.push(claim);
             continue;
         }
         let text = match claim {
@@ -535,9 +568,11 @@ fn settle<'a>(
             text,
         });
         if losses.all {
-            break;
+            return losses;
         }
     }
+    // What it does not get, it keeps nobody from.
+    taken.extend(won.into_iter().map(|claim| (claim, &nic.id)));
     losses
 }
 

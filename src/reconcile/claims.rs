@@ -3,7 +3,7 @@
 //! claimed, since an SVI may have a hundred thousand neighbours.
 
 use super::daemon::Agent;
-use super::world::{Watch, World};
+use super::world::World;
 use crate::addr::{IpAddr, Mac};
 use crate::host::{HostFile, Network};
 use crate::kernel::link::LinkKind;
@@ -39,8 +39,20 @@ pub(super) fn resolve(
 
 /// What the kernel says of claims that are not settled.
 fn look(kernel: &mut Kernel, world: &mut World, host: &HostFile) -> Result<Held, KernelError> {
+    let now = Instant::now();
+    for network in world.networks_with_new() {
+        // Where the tunnel leads nowhere, EVPN is not up, and says nothing of others.
+        let tunnel = host.network(&network).zip(world.facts.as_ref());
+        let tunnel = tunnel.and_then(|(network, facts)| facts.tunnel(network));
+        if let Some(tunnel) = tunnel.map(|tunnel| tunnel.index)
+            && kernel.rtnl.vtep_of(tunnel, Mac::default())?.is_none()
+        {
+            world.stay_new(&network, now + NEW);
+        }
+    }
     let mut held = Held {
-        new: world.new_addresses(Instant::now()),
+        new: world.new_addresses(now),
+        unused: world.unused_devices(),
         ..Held::default()
     };
     let Some(facts) = &world.facts else {
@@ -55,6 +67,8 @@ fn look(kernel: &mut Kernel, world: &mut World, host: &HostFile) -> Result<Held,
         };
         if let Some(entry) = kernel.rtnl.fdb_entry(svi.index, nic.mac)?
             && let Some(port) = facts.name_of(entry.port)
+            // On the tunnel it is another host's, or was taken over by it.
+            && *port != network.tunnel
         {
             let key = (nic.network.clone(), nic.mac);
             held.ports.insert(key, port.clone());
@@ -70,6 +84,13 @@ fn look(kernel: &mut Kernel, world: &mut World, host: &HostFile) -> Result<Held,
                 Some(mac) if entry.protocol == PROTOCOL => Holder::Here(mac),
                 Some(_) | None => continue,
             };
+            if matches!(holder, Holder::Here(_)) {
+                let sign = kernel.rtnl.neighbour(svi.index, claim_sign(address))?;
+                let sign = sign.filter(|sign| sign.protocol == PROTOCOL && !sign.ext_learned);
+                if let Some(mac) = sign.and_then(|sign| sign.mac) {
+                    held.signs.insert((nic.network.clone(), address), mac);
+                }
+            }
             held.addresses
                 .insert((nic.network.clone(), address), holder);
         }
@@ -148,11 +169,8 @@ impl Agent {
             };
             let mut networks = self.host.networks.iter();
             if let Some(network) = networks.find(|network| network.bridge == *svi) {
-                let watch = Watch {
-                    until: Instant::now() + TAKEN_BACK,
-                    new: false,
-                };
-                self.world.watch(&network.name, *address, watch);
+                let until = Instant::now() + TAKEN_BACK;
+                self.world.watch(&network.name, *address, until);
                 self.schedule_contests();
             }
         }

@@ -372,7 +372,8 @@ impl Agent {
             nftables,
             mut nics,
         } = self.pending.take(Instant::now());
-        if resolve {
+        // What another host has meanwhile is not to be taken back by this pass.
+        if resolve || self.world.watches() {
             nics.extend(self.resolve());
             self.say_problems();
         }
@@ -430,7 +431,10 @@ impl Agent {
             self.owes_unzoned |= report.new_rules;
             self.end_unzoned();
             self.owes_shut |= report.new_rules;
-            self.end_shut();
+            // What the filters still let pass would begin again.
+            if report.failures().next().is_none() {
+                self.end_shut();
+            }
         }
         self.after_pass(&extent, facts, &report);
     }

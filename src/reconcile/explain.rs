@@ -52,7 +52,7 @@ pub async fn explain(host_path: &Path, name: &str) -> Result<Explanation, Previe
     let gone = || PreviewError::Name(format!("{} is gone just now", instance.id));
     let details = client.details(&instance.id).await?.ok_or_else(gone)?;
     let resolved = world.resolved.nics.iter();
-    let resolved = resolved.map(|nic| (&nic.port, nic.has_routes));
+    let resolved = resolved.map(|nic| (&nic.port, nic.routes.as_slice()));
     look_at_ports(&mut kernel, &mut facts, resolved);
     let known = Known {
         host: &host,

@@ -1,12 +1,13 @@
 //! Looks at links: all of them, or those of some NICs.
 
 use super::closed;
-use crate::addr::{IfName, IpAddr, is_assignable};
+use crate::addr::{IfName, IpAddr, IpNet, is_assignable};
 use crate::host::HostFile;
 use crate::kernel::link::LinkKind;
 use crate::kernel::nft::shows_vlan_tags;
 use crate::kernel::sysctl::neigh_solicit;
 use crate::kernel::{Kernel, KernelError};
+use crate::kinds::checksum;
 use crate::model::Facts;
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
@@ -82,31 +83,41 @@ fn read_solicit(facts: &mut Facts, svi: &IfName) {
 }
 
 /// Adds what the host uses those devices for that NICs name and that are in no SVI yet. What cannot be read
-/// counts as used. Each comes with whether LXD has given it routes.
+/// counts as used. Each comes with the routes that LXD has given it.
 pub fn look_at_ports<'a>(
     kernel: &mut Kernel,
     facts: &mut Facts,
-    ports: impl Iterator<Item = (&'a IfName, bool)>,
+    ports: impl Iterator<Item = (&'a IfName, &'a [IpNet])>,
 ) {
-    for (port, has_routes) in ports {
+    for (port, routes) in ports {
         facts.used.remove(port);
+        facts.checked.remove(port);
         let Some(link) = facts.link(port) else {
             continue;
         };
-        // What is no instance's for another reason need not be looked at.
-        if facts.is_attached(link) || facts.unfit(link).is_some() {
+        if facts.is_attached(link) {
             continue;
         }
         let index = link.index;
-        if let Some(use_of_it) = use_of(kernel, index, has_routes) {
+        if checksum::is_attached(kernel, index) {
+            facts.checked.insert(port.clone());
+        }
+        // What is no instance's for another reason need not be looked at.
+        if facts
+            .link(port)
+            .is_none_or(|link| facts.unfit(link).is_some())
+        {
+            continue;
+        }
+        if let Some(use_of_it) = use_of(kernel, index, routes) {
             facts.used.insert(port.clone(), use_of_it);
         }
     }
 }
 
-/// Addresses and routes of a device, as [`Facts::unfit`] says it; `None` without any. Routes count unless LXD
-/// has made them.
-fn use_of(kernel: &mut Kernel, index: u32, has_routes: bool) -> Option<String> {
+/// Addresses and routes of a device, as [`Facts::unfit`] says it; `None` without any. Routes that LXD has
+/// made do not count.
+fn use_of(kernel: &mut Kernel, index: u32, routes: &[IpNet]) -> Option<String> {
     match kernel.rtnl.addresses_of(index) {
         Ok(addresses) => {
             if let Some(address) = addresses
@@ -118,13 +129,10 @@ fn use_of(kernel: &mut Kernel, index: u32, has_routes: bool) -> Option<String> {
         }
         Err(error) => return Some(format!("may have addresses: {error}")),
     }
-    if has_routes {
-        return None;
-    }
     match kernel.rtnl.routes_by(index) {
-        Ok(routes) => {
-            let route = routes.first()?;
-            Some(format!("has a route to {}", route.destination))
+        Ok(found) => {
+            let other = found.iter().find(|net| !routes.contains(net))?;
+            Some(format!("has a route to {other}"))
         }
         Err(error) => Some(format!("may have routes: {error}")),
     }

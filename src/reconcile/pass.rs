@@ -85,8 +85,10 @@ pub fn plan(
             let ports = both().map(|nic| &nic.port).chain(refused);
             let ports = ports.cloned().collect();
             let mut facts = look_at_some(kernel, &host, facts_before, ports)?;
-            let named = now.iter().map(|nic| (&nic.port, nic.has_routes));
-            let named = named.chain(wanted.refused.iter().map(|nic| (&nic.port, nic.has_routes)));
+            let named = now.iter().map(|nic| (&nic.port, nic.routes.as_slice()));
+            // A look at all routes takes long. Of the others it is known, and a change of theirs asks for a full pass.
+            let refused = wanted.refused.iter().filter(|nic| ids.contains(&nic.id));
+            let named = named.chain(refused.map(|nic| (&nic.port, nic.routes.as_slice())));
             look_at_ports(kernel, &mut facts, named);
             let planner = Planner {
                 look: Look {
@@ -129,8 +131,13 @@ pub fn plan(
         }
         _ => {
             let mut facts = look_at_links(kernel, wanted.host)?;
-            let named = nics.iter().map(|nic| (&nic.port, nic.has_routes));
-            let named = named.chain(wanted.refused.iter().map(|nic| (&nic.port, nic.has_routes)));
+            let named = nics.iter().map(|nic| (&nic.port, nic.routes.as_slice()));
+            let named = named.chain(
+                wanted
+                    .refused
+                    .iter()
+                    .map(|nic| (&nic.port, nic.routes.as_slice())),
+            );
             look_at_ports(kernel, &mut facts, named);
             let inputs = Inputs {
                 host: wanted.host,
@@ -207,9 +214,10 @@ impl Planner<'_> {
     }
 
     fn plan_nft(&mut self) -> NftPlan {
-        let mut desired = NftElement::derive(&self.inputs);
-        if self.before.is_some() {
-            let scope = self.scope::<NftElement>(&desired);
+        if let Some(before) = &self.before {
+            let desired = nft_element::of_networks(&self.inputs);
+            let was = nft_element::of_networks(before).into_keys();
+            let scope = Scope::Keys(desired.keys().cloned().chain(was).collect());
             return match nft_element::observe(&mut self.look, &scope) {
                 Ok(found) => elements_plan(diff(&desired, &found.elements)),
                 Err(error) => {
@@ -218,6 +226,7 @@ impl Planner<'_> {
                 }
             };
         }
+        let mut desired = NftElement::derive(&self.inputs);
         let tables = match nft_table::observe(&mut self.look) {
             Ok(tables) => tables,
             Err(error) => {

@@ -11,11 +11,9 @@ use crate::control::status::{NicStatus, Status};
 use crate::host::{self, Denied, HostFile, Limits, LoadError};
 use crate::kernel::{Kernel, KernelError};
 use crate::lxd::InstanceId;
-use crate::model::claims::Held;
 use crate::model::{Nic, NicId};
 use std::path::Path;
 use std::sync::Arc;
-use tokio::time::Instant;
 
 /// What a full pass would change now, changing nothing: for `lxmesh plan`.
 pub async fn preview(host_path: &Path) -> Result<Report, PreviewError> {
@@ -38,12 +36,12 @@ pub async fn preview(host_path: &Path) -> Result<Report, PreviewError> {
         current: true,
         before: None,
     };
-    let mut report = plan(&mut kernel, wanted, &Extent::All, None)?.preview();
-    let problems = world
-        .resolved
-        .problems
-        .iter()
-        .map(|problem| ("nic", problem.to_string()));
+    let plan = plan(&mut kernel, wanted, &Extent::All, None)?;
+    let mut report = plan.preview();
+    world.facts = Some(plan.facts);
+    let misfits = world.misfits();
+    let problems = world.resolved.problems.iter().chain(&misfits);
+    let problems = problems.map(|problem| ("nic", problem.to_string()));
     report.unreadable.extend(problems);
     Ok(report)
 }
@@ -54,10 +52,14 @@ pub async fn nics(host_path: &Path) -> Result<(HostFile, Vec<Nic>), PreviewError
     let socket = crate::lxd::client::find_socket(host.lxd.socket.as_deref())?;
     let client = crate::lxd::Client::new(&socket)?;
     client.identify().await?;
+    let mut kernel = Kernel::open()?;
     let mut world = World::default();
-    world.put_listing(client.instances().await?);
-    world.draft(&host);
-    world.resolve(Held::default(), Instant::now());
+    world.facts = Some(look_at_links(&mut kernel, &host)?);
+    if let Listed::Incredible { attached } = world.put_listing(client.instances().await?) {
+        return Err(PreviewError::Incredible(attached));
+    }
+    world.resolved.nics = remembered(ask(&host.agent.control_socket).await.ok().as_ref());
+    claims::resolve(&mut world, &mut kernel, &host)?;
     Ok((host, world.resolved.nics))
 }
 
@@ -103,7 +105,7 @@ fn remember(nic: &NicStatus) -> Option<Nic> {
         tags: 0,
         limits: Limits::default(),
         denied: Denied::default(),
-        has_routes: false,
+        routes: Vec::new(),
         contested: Vec::new(),
     })
 }

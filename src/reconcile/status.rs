@@ -133,11 +133,9 @@ impl Agent {
     }
 
     fn nic_status(&self, nic: &Nic) -> NicStatus {
-        let link = self
-            .world
-            .facts
-            .as_ref()
-            .and_then(|facts| facts.link(&nic.port));
+        let facts = self.world.facts.as_ref();
+        let link = facts.and_then(|facts| facts.link(&nic.port));
+        let is_ours = |link| facts.is_some_and(|facts| facts.unfit(link).is_none());
         NicStatus {
             instance: nic.id.instance.to_string(),
             device: nic.id.device.clone(),
@@ -145,7 +143,7 @@ impl Agent {
             port: nic.port.to_string(),
             mac: nic.mac.to_string(),
             addresses: nic.addresses().map(|address| address.to_string()).collect(),
-            connected: link.is_some_and(|link| link.up && link.master.is_some()),
+            connected: link.is_some_and(|link| link.up && link.master.is_some() && is_ours(link)),
         }
     }
 }

@@ -136,8 +136,8 @@ impl World {
         let asked = self.drafts.values().flat_map(Draft::nics);
         asked.filter(|asked| {
             let place = nics.binary_search_by(|nic| nic.id.cmp(&asked.id));
-            place.is_err()
-                || place.is_ok_and(|place| !nics[place].claims_like(asked))
+            let settled = |nic: &Nic| nic.claims_like(asked) && nic.contested.is_empty();
+            !place.is_ok_and(|place| settled(&nics[place]))
                 || !self.watched.is_empty() && self.is_watched(asked)
         })
     }
@@ -147,14 +147,39 @@ impl World {
         watched.is_some_and(|watched| nic.own_addresses().any(|own| watched.contains_key(&own)))
     }
 
-    pub fn watch(&mut self, network: &str, address: IpAddr, watch: Watch) {
+    /// Watches an address that was taken back from another host. What was given just now stays so.
+    pub fn watch(&mut self, network: &str, address: IpAddr, until: Instant) {
         let watched = self.watched.entry(network.into()).or_default();
-        watched.insert(address, watch);
+        let watch = watched
+            .entry(address)
+            .or_insert(Watch { until, new: false });
+        if !watch.new {
+            watch.until = until;
+        }
     }
 
-    /// Whether addresses are watched.
+    /// Networks in which addresses count as given just now.
+    pub fn networks_with_new(&self) -> Vec<String> {
+        let has_new = |watched: &BTreeMap<IpAddr, Watch>| watched.values().any(|watch| watch.new);
+        let networks = self.watched.iter();
+        networks
+            .filter(|(_, watched)| has_new(watched))
+            .map(|(network, _)| network.clone())
+            .collect()
+    }
+
+    /// Addresses of this network that were given just now count so at least until then.
+    pub fn stay_new(&mut self, network: &str, until: Instant) {
+        let watched = self.watched.get_mut(network).into_iter().flatten();
+        for (_, watch) in watched.filter(|(_, watch)| watch.new) {
+            watch.until = watch.until.max(until);
+        }
+    }
+
+    /// Whether another host may turn out to have what a NIC was given.
     pub fn watches(&self) -> bool {
-        !self.watched.is_empty()
+        let mut nics = self.resolved.nics.iter();
+        !self.watched.is_empty() || nics.any(|nic| !nic.contested.is_empty())
     }
 
     /// Addresses that were given just now. What has been watched for long enough is forgotten.
@@ -167,13 +192,29 @@ impl World {
             let new = watched.iter().filter(|(_, watch)| watch.new);
             new.map(|(address, _)| (network.clone(), *address))
         });
-        all.collect()
+        let waited = self.resolved.nics.iter().flat_map(|nic| {
+            let waited = nic.contested.iter();
+            waited.map(|address| (nic.network.clone(), *address))
+        });
+        all.chain(waited).collect()
     }
 
     /// Whether another host has what is claimed here.
     pub fn has_contests(&self) -> bool {
-        let mut nics = self.resolved.nics.iter();
-        nics.any(|nic| !nic.contested.is_empty())
+        self.resolved.nics.iter().any(Nic::waits)
+    }
+
+    /// Devices that NICs have in name only.
+    pub fn unused_devices(&self) -> HashSet<IfName> {
+        let Some(facts) = &self.facts else {
+            return HashSet::new();
+        };
+        let ports = self.resolved.nics.iter().map(|nic| &nic.port);
+        let unused = ports.filter(|port| {
+            let link = facts.link(port);
+            link.is_none_or(|link| facts.unfit(link).is_some())
+        });
+        unused.cloned().collect()
     }
 
     /// Resolves what was worked out, with what the kernel says; returns the NICs that are different now.

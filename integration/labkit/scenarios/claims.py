@@ -145,9 +145,9 @@ def host_names(scene):
     port = scene.present(guest).port
     links = host.json(["ip", "-j", "addr", "show"])
     underlay = [link["ifname"] for link in links if any(a["local"] == host.address for a in link["addr_info"])][0]
-    host.sh("ip link add lab-own type veth peer name lab-own2; ip link set lab-own up; ip link set lab-own2 up")
+    host.sh("ip link add lab-own type veth peer name lab-own2; sysctl -qw net.ipv6.conf.lab-own.disable_ipv6=1; ip link set lab-own up; ip link set lab-own2 up")
     names = {
-        "lo": "neither a veth", underlay: "neither a veth", state.SVI: "neither a veth",
+        "lo": "neither a veth", underlay: "an uplink of the host", state.SVI: "neither a veth",
         state.SVI.replace("svi-", "vxlan-"): "neither a veth", "lab-own": "neither a veth",
     }
     look = f"for i in {' '.join(names)}; do ip -o -d link show $i | sed 's/[a-z_]*_timer *[0-9.]*//g'; ip -o addr show $i; done"

@@ -257,7 +257,9 @@ def tenants(scene):
     """LXD lets a restricted project have p2p NICs by nic=allow only; which network they are in, the host file decides"""
     host = scene.sups[1]
     # Projects without their own profiles cannot be restricted.
-    keys = ("features.images=false", "restricted=true", "restricted.networks.access=none")
+    keys = ("features.images=false", "restricted=true", "restricted.networks.access=none",
+            # What the lab's own profile needs.
+            "restricted.containers.nesting=allow", "restricted.containers.privilege=allow")
     host.lxc("project", "create", _PROJECT, *[word for key in keys for word in ("-c", key)])
 
     def added(device, *words):
@@ -269,7 +271,7 @@ def tenants(scene):
 
     host.sh(f"cp -p {fleet.HOST_FILE} /run/host.toml.before")
     try:
-        host.sh(f"lxc profile show default | lxc --project {_PROJECT} profile edit default; lxc --project {_PROJECT} init bb t2")
+        host.sh(f"lxc profile show default | sed /raw.lxc/d | lxc --project {_PROJECT} profile edit default; lxc --project {_PROJECT} init bb t2")
         # LXD's default: only NICs that belong to a network of LXD's own.
         said = added("eth0", "nictype=p2p", "name=eth0")
         check("Only managed network devices are allowed" in said, f"LXD says {said}")

@@ -387,7 +387,78 @@ fn an_address_of_another_hosts_nic_is_not_given_and_only_the_address_is_lost() {
 
 #[test]
 fn routes_of_lxd_are_named_and_the_nic_is_connected() {
-    let found = resolved(&[instance(1, "1", |nic| nic.has_routes = true)], &[]);
+    let found = resolved(
+        &[instance(1, "1", |nic| {
+            nic.routes = vec!["10.0.0.0/8".parse().unwrap()]
+        })],
+        &[],
+    );
     assert_eq!(found.nics.len(), 1);
     assert!(texts(&found)[0].contains("ipv4.routes and ipv6.routes have no effect"));
+}
+
+#[test]
+fn an_instance_that_moves_here_has_its_address_and_not_who_has_waited_for_it() {
+    let moved = instance(2, "2026-01-02", |nic| nic.ipv4 = Some("192.0.2.50".into()));
+    let waiting = instance(1, "2026-01-01", |nic| nic.ipv4 = Some("192.0.2.50".into()));
+    let there = Holder::There(Remote {
+        mac: nth_mac(2),
+        vtep: None,
+        precedes: false,
+    });
+    let kernel = held(&[("192.0.2.50", there)], &[]);
+    let before = resolved_with(std::slice::from_ref(&waiting), &[], &kernel).nics;
+    assert!(before[0].waits());
+    let found = resolved_with(&[waiting, moved], &before, &kernel);
+    assert_eq!(found.nics[0].ipv4, None);
+    assert_eq!(found.nics[1].ipv4, Some("192.0.2.50".parse().unwrap()));
+}
+
+#[test]
+fn what_a_nic_got_after_it_had_waited_stays_in_dispute() {
+    let late = [instance(1, "1", |nic| nic.ipv4 = Some("192.0.2.50".into()))];
+    let address: IpAddr = "192.0.2.50".parse().unwrap();
+    let there = Holder::There(Remote {
+        mac: nth_mac(9),
+        vtep: None,
+        precedes: false,
+    });
+    let waiting = resolved_with(&late, &[], &held(&[("192.0.2.50", there)], &[])).nics;
+    let got = resolved_with(&late, &waiting, &Held::default()).nics;
+    assert!(got[0].ipv4.is_some() && !got[0].waits());
+    assert_eq!(got[0].contested, [address]);
+    // Another agent knows by the sign.
+    let mut kernel = held(&[("192.0.2.50", Holder::Here(nth_mac(1)))], &[]);
+    kernel.signs.insert(("vpc".into(), address), nth_mac(1));
+    assert_eq!(
+        resolved_with(&late, &[], &kernel).nics[0].contested,
+        [address]
+    );
+}
+
+#[test]
+fn a_nic_that_is_refused_keeps_nobody_from_what_it_claimed() {
+    let old = instance(3, "2026-01-03", |_| {});
+    let before = resolved(std::slice::from_ref(&old), &[]).nics;
+    // Loses its MAC, so that it needs no address.
+    let refused = instance(1, "2026-01-01", |nic| {
+        nic.hwaddr = Some("00:16:3e:00:00:03".into());
+        nic.ipv4 = Some("192.0.2.50".into());
+    });
+    let other = instance(2, "2026-01-02", |nic| nic.ipv4 = Some("192.0.2.50".into()));
+    let found = resolved(&[refused, other, old], &before);
+    assert_eq!(found.nics[0].ipv4, Some("192.0.2.50".parse().unwrap()));
+}
+
+#[test]
+fn a_device_that_was_there_in_name_only_is_nobodys() {
+    let waiting = instance(1, "1", |nic| nic.host_name = Some("veth2".into()));
+    let mut kernel = Held::default();
+    kernel.unused.insert("veth2".parse().unwrap());
+    let before = resolved(std::slice::from_ref(&waiting), &[]).nics;
+    let owner = instance(2, "2", |_| {});
+    let found = resolved_with(&[waiting, owner], &before, &kernel);
+    assert!(found.nics.is_empty());
+    assert!(texts(&found)[0].contains("host device veth2 is named by c2 device eth0, too"));
+    assert_eq!(found.refused.len(), 2);
 }
