@@ -125,9 +125,9 @@ def after_restart(scene):
     mac = scene.present(holder).mac
     for key, address in (("ipv4", holder.ipv4), ("ipv6", holder.ipv6)):
         thief.lxc("config", "device", "set", "t75", "eth0", f"user.lxmesh.{key}.address={address}")
-    for verb in ("", "restart", "kill --signal=KILL"):
-        if verb:
-            host.sh(f"systemctl {verb} {AGENT}", timeout=120)
+    for restart in (False, True):
+        if restart:
+            host.run(["systemctl", "restart", AGENT], timeout=120)
         _named(scene, host, "t75 device eth0", holder.ipv4, "t76 device eth0")
         for address in (holder.ipv4, holder.ipv6):
             _all_know(scene, address, mac)
