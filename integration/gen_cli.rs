@@ -58,6 +58,49 @@ fn check_says_what_a_correct_file_means_for_a_host() {
 }
 
 #[test]
+fn check_warns_of_a_resolver_that_instances_do_not_reach() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("host.toml");
+    let lines = fs::read_to_string(lab()).unwrap();
+    let dns = "vni     = 100\ndns     = [\"198.51.100.12\", \"9.9.9.9\"]";
+    assert!(lines.contains("vni     = 100"), "{lines}");
+    fs::write(&path, lines.replacen("vni     = 100", dns, 1)).unwrap();
+    let output = lxmesh_gen(&["check", path.to_str().unwrap(), "--host", "198.51.100.12"]);
+    let said = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    let warnings: Vec<&str> = said
+        .lines()
+        .filter(|line| line.starts_with("warning"))
+        .collect();
+    assert_eq!(warnings.len(), 1, "{said}");
+    assert!(
+        warnings[0].contains("network vpc hands out the DNS server 198.51.100.12"),
+        "{said}"
+    );
+    // The remedy is true.
+    let services = "services = [\"udp/53@198.51.100.12\", \"tcp/53@198.51.100.12\"]";
+    let lines = fs::read_to_string(&path).unwrap();
+    let opened: Vec<&str> = lines
+        .lines()
+        .map(|line| {
+            if line.starts_with("services") {
+                services
+            } else {
+                line
+            }
+        })
+        .collect();
+    assert!(opened.contains(&services), "{lines}");
+    fs::write(&path, opened.join("\n")).unwrap();
+    let output = lxmesh_gen(&["check", path.to_str().unwrap(), "--host", "198.51.100.12"]);
+    assert!(
+        !text(&output.stdout).contains("warning"),
+        "{}",
+        text(&output.stdout)
+    );
+}
+
+#[test]
 fn mtu_shows_the_sum_line_by_line() {
     let path = lab().with_file_name("../ipsec-psk/host.toml");
     let output = lxmesh_gen(&["mtu", path.to_str().unwrap()]);

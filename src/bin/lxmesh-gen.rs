@@ -13,6 +13,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use lxmesh::addr::IpAddr;
 use lxmesh::generate::{self, LocalFacts, Target, extra, readers, secrets, write};
 use lxmesh::host::{self, HostFile, MtuSum};
+use lxmesh::policy::fabric::closed_resolvers;
 use std::error::Error;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -175,6 +176,11 @@ fn check(path: &Path, of: &Whose) -> Answer {
     let file = host::load(path)?;
     let facts = of.facts(&file)?;
     let mut text = format!("{}: correct\n{}", path.display(), summary(&file));
+    for (network, server) in closed_resolvers(&file) {
+        text += &format!(
+            "warning: network {network} hands out the DNS server {server}, which instances do not reach, as it is in supervisors or reflectors\n  remedy: add \"udp/53@{server}\" and \"tcp/53@{server}\" to services of [fabric], or name another server\n"
+        );
+    }
     // What is on this host is no other host's. It works as it is, so the file is correct.
     if of.host.is_none() {
         for secrets::Exposed { what, remedy } in secrets::exposed(&file) {

@@ -259,7 +259,7 @@ pub fn resolve<'a>(
     for (_, nic) in &candidates {
         named.entry(&nic.port).or_default().push(&nic.id);
     }
-    named.retain(|port, nics| nics.len() > 1 && !taken.contains_key(&Claim::Port(*port)));
+    named.retain(|port, nics| nics.len() > 1 && !taken.contains_key(&Claim::Port(port)));
     let losses: Vec<Losses> = candidates
         .iter()
         .map(|(_, nic)| {

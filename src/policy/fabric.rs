@@ -77,6 +77,27 @@ pub fn is_host(host: &HostFile, network: Option<&Network>, address: IpAddr) -> b
     !in_vrf && host.fabric.hosts().into_iter().any(contains)
 }
 
+/// DNS servers that networks hand out and that are closed to their instances, as hosts of the fabric: the
+/// network's name and the server.
+pub fn closed_resolvers(host: &HostFile) -> Vec<(&str, IpAddr)> {
+    let opened = Opened::of(host);
+    let is_open = |peer: IpAddr| {
+        let flow = Flow {
+            protocol: Protocol::Udp,
+            port: 53,
+            peer,
+            tags: 0,
+        };
+        opened.rule(&flow).is_some()
+    };
+    let all = host.networks.iter().flat_map(|network| {
+        let servers = network.dns.iter().copied();
+        let closed = servers.filter(|server| is_host(host, Some(network), *server));
+        closed.map(|server| (network.name.as_str(), server))
+    });
+    all.filter(|(_, server)| !is_open(*server)).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -136,6 +157,17 @@ mod tests {
         assert!(open(Protocol::Sctp, 9, "203.0.113.100").is_some());
         assert_eq!(open(Protocol::Icmp, 8 << 8, "203.0.113.100"), None);
         assert_eq!(open(Protocol::Sctp, 9, "203.0.113.101"), None);
+    }
+
+    #[test]
+    fn a_resolver_in_the_fabric_is_closed_unless_it_is_listed() {
+        let mut host = host_file(r#""udp/53@203.0.113.8""#);
+        let servers = ["203.0.113.8", "203.0.113.9", "9.9.9.9"];
+        host.networks[0].dns = servers.map(|server| server.parse().unwrap()).into();
+        assert_eq!(
+            closed_resolvers(&host),
+            [("vpc", "203.0.113.9".parse().unwrap())]
+        );
     }
 
     #[test]
