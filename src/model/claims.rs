@@ -1,7 +1,7 @@
 //! What only one NIC can have, and who has it by what the kernel says. Pure: the looks are
 //! `reconcile::claims`'s.
 
-use super::nic::Nic;
+use super::nic::{Nic, NicId};
 use crate::addr::{IfName, IpAddr, Mac};
 use std::collections::{HashMap, HashSet};
 use std::net::Ipv6Addr;
@@ -54,8 +54,8 @@ pub struct Held {
     pub new: HashSet<(String, IpAddr)>,
     /// By network: addresses whose sign ([`claim_sign`]) is here, for the NIC with the MAC.
     pub signs: HashMap<(String, IpAddr), Mac>,
-    /// Devices that NICs had in name only: they are not there, or cannot be theirs.
-    pub unused: HashSet<IfName>,
+    /// NICs that were there before the device that they name. It is theirs only if nobody else names it.
+    pub early: HashSet<NicId>,
 }
 
 impl Held {

@@ -165,6 +165,8 @@ pub struct Draft {
     nics: Vec<Nic>,
     refused: Vec<Refused>,
     problems: Vec<NicProblem>,
+    /// Devices that NICs will have when the instance runs.
+    reserved: Vec<(NicId, IfName)>,
 }
 
 impl Draft {
@@ -174,10 +176,15 @@ impl Draft {
     }
 }
 
-/// What an instance asks for. An instance that does not run asks for nothing.
+/// What an instance asks for. An instance that does not run asks for nothing but its devices' names.
 pub fn draft(host: &HostFile, instance: &Instance) -> Draft {
     let mut draft = Draft::default();
     if instance.presence != Presence::Up {
+        let named = instance.nics.iter().filter_map(|raw| {
+            let id = Complaints::about(instance, raw).nic;
+            Some((id, raw.host_name.as_ref()?.parse().ok()?))
+        });
+        draft.reserved.extend(named);
         return draft;
     }
     for raw in &instance.nics {
@@ -231,10 +238,23 @@ pub fn resolve<'a>(
     let holders: HashMap<Claim<'_>, &NicId> = before
         .iter()
         .flat_map(|nic| claims::of(nic).map(move |claim| (claim, &nic.id)))
-        .filter(|(claim, _)| !matches!(claim, Claim::Port(port) if held.unused.contains(*port)))
+        .filter(|(claim, id)| !matches!(claim, Claim::Port(_)) || !held.early.contains(*id))
         .collect();
     let mut candidates: Vec<(&Instance, &Nic)> = Vec::new();
+    // Who names which device: NICs that had it before them, and others, which those of instances that do not
+    // run are among.
+    let mut named: HashMap<&IfName, Vec<(&NicId, bool)>> = HashMap::new();
     for (instance, draft) in drafts {
+        for (id, port) in &draft.reserved {
+            named.entry(port).or_default().push((id, false));
+        }
+        for nic in &draft.nics {
+            let was_there = !held.early.contains(&nic.id);
+            named
+                .entry(&nic.port)
+                .or_default()
+                .push((&nic.id, was_there));
+        }
         candidates.extend(draft.nics.iter().map(|nic| (instance, nic)));
         resolved.problems.extend_from_slice(&draft.problems);
         resolved.refused.extend_from_slice(&draft.refused);
@@ -255,22 +275,20 @@ pub fn resolve<'a>(
         }
     }
     // Nobody knows whose device it is that several name and none has had: it would be another one's way in.
-    let mut named: HashMap<&IfName, Vec<&NicId>> = HashMap::with_capacity(candidates.len());
-    for (_, nic) in &candidates {
-        named.entry(&nic.port).or_default().push(&nic.id);
-    }
     named.retain(|port, nics| nics.len() > 1 && !taken.contains_key(&Claim::Port(port)));
     let losses: Vec<Losses> = candidates
         .iter()
         .map(|(_, nic)| {
             let had = |claim: &Claim<'_>| holders.get(claim) == Some(&&nic.id);
+            let is_early = held.early.contains(&nic.id);
             let others = named.get(&nic.port).into_iter().flatten();
-            match others.copied().find(|other| **other != nic.id) {
-                Some(other) => {
+            let mut others = others.filter(|(other, was_there)| **other != nic.id && (is_early || *was_there));
+            match others.next() {
+                Some((other, _)) => {
                     resolved.problems.push(NicProblem {
                         nic: nic.id.clone(),
                         text: format!(
-                            "host device {} is named by {other}, too; neither is connected until one of them has another",
+                            "host device {} is named by {other}, too, and not known to be this NIC's; it is not connected while both name it",
                             nic.port
                         ),
                     });

@@ -52,7 +52,7 @@ fn look(kernel: &mut Kernel, world: &mut World, host: &HostFile) -> Result<Held,
     }
     let mut held = Held {
         new: world.new_addresses(now),
-        unused: world.unused_devices(),
+        early: world.early(|port| Ok::<_, KernelError>(kernel.rtnl.link(port)?.is_some()))?,
         ..Held::default()
     };
     let Some(facts) = &world.facts else {

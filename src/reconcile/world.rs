@@ -34,6 +34,8 @@ pub struct World {
     pub held: Held,
     /// Addresses that other hosts may have as well, by network.
     watched: BTreeMap<String, BTreeMap<IpAddr, Watch>>,
+    /// The device that each NIC names, and whether it was there before the NIC, or has been attached for it.
+    devices: HashMap<NicId, (IfName, bool)>,
     /// NICs were resolved at least once.
     is_resolved: bool,
 }
@@ -135,9 +137,8 @@ impl World {
         let nics = &self.resolved.nics;
         let asked = self.drafts.values().flat_map(Draft::nics);
         asked.filter(|asked| {
-            let place = nics.binary_search_by(|nic| nic.id.cmp(&asked.id));
             let settled = |nic: &Nic| nic.claims_like(asked) && nic.contested.is_empty();
-            !place.is_ok_and(|place| settled(&nics[place]))
+            !own(nics, &asked.id).is_some_and(settled)
                 || !self.watched.is_empty() && self.is_watched(asked)
         })
     }
@@ -204,17 +205,29 @@ impl World {
         self.resolved.nics.iter().any(Nic::waits)
     }
 
-    /// Devices that NICs have in name only.
-    pub fn unused_devices(&self) -> HashSet<IfName> {
-        let Some(facts) = &self.facts else {
-            return HashSet::new();
-        };
-        let ports = self.resolved.nics.iter().map(|nic| &nic.port);
-        let unused = ports.filter(|port| {
-            let link = facts.link(port);
-            link.is_none_or(|link| facts.unfit(link).is_some())
-        });
-        unused.cloned().collect()
+    /// NICs that were there before their devices. `is_there` is asked once about each device that a NIC names.
+    pub fn early<E>(
+        &mut self,
+        mut is_there: impl FnMut(&IfName) -> Result<bool, E>,
+    ) -> Result<HashSet<NicId>, E> {
+        let mut known = std::mem::take(&mut self.devices);
+        for nic in self.drafts.values().flat_map(Draft::nics) {
+            let facts = self.facts.as_ref();
+            let link = facts.and_then(|facts| Some((facts, facts.link(&nic.port)?)));
+            let is_attached = link.is_some_and(|(facts, link)| facts.is_attached(link));
+            let has_it = |before: &Nic| before.port == nic.port;
+            let was_there = match known.remove(&nic.id) {
+                Some(_) if is_attached && own(&self.resolved.nics, &nic.id).is_some_and(has_it) => {
+                    true
+                }
+                Some((port, was_there)) if port == nic.port => was_there,
+                _ => is_there(&nic.port)?,
+            };
+            self.devices
+                .insert(nic.id.clone(), (nic.port.clone(), was_there));
+        }
+        let early = self.devices.iter().filter(|(_, (_, was_there))| !was_there);
+        Ok(early.map(|(id, _)| id.clone()).collect())
     }
 
     /// Resolves what was worked out, with what the kernel says; returns the NICs that are different now.
@@ -229,11 +242,7 @@ impl World {
             instances.filter_map(|instance| Some((instance, self.drafts.get(&instance.id)?)));
         let fresh = resolve(drafts, &self.resolved.nics, &held);
         for nic in &fresh.nics {
-            let place = self
-                .resolved
-                .nics
-                .binary_search_by(|old| old.id.cmp(&nic.id));
-            let before = place.ok().map(|place| &self.resolved.nics[place]);
+            let before = own(&self.resolved.nics, &nic.id);
             for address in nic.own_addresses() {
                 let had = |before: &Nic| {
                     before.network == nic.network
@@ -407,6 +416,12 @@ impl Index {
             .get(&(self.network(network)?, address))
             .copied()
     }
+}
+
+/// The NIC of that identity, of a list in their order.
+fn own<'a>(nics: &'a [Nic], id: &NicId) -> Option<&'a Nic> {
+    let place = nics.binary_search_by(|nic| nic.id.cmp(id));
+    Some(&nics[place.ok()?])
 }
 
 /// NICs that are in only one of the lists, or not the same in both. Both are sorted by identity.

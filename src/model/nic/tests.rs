@@ -453,12 +453,35 @@ fn a_nic_that_is_refused_keeps_nobody_from_what_it_claimed() {
 #[test]
 fn a_device_that_was_there_in_name_only_is_nobodys() {
     let waiting = instance(1, "1", |nic| nic.host_name = Some("veth2".into()));
-    let mut kernel = Held::default();
-    kernel.unused.insert("veth2".parse().unwrap());
     let before = resolved(std::slice::from_ref(&waiting), &[]).nics;
-    let owner = instance(2, "2", |_| {});
-    let found = resolved_with(&[waiting, owner], &before, &kernel);
+    let mut kernel = Held::default();
+    kernel.early.insert(before[0].id.clone());
+    // It has the device that nobody else names.
+    let alone = resolved_with(std::slice::from_ref(&waiting), &before, &kernel);
+    assert_eq!(alone.nics.len(), 1);
+    // Not while its owner is being started, and not then.
+    let mut owner = instance(2, "2", |_| {});
+    for (presence, connected) in [(Presence::Down, vec![]), (Presence::Up, vec!["c2"])] {
+        owner.presence = presence;
+        let found = resolved_with(&[waiting.clone(), owner.clone()], &before, &kernel);
+        let nics = found.nics.iter();
+        let names: Vec<_> = nics.map(|nic| nic.id.instance.name.as_str()).collect();
+        assert_eq!(names, connected);
+        assert!(
+            texts(&found)[0]
+                .contains("c1 device eth0: host device veth2 is named by c2 device eth0, too")
+        );
+    }
+    // A copy that does not run keeps nobody from it.
+    owner.presence = Presence::Up;
+    let copy = instance(3, "3", |nic| nic.host_name = Some("veth2".into()));
+    let stopped = Instance {
+        presence: Presence::Down,
+        ..copy.clone()
+    };
+    assert_eq!(resolved(&[stopped, owner.clone()], &[]).nics.len(), 1);
+    // Of two that were both started with it nobody knows.
+    let found = resolved(&[copy, owner], &[]);
     assert!(found.nics.is_empty());
-    assert!(texts(&found)[0].contains("host device veth2 is named by c2 device eth0, too"));
     assert_eq!(found.refused.len(), 2);
 }
