@@ -34,9 +34,11 @@ const DAMAGES: [&str; 17] = [
     "bridge fdb replace MAC dev PORT master static",
     "ip neighbour del V4 dev SVI",
     "ip neighbour replace V6 lladdr 02:66:66:66:66:66 dev SVI nud permanent protocol 242",
-    "ip neighbour replace V4 lladdr 02:66:66:66:66:66 dev SVI nud noarp extern_learn protocol zebra",
+    // Of another MAC it would be another host's NIC's, and the address, if it is new, would go there.
+    "ip neighbour replace V4 lladdr MAC dev SVI nud noarp extern_learn protocol zebra",
     "ip link set PORT nomaster",
-    "ip link set PORT master br-other",
+    // One that was never attached is somebody else's there.
+    "ip link show PORT | grep -q 'master SVI' && ip link set PORT master br-other",
     "ip link set PORT down",
     "ip link set PORT type bridge_slave learning on flood on guard off",
     "ip link set SVI type bridge mcast_querier 0",
