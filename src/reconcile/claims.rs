@@ -37,19 +37,28 @@ pub(super) fn resolve(
     Ok(world.resolve(held, Instant::now() + NEW))
 }
 
-/// What the kernel says of claims that are not settled.
-fn look(kernel: &mut Kernel, world: &mut World, host: &HostFile) -> Result<Held, KernelError> {
-    let now = Instant::now();
-    for network in world.networks_with_new() {
-        // Where the tunnel leads nowhere, EVPN is not up, and says nothing of others.
-        let tunnel = host.network(&network).zip(world.facts.as_ref());
+/// Whether none of the tunnels leads anywhere in whose networks addresses are watched. Then EVPN is not up, and says
+/// nothing of others; what was given just now stays new.
+fn is_quiet(kernel: &mut Kernel, world: &mut World, host: &HostFile) -> Result<bool, KernelError> {
+    let networks = world.watched_networks();
+    let mut quiet = !networks.is_empty();
+    for network in &networks {
+        let tunnel = host.network(network).zip(world.facts.as_ref());
         let tunnel = tunnel.and_then(|(network, facts)| facts.tunnel(network));
-        if let Some(tunnel) = tunnel.map(|tunnel| tunnel.index)
-            && kernel.rtnl.vtep_of(tunnel, Mac::default())?.is_none()
-        {
-            world.stay_new(&network, now + NEW);
+        match tunnel.map(|tunnel| tunnel.index) {
+            Some(tunnel) if kernel.rtnl.vtep_of(tunnel, Mac::default())?.is_none() => {
+                world.stay_new(network, Instant::now() + NEW);
+            }
+            _ => quiet = false,
         }
     }
+    Ok(quiet)
+}
+
+/// What the kernel says of claims that are not settled.
+fn look(kernel: &mut Kernel, world: &mut World, host: &HostFile) -> Result<Held, KernelError> {
+    is_quiet(kernel, world, host)?;
+    let now = Instant::now();
     let mut held = Held {
         new: world.new_addresses(now),
         early: world.early(|port| Ok::<_, KernelError>(kernel.rtnl.link(port)?.is_some()))?,
@@ -143,6 +152,10 @@ impl Agent {
 
     /// Looks whether other hosts have what is claimed here, and asks for a pass if something has changed.
     pub(super) fn look_at_contests(&mut self) {
+        let quiet = is_quiet(&mut self.kernel, &mut self.world, &self.host);
+        if matches!(quiet, Ok(true)) && !self.world.has_contests() {
+            return self.schedule_contests();
+        }
         let held = look(&mut self.kernel, &mut self.world, &self.host);
         // An error is said where they are resolved.
         if held.as_ref().ok() != Some(&self.world.held) {

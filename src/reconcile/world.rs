@@ -159,14 +159,9 @@ impl World {
         }
     }
 
-    /// Networks in which addresses count as given just now.
-    pub fn networks_with_new(&self) -> Vec<String> {
-        let has_new = |watched: &BTreeMap<IpAddr, Watch>| watched.values().any(|watch| watch.new);
-        let networks = self.watched.iter();
-        networks
-            .filter(|(_, watched)| has_new(watched))
-            .map(|(network, _)| network.clone())
-            .collect()
+    /// Networks in which addresses are watched.
+    pub fn watched_networks(&self) -> Vec<String> {
+        self.watched.keys().cloned().collect()
     }
 
     /// Addresses of this network that were given just now count so at least until then.
