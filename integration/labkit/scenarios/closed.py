@@ -181,7 +181,7 @@ def _restarts(scene, count):
 @scenario("closed-restarts")
 def restarts(scene):
     """nothing that an instance forges arrives anywhere while it restarts again and again and sends as soon as it can"""
-    _restarts(scene, 6)
+    _restarts(scene, 4)
 
 
 @scenario("closed-restarts-100", usual=False)
