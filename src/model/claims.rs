@@ -65,13 +65,8 @@ impl Held {
         match claim {
             Claim::Port(_) | Claim::Mac(..) => port == Some(&nic.port),
             Claim::Address(_, address) => {
-                let mac = match self.addresses.get(&(nic.network.clone(), *address)) {
-                    Some(Holder::Here(mac)) => Some(*mac),
-                    // It has moved here.
-                    Some(Holder::There(remote)) => Some(remote.mac),
-                    None => None,
-                };
-                mac == Some(nic.mac) && port.is_none_or(|port| *port == nic.port)
+                let holder = self.addresses.get(&(nic.network.clone(), *address));
+                holder == Some(&Holder::Here(nic.mac)) && port.is_none_or(|port| *port == nic.port)
             }
         }
     }
@@ -91,11 +86,10 @@ impl Held {
     }
 }
 
-/// By which other hosts see that an address is claimed here and not given, and a later agent that it was not for
-/// a while: a neighbour entry for an address
-/// of 100::/64, in which nothing is (RFC 6666), that EVPN tells of like any other. Its last 64 bits are the
-/// IPv4 address, or the two halves of the IPv6 address added without carry, so that no two addresses of a
-/// /64 have the same.
+/// The sign that an address is claimed by a NIC that does not get it, or did not for a while: the NIC's MAC has a
+/// neighbour entry for this address of 100::/64, in which nothing is (RFC 6666). EVPN tells other hosts of it like
+/// of any other, and a later agent of this host finds it. Its last 64 bits are the IPv4 address, or the two
+/// halves of the IPv6 address added without carry, so that no two addresses of a /64 have the same.
 pub fn claim_sign(address: IpAddr) -> IpAddr {
     let folded = match address {
         IpAddr::V4(four) => u64::from(four.to_bits()),

@@ -33,6 +33,7 @@ pub(super) fn resolve(
     host: &HostFile,
 ) -> Result<BTreeSet<NicId>, KernelError> {
     world.draft(host);
+    is_quiet(kernel, world, host)?;
     let held = look(kernel, world, host)?;
     Ok(world.resolve(held, Instant::now() + NEW))
 }
@@ -57,10 +58,8 @@ fn is_quiet(kernel: &mut Kernel, world: &mut World, host: &HostFile) -> Result<b
 
 /// What the kernel says of claims that are not settled.
 fn look(kernel: &mut Kernel, world: &mut World, host: &HostFile) -> Result<Held, KernelError> {
-    is_quiet(kernel, world, host)?;
-    let now = Instant::now();
     let mut held = Held {
-        new: world.new_addresses(now),
+        new: world.new_addresses(Instant::now()),
         early: world.early(|port| Ok::<_, KernelError>(kernel.rtnl.link(port)?.is_some()))?,
         ..Held::default()
     };

@@ -42,10 +42,10 @@ pub struct World {
 
 /// Why and for how long an address is looked at.
 #[derive(Debug, Clone, Copy)]
-pub struct Watch {
-    pub until: Instant,
+struct Watch {
+    until: Instant,
     /// It was given just now, and not taken back from another host.
-    pub new: bool,
+    new: bool,
 }
 
 /// Ways from what an event names to the NIC that it concerns, as its place in the resolved list.
@@ -207,19 +207,20 @@ impl World {
     ) -> Result<HashSet<NicId>, E> {
         let mut known = std::mem::take(&mut self.devices);
         for nic in self.drafts.values().flat_map(Draft::nics) {
-            let facts = self.facts.as_ref();
-            let link = facts.and_then(|facts| Some((facts, facts.link(&nic.port)?)));
-            let is_attached = link.is_some_and(|(facts, link)| facts.is_attached(link));
             let has_it = |before: &Nic| before.port == nic.port;
-            let was_there = match known.remove(&nic.id) {
-                Some(_) if is_attached && own(&self.resolved.nics, &nic.id).is_some_and(has_it) => {
-                    true
-                }
-                Some((port, was_there)) if port == nic.port => was_there,
-                _ => is_there(&nic.port)?,
+            let is_attached = |facts: &Facts| {
+                let link = facts.link(&nic.port);
+                link.is_some_and(|link| facts.is_attached(link))
             };
-            self.devices
-                .insert(nic.id.clone(), (nic.port.clone(), was_there));
+            let (id, device) = match known.remove_entry(&nic.id) {
+                Some((id, (port, was_there))) if port == nic.port => {
+                    let has_it = own(&self.resolved.nics, &id).is_some_and(has_it)
+                        && self.facts.as_ref().is_some_and(is_attached);
+                    (id, (port, was_there || has_it))
+                }
+                _ => (nic.id.clone(), (nic.port.clone(), is_there(&nic.port)?)),
+            };
+            self.devices.insert(id, device);
         }
         let early = self.devices.iter().filter(|(_, (_, was_there))| !was_there);
         Ok(early.map(|(id, _)| id.clone()).collect())
@@ -259,6 +260,7 @@ impl World {
                 }
             }
         }
+        self.watch_only_what_is_had(&fresh.nics);
         self.held = held;
         let mut changed = difference(&self.resolved.nics, &fresh.nics);
         if fresh.refused != self.resolved.refused {
@@ -269,6 +271,22 @@ impl World {
         }
         self.resolved = fresh;
         changed
+    }
+
+    /// Forgets what is watched and no NIC has.
+    fn watch_only_what_is_had(&mut self, nics: &[Nic]) {
+        if self.watched.is_empty() {
+            return;
+        }
+        let had = nics.iter().flat_map(|nic| {
+            let network = nic.network.as_str();
+            nic.own_addresses().map(move |address| (network, address))
+        });
+        let had: HashSet<(&str, IpAddr)> = had.collect();
+        self.watched.retain(|network, watched| {
+            watched.retain(|address, _| had.contains(&(network.as_str(), *address)));
+            !watched.is_empty()
+        });
     }
 
     /// NICs whose host-side devices cannot be theirs.
@@ -442,7 +460,7 @@ fn difference(before: &[Nic], now: &[Nic]) -> BTreeSet<NicId> {
 mod tests {
     use super::*;
     use crate::kernel::link::{Link, LinkKind, PortSettings};
-    use crate::lxd::Presence;
+    use crate::lxd::{LxdNic, Presence};
 
     fn instance(name: &str) -> Instance {
         Instance {
@@ -537,6 +555,34 @@ mod tests {
             }
         );
         assert!(world.inventory.is_some());
+    }
+
+    #[test]
+    fn an_address_is_watched_only_while_a_nic_has_it() {
+        let host = "version = 1\n[fabric]\nname = \"t\"\nasn = 64500\nreflectors = [\"203.0.113.1\"]\n\
+            supervisors = [\"203.0.113.11\"]\n[[network]]\nname = \"vpc\"\nvni = 100\ngateway = [\"192.0.2.1/24\"]\n";
+        let host = crate::host::parse("host.toml", host).unwrap();
+        let mut with_nic = instance("a");
+        with_nic.nics.push(LxdNic {
+            device: "eth0".into(),
+            parent: "vpc".into(),
+            host_name: Some("veth1".into()),
+            hwaddr: Some("00:16:3e:00:00:01".into()),
+            ipv4: Some("192.0.2.11".into()),
+            ..LxdNic::default()
+        });
+        let mut world = World::default();
+        let soon = Instant::now() + std::time::Duration::from_secs(60);
+        world.put_listing(vec![with_nic.clone()]);
+        world.draft(&host);
+        world.resolve(Held::default(), soon);
+        assert_eq!(world.watched_networks(), ["vpc"]);
+        world.stay_new("vpc", soon);
+        world.put_instance(with_nic.id, None);
+        world.draft(&host);
+        world.resolve(Held::default(), soon);
+        assert_eq!(world.watched_networks(), [""; 0]);
+        assert!(!world.watches());
     }
 
     #[test]
