@@ -493,6 +493,7 @@ fn each_nft_transaction_knocks_once_with_its_generation_except_our_own() {
                     end: None,
                     data: None,
                     comment: None,
+                    special: false,
                 },
             };
             let one = async |monitor: &mut Monitor| {

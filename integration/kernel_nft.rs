@@ -9,7 +9,7 @@
 mod support;
 
 use lxmesh::kernel::Nft;
-use lxmesh::kernel::nft::{Element, ElementOp, Family, Place, verdict};
+use lxmesh::kernel::nft::{Element, ElementOp, Family, Place, Structure, verdict};
 use serde_json::{Value, json};
 use support::{Ns, in_netns};
 
@@ -51,6 +51,7 @@ fn add_to(
         end: None,
         data,
         comment: comment.map(str::to_owned),
+        special: false,
     };
     ElementOp::Add {
         family: Family::Bridge,
@@ -121,6 +122,7 @@ fn elements_read_as_nft_made_them() {
             end: None,
             data: data.map(<[u8]>::to_vec),
             comment: comment.map(str::to_owned),
+            special: false,
         };
         let wanted = [
             element(&[2, 0, 0, 0, 0, 1], None, Some("web1: it's up")),
@@ -130,7 +132,11 @@ fn elements_read_as_nft_made_them() {
         let key = concat(&[&1u32.to_ne_bytes(), &[2, 0, 0, 0, 0, 1], &[10, 0, 0, 1]]);
         assert_eq!(elements(nft, "ports"), [element(&key, None, None)]);
         let six: std::net::Ipv6Addr = "2001:db8::1".parse().unwrap();
-        assert_eq!(elements(nft, "six"), [element(&six.octets(), None, None)]);
+        let counted = Element {
+            special: true,
+            ..element(&six.octets(), None, None)
+        };
+        assert_eq!(elements(nft, "six"), [counted]);
         let mut name = [0; 16];
         name[..2].copy_from_slice(b"lo");
         let key = concat(&[&name, &[6], &443u16.to_be_bytes()]);
@@ -229,6 +235,7 @@ fn elements_of_every_shape_are_added_as_nft_prints_them_and_removed() {
                     end: None,
                     data: None,
                     comment: None,
+                    special: false,
                 },
             },
         ];
@@ -298,6 +305,7 @@ fn range(first: Vec<u8>, last: Vec<u8>, verdict: Vec<u8>) -> Element {
         end: Some(last),
         data: Some(verdict),
         comment: None,
+        special: false,
     }
 }
 
@@ -646,12 +654,14 @@ fn thirty_thousand_elements_go_in_and_come_back() {
     });
 }
 
-// The digest
+// Structure
 
 const RULES: &str = "
 table inet d {
     counter c { }
+    counter spare { }
     quota q { 10 mbytes }
+    map m2 { type inet_service : verdict; }
     set seen { type ipv4_addr; size 1000; flags dynamic, timeout; timeout 1h; }
     set limits { type ipv4_addr; size 1000; flags dynamic; }
     set allowed { type inet_service; elements = { 1, 2, 3 } }
@@ -671,21 +681,33 @@ table inet d {
         meta mark set numgen inc mod 4
         udp dport @allowed accept
     }
-    chain b { }
-}";
+    set fixed { type mark; flags constant; elements = { 1, 2 } }
+    chain b {
+        meta mark @fixed drop
+    }
+}
+";
 
-fn digest(nft: &mut Nft) -> [u8; 32] {
-    nft.structure(Family::Inet, "d")
-        .unwrap()
-        .expect("the table is there")
+/// Makes the table by one transaction, in place of what is there.
+fn make(ns: &Ns, table: &str) {
+    let text = RULES.replace("inet d", &format!("inet {table}"));
+    ns.nft(&format!(
+        "table inet {table}\ndelete table inet {table}\n{text}"
+    ));
+}
+
+fn structure(nft: &mut Nft, table: &str) -> Structure {
+    let found = nft.structure(Family::Inet, table).unwrap();
+    found.expect("the table is there")
 }
 
 #[test]
-fn the_digest_stays_through_traffic_elements_dumps_and_other_tables() {
+fn a_structure_is_the_same_through_traffic_elements_dumps_and_other_tables() {
     in_netns(|ns| {
-        ns.nft(RULES);
+        make(ns, "d");
         let mut nft = Nft::open().unwrap();
-        let before = digest(&mut nft);
+        let before = structure(&mut nft, "d");
+        assert_eq!(before.flags, 0);
         let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         for i in 1..=100 {
             socket.send_to(&[0; 1000], ("127.0.0.1", i)).unwrap();
@@ -697,7 +719,7 @@ fn the_digest_stays_through_traffic_elements_dumps_and_other_tables() {
             "{listed}"
         );
         assert!(listed.contains("127.0.0.1"), "{listed}");
-        assert_eq!(digest(&mut nft), before, "traffic");
+        assert_eq!(structure(&mut nft, "d"), before, "traffic");
         for change in [
             "add element inet d allowed { 4 }",
             "delete element inet d allowed { 1 }",
@@ -711,24 +733,31 @@ fn the_digest_stays_through_traffic_elements_dumps_and_other_tables() {
             "add rule bridge d a accept",
             "add table inet other",
             "add chain inet other a",
+            // What comes and goes, and what is replaced by its like.
+            "add chain inet d extra; add rule inet d extra accept; flush chain inet d extra; delete chain inet d extra",
+            "delete counter inet d spare; add counter inet d spare",
         ] {
-            ns.sh(&format!("nft {change}"));
-            assert_eq!(digest(&mut nft), before, "{change}");
+            ns.nft(change);
+            assert_eq!(structure(&mut nft, "d"), before, "{change}");
         }
+        make(ns, "d");
+        assert_eq!(structure(&mut nft, "d"), before, "the table made anew");
+        // Another table is the same if it is made by the same text, dormant or not.
+        make(ns, "other");
+        assert_eq!(structure(&mut nft, "other"), before);
+        ns.nft("add table inet other { flags dormant; }");
+        let dormant = structure(&mut nft, "other");
+        assert_eq!((dormant.digest, dormant.flags), (before.digest, 1));
     });
 }
 
+/// Each on a table of its own; also what is changed in place.
 #[test]
-fn the_digest_changes_with_every_structural_change_even_by_the_like() {
+fn no_change_of_a_structure_goes_unseen() {
     in_netns(|ns| {
-        ns.nft(RULES);
+        make(ns, "d");
         let mut nft = Nft::open().unwrap();
-        let mut seen = vec![digest(&mut nft)];
-        let mut changed = |what: &str, nft: &mut Nft| {
-            let digest = digest(nft);
-            assert!(!seen.contains(&digest), "{what}");
-            seen.push(digest);
-        };
+        let before = structure(&mut nft, "d");
         let handle = |ns: &Ns, text: &str| {
             let all = ns.sh("nft -a list table inet d");
             let line = all
@@ -740,46 +769,84 @@ fn the_digest_changes_with_every_structural_change_even_by_the_like() {
         for change in [
             "add rule inet d b accept",
             "insert rule inet d b drop",
+            "flush chain inet d a",
             "flush chain inet d b",
-            "add rule inet d b accept",
             "add chain inet d extra",
-            "delete chain inet d extra",
-            "add chain inet d a '{ policy drop; }'",
-            "add set inet d more '{ type mark; }'",
-            "delete set inet d more",
-            "add set inet d more '{ type mark; }'",
+            "add chain inet d extra { type filter hook output priority 5; }",
+            "delete chain inet d b",
+            "rename chain inet d b c",
+            "add chain inet d a { policy drop; }",
+            "add table inet d { flags dormant; }",
+            "add set inet d more { type mark; }",
+            "delete map inet d m2",
             "add counter inet d extra",
-            "delete counter inet d extra",
+            "delete counter inet d spare",
+            "add set inet d seen { type ipv4_addr; size 1000; flags dynamic, timeout; timeout 2h; }",
+            "delete rule inet d a handle LIMIT",
+            "replace rule inet d a handle FIRST counter comment \"second\"",
+            "replace rule inet d a handle QUOTA quota over 6 mbytes drop",
+            // The order of rules.
+            "delete rule inet d a handle FIRST; add rule inet d a counter comment \"first\"",
+            // Twice, so that what is between the braces has the same name as before.
+            "replace rule inet d a handle PORTS udp dport { 7, 9 } accept\nreplace rule inet d a handle PORTS udp dport { 7, 9 } accept",
+            "delete rule inet d b handle FIXED; delete set inet d fixed; add set inet d fixed { type mark; flags constant; elements = { 1, 3 }; }; add rule inet d b meta mark @fixed drop",
         ] {
-            // Back to what there was is told by handles, which rules, chains and sets have anew;
-            // a removal, by comparing with the state before, below.
-            ns.sh(&format!("nft {change}"));
-            if change.starts_with("delete") || change.starts_with("flush") {
-                continue;
+            make(ns, "d");
+            assert_eq!(structure(&mut nft, "d"), before);
+            let script = change
+                .replace("LIMIT", &handle(ns, "limit rate 1/day"))
+                .replace("FIRST", &handle(ns, "comment \"first\""))
+                .replace("QUOTA", &handle(ns, "quota over 5 mbytes"))
+                .replace("PORTS", &handle(ns, "udp dport {"))
+                .replace("FIXED", &handle(ns, "@fixed"));
+            for line in script.lines() {
+                ns.nft(line);
             }
-            changed(change, &mut nft);
+            assert_ne!(structure(&mut nft, "d"), before, "{change}");
         }
-        for removal in ["flush chain inet d b", "delete set inet d more"] {
-            let before = digest(&mut nft);
-            ns.sh(&format!("nft {removal}"));
-            assert_ne!(digest(&mut nft), before, "{removal}");
+    });
+}
+
+/// What no transaction of ours makes is told from other elements: also what has no key.
+#[test]
+fn special_elements_are_told_from_others() {
+    in_netns(|ns| {
+        ns.nft(
+            "table bridge t {
+                set plain { type mark; elements = { 1, 2 }; }
+                set catch { type mark; elements = { 1, * }; }
+                map default { type mark : verdict; elements = { 1 : drop, * : accept }; }
+                set over { type mark; flags timeout; elements = { 1, 2 timeout 1h }; }
+                set paced { type mark; limit rate 1/second; elements = { 2 }; }
+                set const { type mark; flags constant; elements = { 1, 2 }; }
+                chain c { meta mark @const accept; }
+                set single { type inet_service; flags interval; elements = { 5-10 }; }
+            }",
+        );
+        let mut nft = Nft::open().unwrap();
+        let mut special = |set: &str| {
+            let all = nft.elements(Family::Bridge, "t", set).unwrap().unwrap();
+            let special = all.iter().filter(|element| element.special);
+            (all.len(), special.map(|e| e.key.len()).collect::<Vec<_>>())
+        };
+        assert_eq!(special("plain"), (2, vec![]));
+        assert_eq!(special("catch"), (2, vec![0]));
+        assert_eq!(special("default"), (2, vec![0]));
+        assert_eq!(special("over"), (2, vec![4]));
+        assert_eq!(special("paced"), (1, vec![4]));
+        assert!(!special("single").1.is_empty());
+        assert_eq!(special("const"), (2, vec![]));
+        // Nobody can change what a rule looks up in a constant set.
+        for change in [
+            "add element bridge t const { 3 }",
+            "delete element bridge t const { 1 }",
+            "flush set bridge t const",
+        ] {
+            let error = ns.try_sh(&format!("nft '{change}'")).unwrap_err();
+            assert!(
+                error.contains("Device or resource busy"),
+                "{change}: {error}"
+            );
         }
-        let first = handle(ns, "comment \"first\"");
-        ns.sh(&format!(
-            "nft replace rule inet d a handle {first} counter comment '\"first\"'"
-        ));
-        changed("a rule replaced by its like", &mut nft);
-        let quota = handle(ns, "quota over 5 mbytes");
-        ns.sh(&format!(
-            "nft replace rule inet d a handle {quota} quota over 6 mbytes drop"
-        ));
-        changed("another quota", &mut nft);
-        let limit = handle(ns, "limit rate 1/day");
-        ns.sh(&format!("nft delete rule inet d a handle {limit}"));
-        changed("a rule removed", &mut nft);
-        ns.nft(&format!("delete table inet d\n{RULES}"));
-        changed("the table made anew", &mut nft);
-        ns.nft(&format!("delete table inet d\n{RULES}"));
-        changed("the table made anew once more", &mut nft);
     });
 }

@@ -10,19 +10,25 @@ use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
 
-/// The stamp in the kernel: digests of text and structure.
-fn stamp(ns: &Ns) -> Option<String> {
-    let set = ns.try_sh("nft -j list set inet lxmesh_closed stamp").ok()?;
-    ns.try_sh("nft list table arp lxmesh_closed").ok()?;
-    let set: Value = serde_json::from_str(&set).unwrap();
-    let objects = set["nftables"].as_array().unwrap();
-    let set = objects.iter().find_map(|object| object.get("set"))?;
-    let comment = &set["elem"][0]["elem"]["comment"];
-    comment.as_str().map(str::to_string)
+/// The numbers of the tables, which are never used twice, and the stamp; `None` if something is missing.
+fn loaded(ns: &Ns) -> Option<String> {
+    let mut found = Vec::new();
+    for family in ["inet", "arp"] {
+        let listing = ns.try_sh(&format!("nft -j list table {family} lxmesh_closed"));
+        let listing: Value = serde_json::from_str(&listing.ok()?).ok()?;
+        for object in listing["nftables"].as_array()? {
+            if let Some(table) = object.get("table") {
+                found.push(table["handle"].to_string());
+            }
+            let comment = &object["set"]["elem"][0]["elem"]["comment"];
+            found.extend(comment.as_str().map(str::to_string));
+        }
+    }
+    (found.len() == 3).then(|| found.join(" "))
 }
 
-fn until_stamped(world: &mut World<'_>) -> String {
-    world.until("the tables are loaded", |world| stamp(world.ns))
+fn until_loaded(world: &mut World<'_>) -> String {
+    world.until("the tables are loaded", |world| loaded(world.ns))
 }
 
 /// What `plan` would change of them.
@@ -42,15 +48,15 @@ fn the_tables_stand_after_the_start_and_stay_after_stop_and_purge() {
             ns.sh("nft flush ruleset");
             world.start();
             // Before LXD was listed, even.
-            let first = until_stamped(&mut world);
+            let first = until_loaded(&mut world);
             world.in_step();
             world.stop();
-            assert_eq!(stamp(ns), Some(first.clone()));
+            assert_eq!(loaded(ns), Some(first.clone()));
             assert!(world.output(&["purge", "--yes"]).status.success());
-            assert_eq!(stamp(ns), Some(first.clone()));
+            assert_eq!(loaded(ns), Some(first.clone()));
             world.start();
             world.in_step();
-            assert_eq!(stamp(ns), Some(first), "they were loaded again");
+            assert_eq!(loaded(ns), Some(first), "they were loaded again");
             world.stop();
         }
     });
@@ -65,11 +71,15 @@ fn the_tables_come_again_if_they_are_flushed_deleted_or_altered() {
             "nft delete table arp lxmesh_closed",
             "nft flush chain inet lxmesh_closed from_instance",
             "nft insert rule inet lxmesh_closed from_device accept",
+            "nft 'add chain inet lxmesh_closed from_device { policy drop; }'",
+            "nft 'add table arp lxmesh_closed { flags dormant; }'",
             "nft delete table inet lxmesh_closed; nft add table inet lxmesh_closed; nft add set inet lxmesh_closed uplinks '{ type ipv4_addr; }'",
         ] {
-            let before = until_stamped(&mut world);
+            let before = until_loaded(&mut world);
             ns.sh(damage);
-            world.until(damage, |world| stamp(world.ns).filter(|now| *now != before));
+            world.until(damage, |world| {
+                loaded(world.ns).filter(|now| *now != before)
+            });
             world.in_step();
             let rules = ns.sh("nft list chain inet lxmesh_closed from_instance");
             assert!(
@@ -95,28 +105,32 @@ fn the_file_of_the_generator_is_what_the_agent_keeps() {
         fs::write(&path, &rendered.contents).unwrap();
         ns.sh(&format!("nft -f {file}"));
         let mut world = world.started();
-        let first = until_stamped(&mut world);
+        let first = until_loaded(&mut world);
         let uplinks = |ns: &Ns| ns.sh("nft list set inet lxmesh_closed uplinks");
         assert!(uplinks(ns).contains("host0"));
-        // As the unit does it at a reload: no fight, the agent stamps it anew.
+        let stamp = |loaded: &str| {
+            loaded
+                .split(' ')
+                .skip(1)
+                .take(2)
+                .map(str::to_string)
+                .collect::<Vec<_>>()
+        };
+        // As the unit does it at a reload: no fight, the agent loads it once more.
         ns.sh(&format!("nft -f {file}"));
         let second = world.until("it is stamped again", |world| {
-            stamp(world.ns).filter(|now| *now != first)
+            loaded(world.ns).filter(|now| *now != first)
         });
-        assert_eq!(
-            first.split(' ').next(),
-            second.split(' ').next(),
-            "the text is the same"
-        );
+        assert_eq!(stamp(&first), stamp(&second), "the text is the same");
         world.settle();
-        assert_eq!(stamp(ns), Some(second.clone()));
+        assert_eq!(loaded(ns), Some(second.clone()));
         assert_eq!(planned(&world), [""; 0]);
         // As the generator does it with another host file.
         let other = closed::render(&host, &BTreeSet::from(["host1".to_string()])).unwrap();
         fs::write(&path, &other.contents).unwrap();
         ns.sh(&format!("nft -f {file}"));
         world.until("it is stamped again", |world| {
-            stamp(world.ns).filter(|now| *now != second)
+            loaded(world.ns).filter(|now| *now != second)
         });
         assert!(uplinks(ns).contains("host1"));
         assert_eq!(planned(&world), [""; 0]);
@@ -131,7 +145,7 @@ fn a_veth_on_the_way_to_everywhere_is_an_uplink_and_stays_one_without_its_route(
             ip address add 198.18.9.2/24 dev up0; ip route add default via 198.18.9.1",
         );
         let mut world = World::new(ns).started();
-        let first = until_stamped(&mut world);
+        let first = until_loaded(&mut world);
         let uplinks = ns.sh("nft list set inet lxmesh_closed uplinks");
         assert!(
             uplinks.contains("\"up0\"") && !uplinks.contains("up1"),
@@ -141,7 +155,7 @@ fn a_veth_on_the_way_to_everywhere_is_an_uplink_and_stays_one_without_its_route(
         world.stop();
         world.start();
         world.in_step();
-        assert_eq!(stamp(ns), Some(first));
+        assert_eq!(loaded(ns), Some(first));
         assert_eq!(planned(&world), [""; 0]);
     });
 }
@@ -269,7 +283,7 @@ fn before_lxd_has_been_read_no_device_is_put_down() {
         run_refused(&mut world, &nic, "nowhere");
         fs::remove_file(world.path("lxd.sock")).unwrap();
         world.start();
-        until_stamped(&mut world);
+        until_loaded(&mut world);
         std::thread::sleep(std::time::Duration::from_secs(1));
         assert!(is_up(ns, &nic.port));
     });

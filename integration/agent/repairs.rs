@@ -5,6 +5,8 @@ use super::cold_start::busy_world;
 use super::support::listener::Listener;
 use super::support::world::{NETWORKS, Nic, World, network_devices};
 use super::support::{Ns, in_netns};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
 
 /// Each damage to a world of its own things, one after another; strangers must not notice.
 fn each_is_repaired(damages: &[&str]) {
@@ -204,6 +206,170 @@ fn deleted_and_altered_elements_are_repaired() {
         "nft 'add element bridge lxmesh vrf_zones { \"PORT\" : 7 }'",
         "nft 'add element inet lxmesh gateways4 { \"SVI\" . V4 }'",
     ]);
+}
+
+/// What is no element like ours opens a set for everything, or narrows it.
+#[test]
+fn elements_of_another_form_are_damage() {
+    each_is_repaired(&[
+        "nft 'add element bridge lxmesh out_svc { * }; add element bridge lxmesh in_svc { * }'",
+        "nft 'add element inet lxmesh ports { * }'",
+        "nft 'add element bridge lxmesh vrf_zones { * : 7 }'",
+    ]);
+}
+
+/// Whoever changes the tables at any moment, even while they are loaded, is not taken for us.
+#[test]
+fn a_writer_who_never_rests_is_never_taken_for_us() {
+    in_netns(|ns| {
+        let mut world = World::new(ns);
+        world.launch("c1", "vpc");
+        // The chain is there without rules, as this kernel may not take them.
+        let writer = Listener::start(
+            &[
+                "sh",
+                "-c",
+                "while :; do nft list chain bridge lxmesh egress_denied 2>&1 | grep -q 'rogue\\|No such' || { nft 'insert rule bridge lxmesh egress_denied accept comment \"rogue\"' && echo written; }; done",
+            ],
+            world.path("written"),
+        );
+        let mut world = world.started();
+        for _ in 0..3 {
+            world.until("it has written a lot", |_| {
+                (writer.text().lines().count() > 30).then_some(())
+            });
+            world.kill();
+            world.start();
+        }
+        drop(writer);
+        // Whatever it has hit, the last of it is found.
+        world.until("its rule is gone", |_| {
+            let rules = ns.sh("nft list chain bridge lxmesh egress_denied");
+            (!rules.contains("rogue")).then_some(())
+        });
+        world.in_step();
+        let said = world.logged("something else keeps undoing this");
+        assert!(said.iter().all(|line| line.contains("at once")), "{said:?}");
+        assert_eq!(planned_tables(&world), [""; 0]);
+    });
+}
+
+/// What `plan` would change of the tables.
+fn planned_tables(world: &World<'_>) -> Vec<String> {
+    let said = String::from_utf8(world.output(&["plan"]).stdout).unwrap();
+    let about = said.lines().filter(|line| line.contains("nft_table"));
+    about.map(str::to_string).collect()
+}
+
+#[test]
+fn nothing_is_merged_into_tables_that_another_made() {
+    for before in [
+        "add table bridge lxmesh { flags dormant; }",
+        "add table inet lxmesh; add chain inet lxmesh hole",
+        "add table bridge lxmesh; add set bridge lxmesh stamp { type mark; }; add element bridge lxmesh stamp { 1 comment \"0 0\" }",
+    ] {
+        in_netns(|ns| {
+            ns.nft(before);
+            let mut world = World::new(ns).started();
+            let wrong = [
+                "dormant",
+                "chain hole",
+                "chain other",
+                "comment \"a\"",
+                "0 0",
+            ];
+            let is_whole = || {
+                let now = ns.sh("nft list ruleset");
+                (!wrong.iter().any(|one| now.contains(one))).then_some(())
+            };
+            world.until(before, |_| is_whole());
+            assert_eq!(planned_tables(&world), [""; 0], "{before}");
+            // Neither what is changed in place nor what comes while one is there.
+            for damage in [
+                "add table bridge lxmesh { flags dormant; }",
+                "rename chain bridge lxmesh egress_denied other",
+                "insert rule bridge lxmesh egress_denied accept comment \"a\"",
+            ] {
+                world.signal("STOP");
+                ns.nft(damage);
+                assert_eq!(is_whole(), None, "no harm done: {damage}");
+                world.signal("CONT");
+                world.until(damage, |_| is_whole());
+            }
+        });
+    }
+}
+
+/// However often: nothing may wait for a repair of filters.
+#[test]
+fn flushed_filters_are_never_put_off() {
+    in_netns(|ns| {
+        let mut world = busy_world(ns);
+        for _ in 0..12 {
+            ns.sh("nft flush ruleset");
+            world.until("the tables are back", |_| {
+                ns.try_sh("nft list chain bridge lxmesh egress_denied").ok()
+            });
+        }
+        world.in_step();
+        let status = world.status().unwrap();
+        assert_eq!(
+            status["deferred"].as_array().map(Vec::len),
+            Some(0),
+            "{status}"
+        );
+        assert_eq!(
+            world.logged("repairing it each time at once").len(),
+            2,
+            "once for each of the two"
+        );
+    });
+}
+
+/// Ports that nothing filters are down until something does. What was planned meanwhile and could not be done was
+/// undone by nobody.
+#[test]
+fn while_no_tables_can_be_loaded_ports_are_down_and_nothing_is_learnt() {
+    in_netns(|ns| {
+        let mut world = World::new(ns);
+        let broken = world.path("broken");
+        fs::create_dir(world.path("bin")).unwrap();
+        let program = format!(
+            "#!/bin/sh\n[ -e {} ] && exit 1\nexec /usr/sbin/nft \"$@\"\n",
+            broken.display()
+        );
+        let path = world.path("bin/nft");
+        fs::write(&path, program).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        let bin = format!(
+            "{}:/usr/sbin:/usr/bin:/sbin:/bin",
+            world.path("bin").display()
+        );
+        world.environment.insert("PATH".into(), bin);
+        let first = world.launch("c1", "vpc");
+        let mut world = world.started();
+        fs::write(&broken, "").unwrap();
+        ns.sh("nft flush ruleset");
+        let is_up = |port: &str| {
+            ns.link(port)["flags"]
+                .as_array()
+                .unwrap()
+                .contains(&"UP".into())
+        };
+        world.until("the port is down", |_| (!is_up(&first.port)).then_some(()));
+        // One that comes now is not connected.
+        let second = world.nic("c2", "vpc");
+        world.run(&second);
+        world.until("it has tried several times", |world| {
+            (world.status()?["passes"]["failures"].as_u64()? > 4).then_some(())
+        });
+        assert!(!is_up(&first.port));
+        assert_eq!(ns.link(&second.port)["master"], serde_json::Value::Null);
+        fs::remove_file(&broken).unwrap();
+        world.in_step();
+        assert!(is_up(&first.port) && is_up(&second.port));
+        assert_eq!(world.logged("keeps undoing this"), [""; 0]);
+    });
 }
 
 #[test]

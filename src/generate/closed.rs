@@ -113,7 +113,8 @@ pub fn uplinks_in(text: &str) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for line in text.lines().map(str::trim) {
         let names = line
-            .strip_prefix("set uplinks { type ifname; elements = { ")
+            .strip_prefix("set uplinks { ")
+            .and_then(|set| Some(set.split_once("elements = {")?.1))
             .or_else(|| {
                 line.strip_prefix("iifname \"")
                     .filter(|_| line.ends_with("*\" accept"))

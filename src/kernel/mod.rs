@@ -24,6 +24,7 @@ mod socket;
 pub mod sysctl;
 pub mod tlv;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 
@@ -39,6 +40,8 @@ pub struct Kernel {
     pub conntrack: Conntrack,
     /// The check of deferred checksums; `None` while `lxmesh prepare` has not loaded it.
     pub checks: Result<Option<Checks>, KernelError>,
+    /// Of texts that make nftables tables: the digest of what they make, by that of the text. See `kinds::nft_whole`.
+    pub made: BTreeMap<String, String>,
 }
 
 impl Kernel {
@@ -49,6 +52,7 @@ impl Kernel {
             nft: Nft::open()?,
             conntrack: Conntrack::open()?,
             checks: Checks::open(Path::new(checksums::DIRECTORY)),
+            made: BTreeMap::new(),
         })
     }
 }

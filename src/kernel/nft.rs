@@ -16,6 +16,7 @@ use super::socket::Socket;
 use super::tlv::{Attr, HEADER, Message, Messages, NLM_F_ACK, NLM_F_REQUEST, NLMSG_ERROR, Writer};
 
 pub use batch::TransactionError;
+pub use structure::Structure;
 
 const SUBSYS: u16 = 10 << 8;
 const GETTABLE: u16 = SUBSYS | 1;
@@ -34,6 +35,7 @@ const GETOBJ: u16 = SUBSYS | 19;
 const NFGENMSG: usize = 4;
 const NFTA_LIST_ELEM: u16 = 1;
 const NFTA_TABLE_NAME: u16 = 1;
+const NFTA_TABLE_FLAGS: u16 = 2;
 const NFTA_CHAIN_TABLE: u16 = 1;
 const NFTA_CHAIN_NAME: u16 = 3;
 const NFTA_CHAIN_HOOK: u16 = 4;
@@ -49,9 +51,16 @@ const NFTA_SET_ELEM_LIST_SET: u16 = 2;
 const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
 const NFTA_SET_ELEM_KEY: u16 = 1;
 const NFTA_SET_ELEM_DATA: u16 = 2;
+const NFTA_SET_ELEM_FLAGS: u16 = 3;
+const NFTA_SET_ELEM_TIMEOUT: u16 = 4;
+const NFTA_SET_ELEM_EXPIRATION: u16 = 5;
 const NFTA_SET_ELEM_USERDATA: u16 = 6;
+const NFTA_SET_ELEM_EXPR: u16 = 7;
 const NFTA_SET_ELEM_OBJREF: u16 = 9;
 const NFTA_SET_ELEM_KEY_END: u16 = 10;
+const NFTA_SET_ELEM_EXPRESSIONS: u16 = 11;
+/// `NFT_SET_ELEM_INTERVAL_END` and `NFT_SET_ELEM_CATCHALL`.
+const SPECIAL: u32 = 1 | 2;
 const NFTA_DATA_VALUE: u16 = 1;
 const NFTA_DATA_VERDICT: u16 = 2;
 const NFTA_VERDICT_CODE: u16 = 1;
@@ -115,6 +124,10 @@ pub struct Element {
     pub data: Option<Vec<u8>>,
     /// At most 128 bytes, as `nft` has it.
     pub comment: Option<String>,
+    /// When read: it is more than key and data say. The catch-all element (of which the key is empty), the end of a
+    /// single range, one that expires, or one with expressions of its own, such as a limit. [`Nft::transaction`] makes
+    /// none of these.
+    pub special: bool,
 }
 
 /// One change to a set or map.
@@ -332,7 +345,7 @@ impl Nft {
             },
         )?;
         // A table that is not there has no counters either, but that is not what was asked.
-        if found.is_empty() && !self.has_table(family, table)? {
+        if found.is_empty() && self.table_flags(family, table)?.is_none() {
             return Err(KernelError::ours(attempt, libc::ENOENT, "no such table"));
         }
         Ok(found)
@@ -360,7 +373,8 @@ impl Nft {
         )
     }
 
-    fn has_table(&mut self, family: Family, table: &str) -> Result<bool, KernelError> {
+    /// `NFT_TABLE_F_*` of a table, such as dormant; None if there is no such table.
+    pub fn table_flags(&mut self, family: Family, table: &str) -> Result<Option<u32>, KernelError> {
         let found = self.socket.ask(
             format_args!("looking for table {} {table}", family.name()),
             GETTABLE,
@@ -368,11 +382,12 @@ impl Nft {
                 header(m, family.number());
                 m.text(NFTA_TABLE_NAME, table);
             },
-            |_| Some(()),
+            |m| m.attrs(NFGENMSG).find(NFTA_TABLE_FLAGS)?.be32(),
         );
         match found {
-            Ok(_) => Ok(true),
-            Err(error) if error.errno() == Some(libc::ENOENT) => Ok(false),
+            // Without the attribute nothing is known of them.
+            Ok(flags) => Ok(Some(flags.unwrap_or(u32::MAX))),
+            Err(error) if error.errno() == Some(libc::ENOENT) => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -402,7 +417,7 @@ fn write_key(writer: &mut Writer, key: &[u8], end: Option<&[u8]>) {
     }
 }
 
-/// The elements in one NEWSETELEM. Leaves out what has no key (the catch-all element).
+/// The elements in one NEWSETELEM.
 fn elements_of(message: &Message<'_>) -> Vec<Element> {
     if message.kind != NEWSETELEM {
         return Vec::new();
@@ -410,29 +425,44 @@ fn elements_of(message: &Message<'_>) -> Vec<Element> {
     let Some(list) = message.attrs(NFGENMSG).find(NFTA_SET_ELEM_LIST_ELEMENTS) else {
         return Vec::new();
     };
-    list.attrs().filter_map(|e| parse_element(&e)).collect()
+    list.attrs().map(|e| parse_element(&e)).collect()
 }
 
-fn parse_element(element: &Attr<'_>) -> Option<Element> {
+/// What cannot be read is special.
+fn parse_element(element: &Attr<'_>) -> Element {
     let (mut key, mut end, mut data, mut comment) = (None, None, None, None);
+    let mut special = false;
+    let value = |attr: &Attr<'_>| Some(attr.attrs().find(NFTA_DATA_VALUE)?.payload.to_vec());
     for attr in element.attrs() {
         match attr.kind {
-            NFTA_SET_ELEM_KEY => key = Some(attr.attrs().find(NFTA_DATA_VALUE)?.payload.to_vec()),
+            NFTA_SET_ELEM_KEY => key = value(&attr),
             NFTA_SET_ELEM_KEY_END => {
-                end = Some(attr.attrs().find(NFTA_DATA_VALUE)?.payload.to_vec());
+                end = value(&attr);
+                special |= end.is_none();
             }
-            NFTA_SET_ELEM_DATA => data = parse_data(&attr),
+            NFTA_SET_ELEM_DATA => {
+                data = parse_data(&attr);
+                special |= data.is_none();
+            }
             NFTA_SET_ELEM_OBJREF => data = attr.text().map(String::into_bytes),
             NFTA_SET_ELEM_USERDATA => comment = parse_comment(attr.payload),
+            NFTA_SET_ELEM_FLAGS => special |= attr.be32().is_none_or(|flags| flags & SPECIAL != 0),
+            NFTA_SET_ELEM_TIMEOUT
+            | NFTA_SET_ELEM_EXPIRATION
+            | NFTA_SET_ELEM_EXPR
+            | NFTA_SET_ELEM_EXPRESSIONS => special = true,
+            // What newer kernels may tell of every element.
             _ => {}
         }
     }
-    Some(Element {
-        key: key?,
+    special |= key.is_none();
+    Element {
+        key: key.unwrap_or_default(),
         end,
         data,
         comment,
-    })
+        special,
+    }
 }
 
 fn parse_data(data: &Attr<'_>) -> Option<Vec<u8>> {

@@ -35,7 +35,7 @@ impl fmt::Display for Attrs {
 impl Kind for Checksum {
     const NAME: &'static str = "checksum";
     const OWNS: Owns = Owns::WholeObjects;
-    const BEFORE_FILTERS: bool = true;
+    const GUARDS: bool = true;
     type Key = IfName;
     type Attrs = Attrs;
 

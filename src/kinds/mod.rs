@@ -14,6 +14,7 @@ pub mod neighbour;
 pub mod nft_element;
 pub mod nft_set;
 pub mod nft_table;
+pub mod nft_whole;
 pub mod port_attrs;
 pub mod route;
 pub mod shut;

@@ -60,6 +60,7 @@ impl fmt::Display for Attrs {
 impl Kind for NftElement {
     const NAME: &'static str = "nft_element";
     const OWNS: Owns = Owns::WholeObjects;
+    const GUARDS: bool = true;
     type Key = Key;
     type Attrs = Attrs;
 
@@ -416,16 +417,17 @@ pub struct Found {
     pub elements: Table<NftElement>,
     /// False if a set is missing, so that the table is not what this version loads.
     pub complete: bool,
+    /// The first set in which something is that no element of ours is like, such as a catch-all element. That cannot be
+    /// put right one by one.
+    pub damaged: Option<Set>,
 }
 
 /// Reads the elements.
 pub fn observe(look: &mut Look<'_>, scope: &Scope<NftElement>) -> Result<Found, KindError> {
     let mut found = Table::<NftElement>::new();
     let mut complete = true;
+    let mut damaged = None;
     for set in Set::ALL {
-        if set == Set::Stamp {
-            continue;
-        }
         let (family, name) = (set.family(), set.name());
         let elements: Vec<Element> = match scope {
             Scope::All => match look.kernel.nft.elements(family, TABLE, name)? {
@@ -448,26 +450,46 @@ pub fn observe(look: &mut Look<'_>, scope: &Scope<NftElement>) -> Result<Found, 
                 looked_up.into_iter().flatten().collect()
             }
         };
-        for Element {
-            key,
-            end,
-            data,
-            comment: _,
-        } in elements
-        {
-            let Some(key) = Bytes::from_kernel(&key) else {
-                continue;
-            };
-            let boxed = |bytes: Vec<u8>| Bytes::from_kernel(&bytes).map(Box::new);
-            let (end, data) = (end.and_then(boxed), data.and_then(boxed));
-            // Where another range covers the wanted one it is found in its stead, and goes.
-            found.insert(Key { set, key, end }, Attrs(data));
+        for element in elements {
+            match read(set, element) {
+                // Where another range covers the wanted one it is found in its stead, and goes.
+                Some((key, attrs)) => {
+                    found.insert(key, attrs);
+                }
+                None => damaged = damaged.or(Some(set)),
+            }
         }
     }
     Ok(Found {
         elements: found,
         complete,
+        damaged,
     })
+}
+
+/// An element of a set; `None` if it is of another form than ours.
+fn read(set: Set, element: Element) -> Option<(Key, Attrs)> {
+    let Element {
+        key,
+        end,
+        data,
+        // It says nothing to the kernel.
+        comment: _,
+        special,
+    } = element;
+    if special {
+        return None;
+    }
+    let boxed = |bytes: Option<Vec<u8>>| match bytes {
+        Some(bytes) => Some(Some(Box::new(Bytes::from_kernel(&bytes)?))),
+        None => Some(None),
+    };
+    let key = Key {
+        set,
+        key: Bytes::from_kernel(&key)?,
+        end: boxed(end)?,
+    };
+    Some((key, Attrs(boxed(data)?)))
 }
 
 /// The changes as operations of one transaction, deletions first: a map's value is replaced by
@@ -489,6 +511,7 @@ pub fn ops(changes: &[Change<NftElement>]) -> Vec<ElementOp> {
             end: key.end.as_deref().map(bytes),
             data: attrs.0.as_deref().map(bytes),
             comment: None,
+            special: false,
         },
     };
     let mut ops = Vec::with_capacity(changes.len());

@@ -100,8 +100,6 @@ pub enum Set {
     /// Managed bridge in a VRF → the VRF's zone.
     InetZones,
     ArpPorts,
-    /// What the table's structure was when we loaded it.
-    Stamp,
 }
 
 /// Verdict codes (include/uapi/linux/netfilter.h, nf_tables.h).
@@ -165,7 +163,7 @@ pub struct Bytes {
 }
 
 impl Set {
-    pub const ALL: [Set; 53] = [
+    pub const ALL: [Set; 52] = [
         Set::Svis,
         Set::Mcast,
         Set::Ports,
@@ -218,7 +216,6 @@ impl Set {
         Set::InetGateways6,
         Set::InetZones,
         Set::ArpPorts,
-        Set::Stamp,
     ];
 
     pub fn family(self) -> Family {
@@ -281,7 +278,6 @@ impl Set {
             Set::LimitConnections => "limit_conns",
             Set::Audited => "audited",
             Set::Logged => "logged",
-            Set::Stamp => "stamp",
         }
     }
 
@@ -328,7 +324,6 @@ impl Set {
             Set::Out4 | Set::In4 => &[IfIndexBe, Protocol, Port, Ip4],
             Set::Out6 | Set::In6 => &[IfIndexBe, Protocol, Port, Ip6],
             Set::InTags => &[IfIndexBe, Protocol, Port, MarkBe],
-            Set::Stamp => &[Mark],
         }
     }
 

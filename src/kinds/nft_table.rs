@@ -1,19 +1,18 @@
 //! The tables `bridge lxmesh`, `inet lxmesh` and `arp lxmesh`: sets, chains and rules, from templates. They are
 //! replaced as a whole, with all elements, in one transaction, so that there is never a moment
-//! with half a policy.
+//! with half a policy. Nothing is merged into a table that another has made.
 //!
-//! To know without any state of our own that nobody has changed a rule, the digest of what the
-//! kernel holds right after loading is kept in the kernel, as the comment of the one element of
-//! the set `stamp`.
+//! How it is known that nobody has changed a rule, `nft_whole.rs` says.
 
 use super::nft_element::{self, NftElement};
-use super::nft_set::{Bytes, Set, TABLE, Value};
+use super::nft_set::TABLE;
+use super::nft_whole::{Attrs, Whole};
 use super::{KindError, Look};
-use crate::kernel::nft::{Element, ElementOp, Family, Nft};
-use crate::kernel::{Kernel, KernelError, fault};
+use crate::kernel::nft::Family;
+use crate::kernel::{Kernel, fault};
 use crate::model::{Inputs, Kind, Owns, Table};
-use sha2::{Digest, Sha256};
 use std::fmt;
+use std::sync::LazyLock;
 
 /// The tables, as one object.
 #[derive(Debug)]
@@ -28,20 +27,14 @@ impl fmt::Display for Key {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Attrs {
-    /// First 16 hexadecimal digits of the SHA-256 of the text that was loaded.
-    pub text: String,
-    /// False if chains, rules or sets have been changed since.
-    pub intact: bool,
-}
+const WHOLE: Whole = Whole {
+    name: TABLE,
+    reference: "lxmesh_reference",
+    families: &FAMILIES,
+};
 
-impl fmt::Display for Attrs {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let state = if self.intact { "intact" } else { "altered" };
-        write!(f, "ruleset {} {state}", self.text)
-    }
-}
+/// Each has a table of ours.
+const FAMILIES: [Family; 3] = [Family::Bridge, Family::Inet, Family::Arp];
 
 const SETS: &str = include_str!("../../templates/datapath-sets.nft");
 const RULES: &str = include_str!("../../templates/datapath-rules.nft");
@@ -62,47 +55,16 @@ fn rules() -> &'static str {
 }
 
 /// Sets, chains and rules without elements.
-fn body() -> String {
-    format!("{SETS}{}", rules())
-}
-
-/// The same in place of whatever is there. Adding before deleting makes the deletion succeed
-/// whether or not the table is there (`destroy` needs nft 1.0.7).
-pub fn text() -> String {
-    removal() + &body()
-}
-
-/// Each has a table of ours.
-const FAMILIES: [Family; 3] = [Family::Bridge, Family::Inet, Family::Arp];
-
-fn removal() -> String {
-    let each = FAMILIES.map(|family| {
-        let of = format!("table {} {TABLE}", family.name());
-        format!("{of}\ndelete {of}\n")
-    });
-    each.concat()
-}
+static BODY: LazyLock<String> = LazyLock::new(|| format!("{SETS}{}", rules()));
 
 pub fn family_name(family: Family) -> &'static str {
     family.name()
 }
 
-fn text_digest() -> String {
-    hex(&Sha256::digest(text()))
-}
-
-/// The first 16 hexadecimal digits of a digest.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes
-        .iter()
-        .take(8)
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
-}
-
 impl Kind for NftTable {
     const NAME: &'static str = "nft_table";
     const OWNS: Owns = Owns::WholeObjects;
+    const GUARDS: bool = true;
     type Key = Key;
     type Attrs = Attrs;
 
@@ -113,63 +75,36 @@ impl Kind for NftTable {
 
 /// The tables as they should be, whatever the inputs.
 pub fn wanted() -> Table<NftTable> {
-    Table::<NftTable>::from([(
-        Key,
-        Attrs {
-            text: text_digest(),
-            intact: true,
-        },
-    )])
+    Table::<NftTable>::from([(Key, Attrs::wanted(&BODY))])
 }
 
 /// Reads what is loaded.
 pub fn observe(look: &mut Look<'_>) -> Result<Table<NftTable>, KindError> {
-    let nft = &mut look.kernel.nft;
-    let Some(structure) = structure(nft)? else {
-        return Ok(Table::<NftTable>::new());
-    };
-    let stamp = nft.elements(Family::Bridge, TABLE, Set::Stamp.name())?;
-    let comment = stamp
-        .and_then(|elements| elements.into_iter().next())
-        .and_then(|element| element.comment)
-        .unwrap_or_default();
-    let (text, stamped) = comment.split_once(' ').unwrap_or_default();
-    let intact = structure == stamped;
-    Ok(Table::<NftTable>::from([(
-        Key,
-        Attrs {
-            text: text.to_string(),
-            intact,
-        },
-    )]))
+    let loaded = WHOLE.observe(look.kernel)?;
+    Ok(loaded.map(|attrs| (Key, attrs)).into_iter().collect())
 }
 
-/// Digest of what the kernel has of them; `None` if there is none. Another version may have fewer.
-fn structure(nft: &mut Nft) -> Result<Option<String>, KernelError> {
-    let mut digest = Sha256::new();
-    let mut any = false;
-    for family in FAMILIES {
-        if let Some(structure) = nft.structure(family, TABLE)? {
-            any = true;
-            digest.update(structure);
-        }
-    }
-    Ok(any.then(|| hex(&digest.finalize())))
+/// Whether there are tables at all, and none is dormant: a short look, for whoever is to decide whether a longer
+/// one can wait.
+pub fn are_in_force(kernel: &mut Kernel) -> bool {
+    FAMILIES
+        .iter()
+        .all(|family| matches!(kernel.nft.table_flags(*family, TABLE), Ok(Some(0))))
 }
 
-/// Replaces the tables with the given elements, in one transaction, and stamps them.
+/// Replaces the tables with the given elements, in one transaction.
 pub fn replace(kernel: &mut Kernel, elements: &Table<NftElement>) -> Result<(), KindError> {
     let Gate { made, opened } = gate(kernel)?;
-    let mut text = text();
+    let mut before = WHOLE.removal();
     if !made.is_empty() {
         fault::point();
         // Without it some packets are lost, and none passes that should not.
         match kernel.nft.run(&made) {
-            Ok(()) => text.insert_str(0, &opened),
+            Ok(()) => before.insert_str(0, &opened),
             Err(error) => tracing::warn!(%error, "packets may be lost while tables are replaced"),
         }
     }
-    load(kernel, &text, elements)
+    load(kernel, &before, elements)
 }
 
 /// What lets the old tables pass everything from the very moment on that the new ones are in force.
@@ -204,46 +139,32 @@ fn gate(kernel: &mut Kernel) -> Result<Gate, KindError> {
     Ok(gate)
 }
 
-/// Makes the tables where there are none. Without a deletion the kernel waits for nobody.
+/// Makes the tables where there are none. Without a deletion the kernel waits for nobody. If another has
+/// made one meanwhile, nothing is merged into it.
 pub fn create(kernel: &mut Kernel, elements: &Table<NftElement>) -> Result<(), KindError> {
-    load(kernel, &body(), elements)
+    let Err(error) = load(kernel, &WHOLE.creation(), elements) else {
+        return Ok(());
+    };
+    match WHOLE.observe(kernel)? {
+        Some(_) => replace(kernel, elements),
+        None => Err(error),
+    }
 }
 
-fn load(kernel: &mut Kernel, text: &str, elements: &Table<NftElement>) -> Result<(), KindError> {
-    let script = format!("{text}{}", nft_element::script(elements));
-    fault::point();
-    kernel.nft.run(&script)?;
-    let missing = || KindError::Gone(format!("table {TABLE}"));
-    let structure = structure(&mut kernel.nft)?.ok_or_else(missing)?;
-    let element = Element {
-        key: Bytes::of(&[Value::Mark(1)]).as_slice().to_vec(),
-        end: None,
-        data: None,
-        comment: Some(format!("{} {}", text_digest(), structure)),
-    };
-    let stamp = ElementOp::Add {
-        family: Family::Bridge,
-        table: TABLE,
-        set: Set::Stamp.name(),
-        element,
-    };
-    fault::point();
-    kernel
-        .nft
-        .transaction(&[stamp])
-        .map_err(|error| KindError::File {
-            what: "stamping the nftables table".into(),
-            why: error.to_string(),
-        })
+fn load(kernel: &mut Kernel, before: &str, elements: &Table<NftElement>) -> Result<(), KindError> {
+    let elements = nft_element::script(elements);
+    Ok(WHOLE.load(kernel, before, &BODY, &elements)?)
 }
 
 /// Removes the tables.
 pub fn remove(kernel: &mut Kernel) -> Result<(), KindError> {
-    Ok(kernel.nft.run(&removal())?)
+    Ok(kernel.nft.run(&(WHOLE.removal() + &WHOLE.tried_out()))?)
 }
 
 /// Asks the kernel whether it takes the ruleset, changing nothing. The error names what nft and
 /// the kernel do not know.
 pub fn check(kernel: &mut Kernel) -> Result<(), KindError> {
-    Ok(kernel.nft.check(&text())?)
+    Ok(kernel
+        .nft
+        .check(&[&WHOLE.removal(), BODY.as_str()].concat())?)
 }

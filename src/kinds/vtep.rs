@@ -150,6 +150,7 @@ fn op(change: &Change<Vtep>) -> ElementOp {
                 end: None,
                 data: None,
                 comment: Some(MARK.into()),
+                special: false,
             },
         },
         Change::Delete { .. } => ElementOp::Delete {

@@ -38,9 +38,9 @@ pub trait Kind: Sized + 'static {
     type Key: Ord + Clone + Debug + Display + Send;
     type Attrs: Eq + Clone + Debug + Display + Send;
 
-    /// Whether its objects are made before the filters change and whether they can or not, and never put off: of a
-    /// port, the filters let nothing pass that lacks them.
-    const BEFORE_FILTERS: bool = false;
+    /// Whether something is open, or nothing passes, without its objects: they are never put off, and made before the
+    /// filters change, whether these can be or not.
+    const GUARDS: bool = false;
 
     /// For how long an object must have been unwanted before it is deleted.
     fn lingers() -> Duration {
@@ -55,6 +55,15 @@ pub trait Kind: Sized + 'static {
     /// What else there is to do once the change has been made.
     fn follow_up(_change: &Change<Self>) -> Option<FollowUp> {
         None
+    }
+
+    /// How fast a change may be made again.
+    fn pace_of(change: &Change<Self>) -> Pace {
+        match change {
+            _ if Self::GUARDS => Pace::AtOnce,
+            Change::Update { have, .. } => Self::pace(have),
+            Change::Create { .. } | Change::Delete { .. } => Pace::Quick,
+        }
     }
 
     /// The part of an object that is about one NIC, where an object is about many.
@@ -86,6 +95,8 @@ pub enum FollowUp {
 /// How fast the same repair may be made again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pace {
+    /// At once, however often: waiting is what would do harm.
+    AtOnce,
     /// Whenever it is seen, and logged for debugging only: a program that we know does this now and
     /// then. How often it is seen, `reconcile::pending` bounds.
     Expected,

@@ -7,8 +7,9 @@ use super::pass::Extent;
 use super::report::{Line, Report};
 use super::tally::same_devices;
 use crate::dhcp;
+use crate::kinds::nft_element::NftElement;
 use crate::model::facts::Readiness;
-use crate::model::{Facts, FollowUp};
+use crate::model::{Facts, FollowUp, Kind, Pace};
 use crate::policy::fabric::Opened;
 use crate::text::{self, SENTENCE};
 use std::collections::{BTreeMap, BTreeSet};
@@ -122,6 +123,30 @@ impl Agent {
         }
     }
 
+    /// Learns what was done, and says what is undone again and again.
+    pub(super) fn remember(&mut self, report: &Report) {
+        let now = std::time::Instant::now();
+        for line in &report.lines {
+            // Elements are many, and are put right together.
+            let many = line.kind == NftElement::NAME;
+            if many || line.is_expected() || !matches!(line.result, Some(Ok(()))) {
+                continue;
+            }
+            let (change, pace) = (line.object.as_str(), line.pace);
+            let Some(times) = self.repairs.made(change, &line.opposite(), pace, now) else {
+                continue;
+            };
+            let who = match pace {
+                Pace::Contested => "another host claims this; claiming it here ever more slowly",
+                Pace::AtOnce => "something else keeps undoing this; repairing it each time at once",
+                Pace::Expected | Pace::Quick => {
+                    "something else keeps undoing this; repairing it ever more slowly"
+                }
+            };
+            tracing::warn!(object = change, times, "{who}");
+        }
+    }
+
     pub(super) fn log_pass(&mut self, extent: &Extent, report: &Report) {
         self.stats.last_took = report.took;
         self.stats.changes += report.lines.len() as u64;
@@ -129,8 +154,6 @@ impl Agent {
         for (line, error) in report.failures() {
             self.stats.failures += 1;
             trouble.push(format!("{}: {error}", line.text));
-            // It has its own back-off, and nobody has undone it.
-            self.repairs.forget(&line.object);
         }
         trouble.extend(
             report
@@ -143,7 +166,7 @@ impl Agent {
             .lines
             .iter()
             .filter(|line| !matches!(line.result, Some(Err(_))))
-            .partition(|line| line.expected);
+            .partition(|line| line.is_expected());
         for line in expected {
             tracing::debug!(kind = line.kind, "{}", line.text);
         }
@@ -209,6 +232,12 @@ impl Agent {
         self.deferred = report.deferred.clone();
         let failed = report.failures().next().is_some() || !report.unreadable.is_empty();
         if failed || report.escalate {
+            let mut failures = report.failures();
+            let of_guard = failures.any(|(line, _)| line.pace == Pace::AtOnce);
+            if of_guard || report.escalate {
+                // What keeps others out is not put off.
+                self.retry_pause = FIRST_RETRY;
+            }
             self.retry();
         } else {
             self.retry_pause = FIRST_RETRY;

@@ -17,7 +17,7 @@ use crate::dhcp::at;
 use crate::host::{self, HostFile};
 use crate::kernel::Kernel;
 use crate::kernel::monitor::{Knock, Monitor, MonitorFilter};
-use crate::kinds::dnsmasq_file;
+use crate::kinds::{dnsmasq_file, nft_table};
 use crate::model::{FollowUp, Nic, NicId};
 use crate::text::{self, SENTENCE};
 use std::collections::BTreeMap;
@@ -327,7 +327,8 @@ impl Agent {
                     if !ours {
                         let earliest = self.last_nft_look.map_or(soon, |last| last + NFT_SETTLE);
                         self.pending.nftables = true;
-                        self.pending.by(soon.max(earliest));
+                        let wait = nft_table::are_in_force(&mut self.kernel);
+                        self.pending.by(if wait { soon.max(earliest) } else { now });
                     }
                 }
                 LookAt::Everything => self.pending.everything_by(soon),
@@ -420,6 +421,9 @@ impl Agent {
             }
         };
         report.took = started.elapsed();
+        if !first {
+            self.remember(&report);
+        }
         if let (Ok(generation), Extent::All | Extent::Nftables) = (generation, &extent) {
             self.nft_generation = generation;
             self.last_nft_look = Some(Instant::now());

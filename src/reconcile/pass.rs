@@ -2,12 +2,16 @@
 //! Planning decides everything; applying chooses nothing.
 
 use super::look::{look_at_links, look_at_ports, look_at_some};
-use super::repairs::{Repairs, Verdict};
+use super::repairs::Repairs;
 use super::report::{Line, Report};
+use crate::addr::IfName;
 use crate::host::HostFile;
+use crate::kernel::rtnl::Op;
 use crate::kernel::{Kernel, KernelError, fault};
 use crate::kinds::nft_element::{self, Found, NftElement};
+use crate::kinds::nft_set::Set;
 use crate::kinds::nft_table::{self, NftTable};
+use crate::kinds::shut::{self, Shut};
 use crate::kinds::{KernelKind, KindError, Look, Scope, Visitor, visit_kinds};
 use crate::model::nic::Refused;
 use crate::model::{About, Change, Facts, Inputs, Kind, Nic, NicId, Pace, Table, diff};
@@ -53,6 +57,8 @@ enum NftPlan {
     Replace {
         change: Change<NftTable>,
         elements: Table<NftElement>,
+        /// Ports that nothing filters until that is done; empty if there are tables.
+        open: Vec<(IfName, u32)>,
     },
     Elements(Vec<Change<NftElement>>),
     /// The tables could not be read: no port may join its bridge.
@@ -219,6 +225,9 @@ impl Planner<'_> {
             let was = nft_element::of_networks(before).into_keys();
             let scope = Scope::Keys(desired.keys().cloned().chain(was).collect());
             return match nft_element::observe(&mut self.look, &scope) {
+                Ok(Found {
+                    damaged: Some(_), ..
+                }) => NftPlan::Unknown,
                 Ok(found) => elements_plan(diff(&desired, &found.elements)),
                 Err(error) => {
                     self.unreadable::<NftElement>(&error);
@@ -245,12 +254,15 @@ impl Planner<'_> {
                 }
             }
         };
-        let change = diff::<NftTable>(&NftTable::derive(&self.inputs), &tables).pop();
-        let change = change.filter(|change| {
-            self.may::<NftTable>(change)
-                // Another version's rules are good enough until LXD has told us of the NICs.
-                && (self.known || !matches!(change, Change::Update { have, .. } if have.intact))
+        let wanted = NftTable::derive(&self.inputs);
+        let mut change = diff::<NftTable>(&wanted, &tables).pop();
+        // Another version's rules are good enough until LXD has told us of the NICs.
+        change = change.filter(|change| {
+            self.known || !matches!(change, Change::Update { have, .. } if have.intact)
         });
+        if let (None, Some(set)) = (&change, found.damaged) {
+            change = damage(set, &wanted, tables);
+        }
         match (change, found) {
             (Some(change), found) => {
                 if !self.known {
@@ -259,9 +271,14 @@ impl Planner<'_> {
                         desired.entry(key).or_insert(attrs);
                     }
                 }
+                let open = match change {
+                    Change::Create { .. } => self.open_ports(),
+                    _ => Vec::new(),
+                };
                 NftPlan::Replace {
                     change,
                     elements: desired,
+                    open,
                 }
             }
             (
@@ -269,13 +286,14 @@ impl Planner<'_> {
                 Found {
                     elements,
                     complete: true,
+                    damaged: _,
                 },
             ) => {
                 let mut changes = diff(&desired, &elements);
                 self.drop_deletes_if_unknown(&mut changes);
                 elements_plan(changes)
             }
-            // A set is missing although the tables are as we left them, or a repair is put off.
+            // Another version's tables lack a set.
             (
                 None,
                 Found {
@@ -283,6 +301,18 @@ impl Planner<'_> {
                 },
             ) => NftPlan::Unknown,
         }
+    }
+
+    /// Instances' devices in bridges of ours.
+    fn open_ports(&self) -> Vec<(IfName, u32)> {
+        let Inputs { host, facts, .. } = self.whole;
+        let bridges = host.networks.iter().filter_map(|n| facts.svi(n));
+        let bridges: BTreeSet<u32> = bridges.map(|link| link.index).collect();
+        let ports = facts.links().filter(|link| {
+            let ours = link.kind.is_soft() && link.up;
+            ours && link.master.is_some_and(|index| bridges.contains(&index))
+        });
+        ports.map(|link| (link.name.clone(), link.index)).collect()
     }
 
     fn drop_deletes_if_unknown<K: Kind>(&self, changes: &mut Vec<Change<K>>) {
@@ -326,56 +356,30 @@ impl Planner<'_> {
         }
     }
 
-    /// Whether the change may be made now, or is one that somebody keeps undoing.
+    /// Whether the change may be made now, or is put off because somebody keeps undoing it.
     fn may<K: Kind>(&mut self, asked: &Change<K>) -> bool {
         let key = asked.key();
-        let delete = matches!(asked, Change::Delete { .. });
-        let pace = match asked {
-            Change::Update { have, .. } => K::pace(have),
-            _ => Pace::Quick,
-        };
-        // Without it nothing passes, and nothing may wait for it.
-        if pace == Pace::Expected || K::BEFORE_FILTERS {
+        let pace = K::pace_of(asked);
+        if matches!(pace, Pace::Expected | Pace::AtOnce) {
             return true;
         }
-        let Some(repairs) = &mut self.repairs else {
+        let Some(repairs) = &self.repairs else {
             return true;
         };
-        let made = Line::object::<K>(key, false);
-        let unmade = Line::object::<K>(key, true);
-        let (change, opposite) = if delete {
-            (unmade, made)
-        } else {
-            (made, unmade)
-        };
-        repairs.forget(&opposite);
+        let change = Line::object::<K>(key, matches!(asked, Change::Delete { .. }));
         if pace == Pace::Contested && !self.current {
             self.report.deferred.push(format!(
                 "{change}: claimed by another host, and LXD cannot be asked"
             ));
             return false;
         }
-        match repairs.ask(&change, pace, Instant::now()) {
-            Verdict::Go => true,
-            Verdict::GoAndWarn(times) => {
-                let who = match pace {
-                    Pace::Contested => {
-                        "another host claims this; claiming it here ever more slowly"
-                    }
-                    Pace::Expected | Pace::Quick => {
-                        "something else keeps undoing this; repairing it ever more slowly"
-                    }
-                };
-                tracing::warn!(object = change, times, "{who}");
-                true
-            }
-            Verdict::Wait(wait) => {
-                self.report.deferred.push(change);
-                let soonest = self.report.retry_in.map_or(wait, |other| other.min(wait));
-                self.report.retry_in = Some(soonest);
-                false
-            }
-        }
+        let Some(wait) = repairs.wait(&change, pace, Instant::now()) else {
+            return true;
+        };
+        self.report.deferred.push(change);
+        let soonest = self.report.retry_in.map_or(wait, |other| other.min(wait));
+        self.report.retry_in = Some(soonest);
+        false
     }
 }
 
@@ -423,7 +427,7 @@ impl Visitor for Planner<'_> {
 
 /// The changes of one kind, without its type.
 trait Step: Send {
-    fn before_filters(&self) -> bool;
+    fn guards(&self) -> bool;
     fn lines(&self) -> Vec<Line>;
     fn apply_deletes(&self, kernel: &mut Kernel, facts: &Facts, report: &mut Report);
     fn apply_rest(&self, kernel: &mut Kernel, facts: &Facts, report: &mut Report);
@@ -456,8 +460,8 @@ where
 }
 
 impl<K: KernelKind> Step for KindStep<K> {
-    fn before_filters(&self) -> bool {
-        K::BEFORE_FILTERS
+    fn guards(&self) -> bool {
+        K::GUARDS
     }
 
     fn lines(&self) -> Vec<Line> {
@@ -506,8 +510,7 @@ impl Plan {
         for step in steps.iter().rev() {
             step.apply_deletes(kernel, &facts, &mut report);
         }
-        let (before, after): (Vec<_>, Vec<_>) =
-            steps.iter().partition(|step| step.before_filters());
+        let (before, after): (Vec<_>, Vec<_>) = steps.iter().partition(|step| step.guards());
         for step in before {
             step.apply_rest(kernel, &facts, &mut report);
         }
@@ -521,6 +524,36 @@ impl Plan {
     }
 }
 
+/// Tables in one of whose sets is what no element of ours is like.
+fn damage(set: Set, wanted: &Table<NftTable>, tables: Table<NftTable>) -> Option<Change<NftTable>> {
+    tracing::warn!(
+        set = set.name(),
+        "there is an element of a form that is not LXMesh's"
+    );
+    let (key, mut have) = tables.into_iter().next()?;
+    let want = wanted.get(&key)?.clone();
+    have.intact = false;
+    Some(Change::Update { key, have, want })
+}
+
+/// Puts down ports that nothing filters. They come up again once there are tables.
+fn close(ports: Vec<(IfName, u32)>, kernel: &mut Kernel, report: &mut Report) {
+    let ops: Vec<Op> = ports
+        .iter()
+        .map(|(_, index)| Op::LinkDown { index: *index })
+        .collect();
+    fault::point();
+    let results = kernel.rtnl.apply(&ops);
+    for ((port, _), result) in ports.iter().zip(results) {
+        let change = Change::<Shut>::Create {
+            key: port.clone(),
+            want: shut::Attrs { up: false },
+        };
+        let result = result.map_err(|error| error.to_string());
+        report.lines.push(Line::of(&change, Some(result)));
+    }
+}
+
 /// Returns whether the filters are in force.
 fn apply_nft(nft: NftPlan, kernel: &mut Kernel, report: &mut Report) -> bool {
     match nft {
@@ -530,9 +563,16 @@ fn apply_nft(nft: NftPlan, kernel: &mut Kernel, report: &mut Report) -> bool {
             report.retry_in = Some(report.retry_in.unwrap_or(Duration::from_secs(1)));
             false
         }
-        NftPlan::Replace { change, elements } => {
+        NftPlan::Replace {
+            change,
+            elements,
+            open,
+        } => {
             let result = nft_table::replace(kernel, &elements).map_err(|error| error.to_string());
             let done = result.is_ok();
+            if !done {
+                close(open, kernel, report);
+            }
             report.new_rules = done
                 && matches!(&change, Change::Update { have, want, .. } if have.text != want.text);
             report.lines.push(Line::of(&change, Some(result)));

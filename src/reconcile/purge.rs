@@ -7,7 +7,7 @@ use super::report::{Line, Report};
 use crate::host::HostFile;
 use crate::kernel::{Kernel, KernelError};
 use crate::kinds::{KernelKind, Look, Scope, Visitor, nft_table, visit_kinds};
-use crate::model::{Facts, Kind, Owns, Table, diff};
+use crate::model::{Facts, Kind, Owns, Pace, Table, diff};
 
 /// Detaches every port of ours, removes every entry of ours, and last the tables.
 pub fn purge(kernel: &mut Kernel, host: &HostFile) -> Result<Report, KernelError> {
@@ -30,7 +30,7 @@ pub fn purge(kernel: &mut Kernel, host: &HostFile) -> Result<Report, KernelError
         kind: nft_table::NftTable::NAME,
         object: Line::object::<nft_table::NftTable>(&nft_table::Key, true),
         text: format!("- {} {}", nft_table::NftTable::NAME, nft_table::Key),
-        expected: false,
+        pace: Pace::AtOnce,
         result: Some(result),
     });
     Ok(report)

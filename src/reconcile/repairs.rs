@@ -13,6 +13,7 @@ const WARN_AT: u32 = 3;
 impl Pace {
     fn first(self) -> Duration {
         match self {
+            Pace::AtOnce => Duration::ZERO,
             Pace::Expected | Pace::Quick => Duration::from_millis(500),
             Pace::Contested => Duration::from_secs(120),
         }
@@ -20,7 +21,7 @@ impl Pace {
 
     fn longest(self) -> Duration {
         match self {
-            Pace::Expected | Pace::Quick => Duration::from_secs(60),
+            Pace::AtOnce | Pace::Expected | Pace::Quick => Duration::from_secs(60),
             Pace::Contested => Duration::from_secs(3600),
         }
     }
@@ -38,7 +39,7 @@ struct Entry {
     pace: Pace,
 }
 
-/// What was changed lately, by kind and key, and whether it was taken from another host: what was
+/// What was changed lately (not what was planned), by kind and key, and whether it was taken from another host: what was
 /// merely made here has not been claimed from anybody.
 #[derive(Debug, Default)]
 pub struct Repairs {
@@ -47,43 +48,37 @@ pub struct Repairs {
     unwanted: BTreeMap<&'static str, BTreeMap<String, Instant>>,
 }
 
-/// Whether a change may be made now.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
-    Go,
-    /// Make it, and say that something keeps undoing it.
-    GoAndWarn(u32),
-    Wait(Duration),
-}
-
 impl Repairs {
-    /// Asks for a change that may be needed again and again: the first time at once, then at the
-    /// pace given.
-    pub fn ask(&mut self, change: &str, pace: Pace, now: Instant) -> Verdict {
+    /// How long a change has to wait that was made lately, and is needed again: the first time not at all, then ever
+    /// longer.
+    pub fn wait(&self, change: &str, pace: Pace, now: Instant) -> Option<Duration> {
+        let entry = self
+            .entries
+            .get(&(change.into(), pace == Pace::Contested))?;
+        let since = now.duration_since(entry.last);
+        let doublings = 1 << entry.count.saturating_sub(1).min(10);
+        let pause = (pace.first() * doublings).min(pace.longest());
+        (since < pause).then(|| pause - since)
+    }
+
+    /// Takes note of a change that was made, which makes that of the `opposite` of no account. Returns
+    /// how often it was made in a row if that is worth a warning now.
+    pub fn made(&mut self, change: &str, opposite: &str, pace: Pace, now: Instant) -> Option<u32> {
+        self.forget(opposite);
         let key = (change.into(), pace == Pace::Contested);
         let entry = self.entries.entry(key).or_insert(Entry {
             count: 0,
             last: now,
             pace,
         });
-        let since = now.duration_since(entry.last);
-        if since > pace.memory() {
+        if now.duration_since(entry.last) > pace.memory() {
             entry.count = 0;
-        }
-        let doublings = 1 << entry.count.saturating_sub(1).min(10);
-        let pause = (pace.first() * doublings).min(pace.longest());
-        if entry.count > 0 && since < pause {
-            return Verdict::Wait(pause - since);
         }
         entry.count += 1;
         entry.last = now;
         // That another host has the same address is worth a word at once.
         let warn_at = if pace == Pace::Contested { 1 } else { WARN_AT };
-        if entry.count == warn_at {
-            Verdict::GoAndWarn(entry.count)
-        } else {
-            Verdict::Go
-        }
+        (entry.count == warn_at).then_some(entry.count)
     }
 
     /// Takes note of all objects of a kind that are not wanted now; returns those that have not
@@ -146,51 +141,80 @@ mod tests {
         assert_eq!(at(600, &["a"]), ["a"]);
     }
 
+    /// Makes a change if it may be made: how often it was made if that is worth a warning, or how long it has to wait.
+    fn try_to(
+        repairs: &mut Repairs,
+        change: &str,
+        pace: Pace,
+        now: Instant,
+    ) -> Result<Option<u32>, Duration> {
+        match repairs.wait(change, pace, now) {
+            Some(wait) => Err(wait),
+            None => Ok(repairs.made(change, &format!("-{change}"), pace, now)),
+        }
+    }
+
     #[test]
     fn a_change_that_keeps_coming_back_is_made_ever_more_slowly_and_warned_of_once() {
         let mut repairs = Repairs::default();
-        let start = Instant::now();
-        let mut now = start;
-        assert_eq!(repairs.ask("x", Pace::Quick, now), Verdict::Go);
+        let mut now = Instant::now();
         let mut waits = Vec::new();
-        let mut warnings = 0;
-        for _ in 0..12 {
-            match repairs.ask("x", Pace::Quick, now) {
-                Verdict::Wait(wait) => {
+        let mut warnings = Vec::new();
+        for _ in 0..26 {
+            match try_to(&mut repairs, "x", Pace::Quick, now) {
+                Err(wait) => {
                     waits.push(wait);
                     now += wait;
-                    if repairs.ask("x", Pace::Quick, now) == Verdict::GoAndWarn(3) {
-                        warnings += 1;
-                    }
                 }
-                other => panic!("{other:?}"),
+                Ok(warning) => warnings.extend(warning),
             }
         }
         assert!(waits.is_sorted());
         assert_eq!(waits[0], Duration::from_millis(500));
         assert_eq!(*waits.last().unwrap(), Pace::Quick.longest());
-        assert_eq!(warnings, 1);
-        assert_eq!(repairs.ask("y", Pace::Quick, now), Verdict::Go);
+        assert_eq!(warnings, [WARN_AT]);
+        assert_eq!(try_to(&mut repairs, "y", Pace::Quick, now), Ok(None));
         repairs.forget("x");
-        assert_eq!(repairs.ask("x", Pace::Quick, now), Verdict::Go);
+        assert_eq!(repairs.wait("x", Pace::Quick, now), None);
         repairs.expire(now + Pace::Quick.memory() * 2);
         assert!(repairs.entries.is_empty());
+    }
+
+    #[test]
+    fn what_was_planned_and_not_made_has_not_been_undone() {
+        let mut repairs = Repairs::default();
+        let now = Instant::now();
+        for _ in 0..10 {
+            assert_eq!(repairs.wait("x", Pace::Quick, now), None);
+        }
+        assert_eq!(repairs.made("x", "-x", Pace::Quick, now), None);
+        assert!(repairs.wait("x", Pace::Quick, now).is_some());
+        // Nor has what we took back ourselves.
+        repairs.made("-x", "x", Pace::Quick, now);
+        assert_eq!(repairs.wait("x", Pace::Quick, now), None);
+    }
+
+    #[test]
+    fn what_guards_is_never_put_off_and_still_warned_of() {
+        let mut repairs = Repairs::default();
+        let now = Instant::now();
+        let all = [(); 100].map(|()| try_to(&mut repairs, "filters", Pace::AtOnce, now));
+        let warnings = all.into_iter().filter_map(|made| made.expect("at once"));
+        assert_eq!(warnings.collect::<Vec<_>>(), [WARN_AT]);
     }
 
     #[test]
     fn what_was_just_made_here_can_be_claimed_at_once() {
         let mut repairs = Repairs::default();
         let now = Instant::now();
-        assert_eq!(repairs.ask("mac", Pace::Quick, now), Verdict::Go);
-        let claim = repairs.ask("mac", Pace::Contested, now);
-        assert_eq!(claim, Verdict::GoAndWarn(1));
-        let wait = Verdict::Wait(Pace::Contested.first());
-        assert_eq!(repairs.ask("mac", Pace::Contested, now), wait);
+        let mut at = |pace, now| try_to(&mut repairs, "mac", pace, now);
+        assert_eq!(at(Pace::Quick, now), Ok(None));
+        assert_eq!(at(Pace::Contested, now), Ok(Some(1)));
+        assert_eq!(at(Pace::Contested, now), Err(Pace::Contested.first()));
         // Making it anew in between is no way around the pause.
         let later = now + Duration::from_secs(1);
-        assert_eq!(repairs.ask("mac", Pace::Quick, later), Verdict::Go);
-        let claim = repairs.ask("mac", Pace::Contested, later);
-        assert!(matches!(claim, Verdict::Wait(_)), "{claim:?}");
+        assert_eq!(at(Pace::Quick, later), Ok(None));
+        assert!(at(Pace::Contested, later).is_err());
     }
 
     #[test]
@@ -200,13 +224,16 @@ mod tests {
         let mut claims = Vec::new();
         for second in 0..7200 {
             let now = start + Duration::from_secs(second);
-            match repairs.ask("mac", Pace::Contested, now) {
-                Verdict::Wait(_) => {}
-                Verdict::GoAndWarn(_) => {
-                    assert!(claims.is_empty(), "said once, at the first claim");
+            match try_to(&mut repairs, "mac", Pace::Contested, now) {
+                Err(_) => {}
+                Ok(warning) => {
+                    assert_eq!(
+                        warning.is_some(),
+                        claims.is_empty(),
+                        "said at the first claim"
+                    );
                     claims.push(second);
                 }
-                Verdict::Go => claims.push(second),
             }
         }
         assert!(

@@ -11,8 +11,8 @@ pub struct Line {
     pub object: String,
     /// `+`, `~` or `-`, the kind, the key, the attributes.
     pub text: String,
-    /// It puts right what a program is known to do as a matter of course.
-    pub expected: bool,
+    /// How fast it may be made again.
+    pub pace: Pace,
     /// `None` in a plan.
     pub result: Option<Result<(), String>>,
 }
@@ -20,14 +20,25 @@ pub struct Line {
 impl Line {
     pub fn of<K: Kind>(change: &Change<K>, result: Option<Result<(), String>>) -> Self {
         let deleted = matches!(change, Change::Delete { .. });
-        let expected =
-            matches!(change, Change::Update { have, .. } if K::pace(have) == Pace::Expected);
         Line {
             kind: K::NAME,
             object: Self::object::<K>(change.key(), deleted),
             text: change.describe(),
-            expected,
+            pace: K::pace_of(change),
             result,
+        }
+    }
+
+    /// It puts right what a program is known to do as a matter of course.
+    pub fn is_expected(&self) -> bool {
+        self.pace == Pace::Expected
+    }
+
+    /// The name of the change that undoes it.
+    pub fn opposite(&self) -> String {
+        match self.object.strip_prefix('-') {
+            Some(made) => made.into(),
+            None => format!("-{}", self.object),
         }
     }
 

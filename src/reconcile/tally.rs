@@ -69,7 +69,7 @@ impl Tally {
             let failed = matches!(line.result, Some(Err(_)));
             let result = if failed { "failed" } else { "ok" };
             *self.changes.entry((line.kind, action, result)).or_default() += 1;
-            if unprompted && !failed && !line.expected {
+            if unprompted && !failed && !line.is_expected() {
                 *self.repairs.entry(line.kind).or_default() += 1;
             }
         }
@@ -90,11 +90,15 @@ pub(super) fn same_devices(host: &HostFile, nics: &[Nic], before: &Facts, now: &
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Pace;
     use crate::reconcile::report::Line;
 
     fn report() -> Report {
         let line = |kind, text: &str, result| Line {
-            expected: kind == "neighbour",
+            pace: match kind {
+                "neighbour" => Pace::Expected,
+                _ => Pace::Quick,
+            },
             kind,
             object: String::new(),
             text: text.into(),

@@ -290,10 +290,14 @@ fn check(op: &ElementOp) -> Result<(), &'static str> {
         end: _,
         data,
         comment,
+        special,
     }) = element
     else {
         return Ok(());
     };
+    if *special {
+        return Err("the element is more than a key and its data");
+    }
     if data.as_ref().is_some_and(|d| d.len() >= NAME_BYTES) {
         return Err("the data has more than 255 bytes");
     }
@@ -355,6 +359,7 @@ fn write_element(writer: &mut Writer, element: &Element, kind: DataKind) {
         end,
         data,
         comment,
+        special: _,
     } = element;
     write_key(writer, key, end.as_deref());
     match (data, kind) {

@@ -1,7 +1,13 @@
 //! Scripts for the `nft` program: the way to make tables, chains, rules and sets. Bounded in time
-//! and in what is kept of its complaints.
+//! and in what is kept of its complaints. The program gets the whole script or is not started, and it ends
+//! with the process that started it: half a script could be another one that is valid, and one that is loaded later would
+//! undo what others have made meanwhile.
 
-use std::io::{self, Read, Write};
+use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::process::{Signal, getpid, getppid, set_parent_process_death_signal};
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::thread;
@@ -29,10 +35,10 @@ impl Nft {
 
 fn nft(attempt: &str, arguments: &[&str], script: &str) -> Result<(), KernelError> {
     for program in PROGRAMS {
-        match start(program, arguments) {
+        match start(program, arguments, script) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(broken(attempt, &error)),
-            Ok(child) => return finish(attempt, child, script, TIME_LIMIT),
+            Ok(child) => return finish(attempt, child, TIME_LIMIT),
         }
     }
     Err(KernelError::ours(
@@ -46,26 +52,42 @@ fn broken(attempt: &str, error: &io::Error) -> KernelError {
     KernelError::new(attempt, error.raw_os_error(), Some(error.to_string()))
 }
 
-fn start(program: &str, arguments: &[&str]) -> io::Result<Child> {
-    Command::new(program)
+fn start(program: &str, arguments: &[&str], script: &str) -> io::Result<Child> {
+    let mut command = Command::new(program);
+    command
         .args(arguments)
         .env("LC_ALL", "C")
-        .stdin(Stdio::piped())
+        .stdin(whole(script)?)
         .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
+        .stderr(Stdio::piped());
+    let parent = getpid();
+    // SAFETY: between fork and exec there are two system calls only, and neither allocates nor locks.
+    unsafe {
+        command.pre_exec(move || {
+            set_parent_process_death_signal(Some(Signal::KILL))?;
+            // The parent may have died before that.
+            match getppid() == Some(parent) {
+                true => Ok(()),
+                false => Err(io::ErrorKind::BrokenPipe.into()),
+            }
+        });
+    }
+    command.spawn()
 }
 
-fn finish(
-    attempt: &str,
-    mut child: Child,
-    script: &str,
-    limit: Duration,
-) -> Result<(), KernelError> {
+/// A file in memory, to be read from its beginning.
+fn whole(script: &str) -> io::Result<File> {
+    let mut file = File::from(memfd_create("nft script", MemfdFlags::CLOEXEC)?);
+    file.write_all(script.as_bytes())?;
+    file.rewind()?;
+    Ok(file)
+}
+
+fn finish(attempt: &str, mut child: Child, limit: Duration) -> Result<(), KernelError> {
     let deadline = Instant::now() + limit;
-    let outcome = watch(&mut child, script, deadline);
+    let outcome = watch(&mut child, deadline);
     if outcome.is_err() {
-        // Its pipes close with it, which ends the threads. It may have ended by itself meanwhile.
+        // Its pipe closes with it, which ends the thread. It may have ended by itself meanwhile.
         let _ = child.kill();
         let _ = child.wait();
     }
@@ -80,17 +102,11 @@ fn finish(
     Err(KernelError::new(attempt, None, Some(text)))
 }
 
-/// Feeds the script, keeps the beginning of standard error, and waits for the end.
-fn watch(child: &mut Child, script: &str, deadline: Instant) -> io::Result<(ExitStatus, String)> {
-    let (mut stdin, mut stderr) = match (child.stdin.take(), child.stderr.take()) {
-        (Some(stdin), Some(stderr)) => (stdin, stderr),
-        _ => return Err(io::Error::other("no pipes to the child process")),
+/// Keeps the beginning of standard error, and waits for the end.
+fn watch(child: &mut Child, deadline: Instant) -> io::Result<(ExitStatus, String)> {
+    let Some(mut stderr) = child.stderr.take() else {
+        return Err(io::Error::other("no pipe to the child process"));
     };
-    let script = script.to_owned();
-    thread::spawn(move || {
-        // It may end without having read it all; its status tells.
-        let _ = stdin.write_all(script.as_bytes());
-    });
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || {
         let mut kept = Vec::new();
@@ -119,7 +135,7 @@ mod tests {
     use super::*;
 
     fn sh(script: &str, limit: Duration) -> Result<(), KernelError> {
-        finish("trying", start("sh", &[]).unwrap(), script, limit)
+        finish("trying", start("sh", &[], script).unwrap(), limit)
     }
 
     const LONG: Duration = Duration::from_secs(60);

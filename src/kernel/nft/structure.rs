@@ -1,13 +1,16 @@
-//! A digest of a table's structure, to notice that somebody has changed a rule by hand. Elements
-//! do not count, nor does what changes by itself (counters, quotas, timestamps, use counts).
+//! A digest of what a table is made of, to notice that somebody has changed it by hand. Elements of sets that rules
+//! or others may change do not count, nor does what changes by itself (counters, quotas, timestamps, use counts).
 //!
-//! Handles count: they are never used twice, so that also something replaced by its like differs.
+//! Nothing counts that differs between two tables made by the same text: neither the table's own name, nor handles
+//! (`replace rule` leaves them as they are, anyway; seen on Linux 6.18), nor the order of chains and sets. So what
+//! there should be is known beforehand, from a table of another name.
+//!
 //! What counts is listed, not what does not: newer kernels add attributes, some of which change
 //! by themselves (such as the number of elements).
 
 use sha2::{Digest, Sha256};
 
-use super::{Family, NFGENMSG, NFTA_LIST_ELEM, Nft, SUBSYS, check_names, header};
+use super::{Family, NFGENMSG, NFTA_LIST_ELEM, NFTA_SET_FLAGS, Nft, SUBSYS, check_names, header};
 use crate::kernel::KernelError;
 use crate::kernel::socket::DUMP_ATTEMPTS;
 use crate::kernel::tlv::{Attr, Attrs, Message, Writer};
@@ -17,76 +20,90 @@ struct Kind {
     /// `NFT_MSG_GET*`; the reply's type is `NFT_MSG_NEW*`.
     get: u16,
     new: u16,
-    /// Its attributes that count, in ascending order. The first names the table.
+    /// Its attribute with its name; of a rule, with its chain's.
+    name: u16,
+    /// Its attributes that count, in ascending order.
     counts: &'static [u16],
 }
 
 /// `NFTA_RULE_EXPRESSIONS`, of the rule kind only.
 const EXPRESSIONS: u16 = 4;
 
-const TABLE: Kind = Kind {
-    get: 1,
-    new: 0,
-    // Name, flags, handle, userdata.
-    counts: &[1, 2, 4, 6],
-};
-
 const KINDS: [Kind; 5] = [
-    // Table, handle, name, hook, policy, type, flags, userdata.
+    // Name, hook, policy, type, flags, userdata.
     Kind {
         get: 4,
         new: 3,
-        counts: &[1, 2, 3, 4, 5, 7, 10, 12],
+        name: 3,
+        counts: &[3, 4, 5, 7, 10, 12],
     },
-    // Table, chain, handle, expressions, compat, userdata.
+    // Chain, expressions, compat, userdata.
     Kind {
-        get: 7,
+        get: RULE,
         new: 6,
-        counts: &[1, 2, 3, EXPRESSIONS, 5, 7],
+        name: 2,
+        counts: &[2, EXPRESSIONS, 5, 7],
     },
-    // Table, name, flags, key type and length, data type and length, policy, description, timeout,
-    // garbage collection interval, userdata, object type, handle.
+    // Name, flags, key type and length, data type and length, policy, description, timeout,
+    // garbage collection interval, userdata, object type.
     Kind {
-        get: 10,
+        get: SET,
         new: 9,
-        counts: &[1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 15, 16],
+        name: 2,
+        counts: &[2, NFTA_SET_FLAGS, 4, 5, 6, 7, 8, 9, 11, 12, 13, 15],
     },
-    // Objects: table, name, type, handle.
+    // Objects: name, type.
     Kind {
         get: 19,
         new: 18,
-        counts: &[1, 2, 3, 6],
+        name: 2,
+        counts: &[2, 3],
     },
-    // Flow tables: table, name, hook, handle, flags.
+    // Flow tables: name, hook, flags.
     Kind {
         get: 23,
         new: 22,
-        counts: &[1, 2, 3, 5, 7],
+        name: 2,
+        counts: &[2, 3, 7],
     },
 ];
 
+/// The attribute with the table's name, of each kind.
+const NFTA_TABLE: u16 = 1;
 const RULE: u16 = 7;
+const SET: u16 = 10;
+const NFT_SET_ANONYMOUS: u32 = 1;
+const NFT_SET_CONSTANT: u32 = 2;
 const NFTA_EXPR_NAME: u16 = 1;
 const NFTA_EXPR_DATA: u16 = 2;
 const NFTA_QUOTA_CONSUMED: u16 = 4;
 
+/// What a table is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Structure {
+    /// SHA-256 of its chains, rules (in order), sets (with their elements if these are constant), named objects and
+    /// flow tables.
+    pub digest: [u8; 32],
+    /// `NFT_TABLE_F_*`, such as dormant.
+    pub flags: u32,
+}
+
 impl Nft {
-    /// A SHA-256 digest of the table itself, its chains, rules (in order), sets, named objects and
-    /// flow tables, from one generation. Differs after any of them was added, removed or replaced,
-    /// also by its like; stays the same whatever traffic and elements do. None if there is no such
-    /// table.
+    /// What there is of a table, from one generation. The digest differs after anything was added, removed or
+    /// replaced by another; it stays the same whatever traffic and elements do, and is that of every table which the
+    /// same text makes. None if there is no such table.
     pub fn structure(
         &mut self,
         family: Family,
         table: &str,
-    ) -> Result<Option<[u8; 32]>, KernelError> {
+    ) -> Result<Option<Structure>, KernelError> {
         let attempt = format_args!("reading the structure of table {} {table}", family.name());
         check_names(attempt, &[table])?;
         for _ in 0..DUMP_ATTEMPTS {
             let before = self.generation()?;
-            let digest = self.structure_once(attempt, family, table)?;
+            let found = self.structure_once(attempt, family, table)?;
             if self.generation()? == before {
-                return Ok(digest);
+                return Ok(found);
             }
         }
         Err(KernelError::ours(
@@ -101,38 +118,57 @@ impl Nft {
         attempt: std::fmt::Arguments<'_>,
         family: Family,
         table: &str,
-    ) -> Result<Option<[u8; 32]>, KernelError> {
-        let request = |m: &mut Writer| header(m, family.number());
-        let own = self.socket.ask(
-            attempt,
-            SUBSYS | TABLE.get,
-            |m| {
-                request(m);
-                m.text(1, table);
-            },
-            |m| TABLE.canonical(m, table),
-        );
-        let own = match own {
-            Err(error) if error.errno() == Some(libc::ENOENT) => return Ok(None),
-            other => other?,
+    ) -> Result<Option<Structure>, KernelError> {
+        let Some(flags) = self.table_flags(family, table)? else {
+            return Ok(None);
         };
         let mut hash = Sha256::new();
-        put(&mut hash, &own.unwrap_or_default());
+        let mut constant = Vec::new();
         for kind in &KINDS {
             let content = |m: &mut Writer| {
-                request(m);
+                header(m, family.number());
                 // Chains and flow tables cannot be filtered; for them this is passed over.
-                m.text(kind.counts[0], table);
+                m.text(NFTA_TABLE, table);
             };
-            let objects = self.socket.dump(attempt, SUBSYS | kind.get, content, |m| {
+            let mut objects = self.socket.dump(attempt, SUBSYS | kind.get, content, |m| {
                 kind.canonical(m, table)
             })?;
+            // Stable: rules stay in their order within their chain.
+            objects.sort_by(|one, other| one.name.cmp(&other.name));
             put(&mut hash, &objects.len().to_be_bytes());
             for object in objects {
-                put(&mut hash, &object);
+                put(&mut hash, &object.bytes);
+                if object.is_constant {
+                    constant.push(object.name);
+                }
             }
         }
-        Ok(Some(hash.finalize().into()))
+        for set in constant {
+            self.put_elements(&mut hash, family, table, &set)?;
+        }
+        Ok(Some(Structure {
+            digest: hash.finalize().into(),
+            flags,
+        }))
+    }
+
+    /// Elements in no order that means anything.
+    fn put_elements(
+        &mut self,
+        hash: &mut Sha256,
+        family: Family,
+        table: &str,
+        set: &str,
+    ) -> Result<(), KernelError> {
+        let elements = self.elements(family, table, set)?.unwrap_or_default();
+        let mut elements: Vec<String> = elements.iter().map(|one| format!("{one:?}")).collect();
+        elements.sort_unstable();
+        put(hash, set.as_bytes());
+        put(hash, &elements.len().to_be_bytes());
+        for element in elements {
+            put(hash, element.as_bytes());
+        }
+        Ok(())
     }
 }
 
@@ -142,11 +178,19 @@ fn put(hash: &mut Sha256, bytes: &[u8]) {
     hash.update(bytes);
 }
 
+/// What counts of one object.
+struct Canonical {
+    name: String,
+    bytes: Vec<u8>,
+    /// It is a set whose elements stay as they are: nobody but its maker adds any.
+    is_constant: bool,
+}
+
 impl Kind {
-    /// What counts of one object of the table, as bytes; None for another table's.
-    fn canonical(&self, message: &Message<'_>, table: &str) -> Option<Vec<u8>> {
+    /// What counts of one object of the table; None for another table's.
+    fn canonical(&self, message: &Message<'_>, table: &str) -> Option<Canonical> {
         let attrs = message.attrs(NFGENMSG);
-        if message.kind != SUBSYS | self.new || attrs.find(self.counts[0])?.text()? != table {
+        if message.kind != SUBSYS | self.new || attrs.find(NFTA_TABLE)?.text()? != table {
             return None;
         }
         let mut bytes = Vec::new();
@@ -161,7 +205,14 @@ impl Kind {
                 add(&mut bytes, *kind, attr.payload);
             }
         }
-        Some(bytes)
+        let flags = attrs.find(NFTA_SET_FLAGS).and_then(|flags| flags.be32());
+        let constant = NFT_SET_ANONYMOUS | NFT_SET_CONSTANT;
+        let name = attrs.find(self.name).and_then(|name| name.text());
+        Some(Canonical {
+            name: name.unwrap_or_default(),
+            bytes,
+            is_constant: self.get == SET && flags.is_some_and(|flags| flags & constant != 0),
+        })
     }
 }
 
