@@ -348,14 +348,24 @@ fn while_no_tables_can_be_loaded_ports_are_down_and_nothing_is_learnt() {
         world.environment.insert("PATH".into(), bin);
         let first = world.launch("c1", "vpc");
         let mut world = world.started();
+        let is_up = |port: &str| {
+            let flags = ns.link(port)["flags"].clone();
+            flags.as_array().unwrap().contains(&"UP".into())
+        };
+        // Other tables are left, and dormant ones are as good as none.
+        for damage in [
+            "delete table bridge lxmesh",
+            "add table bridge lxmesh { flags dormant; }",
+        ] {
+            fs::write(&broken, "").unwrap();
+            ns.nft(damage);
+            world.until(damage, |_| (!is_up(&first.port)).then_some(()));
+            fs::remove_file(&broken).unwrap();
+            world.in_step();
+            assert!(is_up(&first.port));
+        }
         fs::write(&broken, "").unwrap();
         ns.sh("nft flush ruleset");
-        let is_up = |port: &str| {
-            ns.link(port)["flags"]
-                .as_array()
-                .unwrap()
-                .contains(&"UP".into())
-        };
         world.until("the port is down", |_| (!is_up(&first.port)).then_some(()));
         // One that comes now is not connected.
         let second = world.nic("c2", "vpc");

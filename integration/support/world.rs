@@ -497,7 +497,9 @@ impl<'a> World<'a> {
 
     /// Whether the agent has ended by itself.
     pub fn has_ended(&mut self) -> bool {
-        let agent = self.agent.as_mut().expect("the agent was started");
+        let Some(agent) = &mut self.agent else {
+            return true;
+        };
         let ended = agent.try_wait().expect("it is our child").is_some();
         if ended {
             self.agent = None;

@@ -87,9 +87,16 @@ pub fn observe(look: &mut Look<'_>) -> Result<Table<NftTable>, KindError> {
 /// Whether there are tables at all, and none is dormant: a short look, for whoever is to decide whether a longer
 /// one can wait.
 pub fn are_in_force(kernel: &mut Kernel) -> bool {
-    FAMILIES
-        .iter()
-        .all(|family| matches!(kernel.nft.table_flags(*family, TABLE), Ok(Some(0))))
+    FAMILIES.iter().all(|family| is_in_force(kernel, *family))
+}
+
+/// Whether what is bridged is filtered at all.
+pub fn filters_bridges(kernel: &mut Kernel) -> bool {
+    is_in_force(kernel, Family::Bridge)
+}
+
+fn is_in_force(kernel: &mut Kernel, family: Family) -> bool {
+    matches!(kernel.nft.table_flags(family, TABLE), Ok(Some(0)))
 }
 
 /// Replaces the tables with the given elements, in one transaction.

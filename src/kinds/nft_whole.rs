@@ -61,6 +61,17 @@ fn hex(bytes: &[u8]) -> String {
     digits.map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// Texts whose result is kept: those of this version, and of others whose tables were found.
+const KEPT: usize = 8;
+
+/// Keeps what a text makes, so that it need not be tried out.
+fn keep(kernel: &mut Kernel, text: &str, made: &str) {
+    if kernel.made.len() >= KEPT {
+        kernel.made.clear();
+    }
+    kernel.made.insert(text.into(), made.into());
+}
+
 impl Whole {
     /// What takes the tables away, if they are there. Adding before deleting makes the deletion succeed
     /// whether or not the table is there (`destroy` needs nft 1.0.7).
@@ -103,7 +114,7 @@ impl Whole {
         let (text, made) = comment.split_once(' ').unwrap_or_default();
         let intact = found.is_some_and(|found| found == made);
         if intact {
-            kernel.made.insert(text.into(), made.into());
+            keep(kernel, text, made);
         }
         Ok(Some(Attrs {
             text: text.into(),
@@ -150,7 +161,7 @@ impl Whole {
         // Another version of nft may make something else of it: then it is to be tried out again.
         kernel.made.remove(&of_text);
         if self.structure(&mut kernel.nft)?.0.as_ref() == Some(&made) {
-            kernel.made.insert(of_text, made);
+            keep(kernel, &of_text, &made);
         }
         Ok(())
     }

@@ -11,7 +11,7 @@ use crate::kernel::{Kernel, KernelError, fault};
 use crate::kinds::nft_element::{self, Found, NftElement};
 use crate::kinds::nft_set::Set;
 use crate::kinds::nft_table::{self, NftTable};
-use crate::kinds::shut::{self, Shut};
+use crate::kinds::port_attrs::PortAttrs;
 use crate::kinds::{KernelKind, KindError, Look, Scope, Visitor, visit_kinds};
 use crate::model::nic::Refused;
 use crate::model::{About, Change, Facts, Inputs, Kind, Nic, NicId, Pace, Table, diff};
@@ -57,7 +57,7 @@ enum NftPlan {
     Replace {
         change: Change<NftTable>,
         elements: Table<NftElement>,
-        /// Ports that nothing filters until that is done; empty if there are tables.
+        /// Ports that nothing filters until that is done; empty if something does.
         open: Vec<(IfName, u32)>,
     },
     Elements(Vec<Change<NftElement>>),
@@ -271,9 +271,9 @@ impl Planner<'_> {
                         desired.entry(key).or_insert(attrs);
                     }
                 }
-                let open = match change {
-                    Change::Create { .. } => self.open_ports(),
-                    _ => Vec::new(),
+                let open = match nft_table::filters_bridges(self.look.kernel) {
+                    true => Vec::new(),
+                    false => self.open_ports(),
                 };
                 NftPlan::Replace {
                     change,
@@ -545,12 +545,15 @@ fn close(ports: Vec<(IfName, u32)>, kernel: &mut Kernel, report: &mut Report) {
     fault::point();
     let results = kernel.rtnl.apply(&ops);
     for ((port, _), result) in ports.iter().zip(results) {
-        let change = Change::<Shut>::Create {
-            key: port.clone(),
-            want: shut::Attrs { up: false },
-        };
-        let result = result.map_err(|error| error.to_string());
-        report.lines.push(Line::of(&change, Some(result)));
+        // As a deletion: that it is brought up again puts right nothing that others did.
+        let object = Line::object::<PortAttrs>(port, true);
+        report.lines.push(Line {
+            kind: PortAttrs::NAME,
+            text: format!("- {} {port}: down, as nothing filters it", PortAttrs::NAME),
+            object,
+            pace: Pace::AtOnce,
+            result: Some(result.map_err(|error| error.to_string())),
+        });
     }
 }
 

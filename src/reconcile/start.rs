@@ -68,10 +68,13 @@ pub async fn run(host_path: &Path) -> Result<(), StartError> {
             path: control_path.clone(),
             why: error.to_string(),
         })?;
-    if let Err(error) = load_or_check_ruleset(&mut kernel, &host) {
-        let _ = std::fs::remove_file(&control_path);
-        return Err(StartError::Ruleset(error));
-    }
+    let whole = match load_or_check_ruleset(&mut kernel, &host) {
+        Ok(whole) => whole,
+        Err(error) => {
+            let _ = std::fs::remove_file(&control_path);
+            return Err(StartError::Ruleset(error));
+        }
+    };
     // Before the first look, so that nothing that happens after it is missed.
     let mut monitor = Monitor::open(&MonitorFilter::default())?;
     monitor.ignore(kernel.rtnl.portid(), kernel.nft.portid())?;
@@ -117,6 +120,9 @@ pub async fn run(host_path: &Path) -> Result<(), StartError> {
         owes_unzoned: false,
         owes_shut: false,
     };
+    if !whole {
+        agent.pending.everything_by(Instant::now());
+    }
     agent.serve(updates, requests).await?;
     notify(&[sd_notify::NotifyState::Stopping]);
     if let Some(dhcp) = agent.dhcp.take() {
@@ -136,8 +142,9 @@ fn check_privilege() -> Result<(), StartError> {
 }
 
 /// Loads the ruleset, closed, where there is none; checks that it can be where there is another,
-/// which stays until it is known what it has to let through. Fails without having changed anything.
-fn load_or_check_ruleset(kernel: &mut Kernel, host: &HostFile) -> Result<(), KindError> {
+/// which stays until it is known what it has to let through. Fails without having changed anything. Returns whether
+/// nobody has altered it.
+fn load_or_check_ruleset(kernel: &mut Kernel, host: &HostFile) -> Result<bool, KindError> {
     let facts = Facts::default();
     let mut look = Look {
         kernel,
@@ -152,12 +159,14 @@ fn load_or_check_ruleset(kernel: &mut Kernel, host: &HostFile) -> Result<(), Kin
             refused: &[],
             facts: &facts,
         };
-        return nft_table::create(kernel, &NftElement::derive(&nobody));
+        nft_table::create(kernel, &NftElement::derive(&nobody))?;
+        return Ok(true);
     }
     if loaded == nft_table::wanted() {
-        return Ok(());
+        return Ok(true);
     }
-    nft_table::check(kernel)
+    nft_table::check(kernel)?;
+    Ok(loaded.values().all(|attrs| attrs.intact))
 }
 
 /// `None` if dnsmasq is nobody's or somebody else's to run.
