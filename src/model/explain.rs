@@ -324,6 +324,9 @@ mod tests {
             presence: Presence::Up,
             last_used_at: String::new(),
             nics: vec![nic],
+            unknown: Default::default(),
+            misplaced: Vec::new(),
+            strays: Vec::new(),
             acls: Default::default(),
         }
     }

@@ -355,6 +355,7 @@ fn resolve_one(
         limits: _,
         audit: _,
         log_drops: _,
+        unknown: _,
     } = raw;
     let Some(network) = host.network(parent) else {
         let known: Vec<_> = host.networks.iter().map(|n| n.name.as_str()).collect();

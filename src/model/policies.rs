@@ -177,9 +177,19 @@ impl Words<'_> {
                 Direction::In => ("ingress", &acl.ingress),
                 Direction::Out => ("egress", &acl.egress),
             };
-            for (index, rule) in list.iter().flatten().enumerate() {
+            for (index, rule) in list.iter().enumerate() {
                 let name = text::shown(&acl.name, NAME);
                 let number = index + 1;
+                let rule = match rule {
+                    Ok(rule) => rule,
+                    Err(why) => {
+                        whole = false;
+                        complain(format!(
+                            "user.lxmesh.acls: ACL \"{name}\", rule {number} of {side} cannot be understood ({why}); as it may forbid something, {side} is closed"
+                        ));
+                        continue;
+                    }
+                };
                 let action = text::shown(&rule.action, NAME);
                 let origin = format!("ACL {name} {side} rule {number} ({action})");
                 let place = format!("user.lxmesh.acls: ACL \"{name}\", rule {number} of {side}");

@@ -51,6 +51,9 @@ fn instance(number: u8, started: &str, alter: impl Fn(&mut LxdNic)) -> Instance 
         presence: Presence::Up,
         last_used_at: started.into(),
         nics: vec![nic],
+        unknown: Default::default(),
+        misplaced: Vec::new(),
+        strays: Vec::new(),
         acls: Default::default(),
     }
 }
@@ -251,8 +254,8 @@ fn of_one_nic_only_so_many_problems_are_told() {
     };
     let acl = crate::lxd::Acl {
         name: "web".into(),
-        ingress: Some((0..3000).map(rule).collect()),
-        egress: None,
+        ingress: (0..3000).map(rule).map(Ok).collect(),
+        egress: Vec::new(),
     };
     let mut one = instance(1, "", |nic| nic.acls = "web".into());
     one.acls.insert("web".into(), Arc::new(acl));
