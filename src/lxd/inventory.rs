@@ -25,6 +25,8 @@ const MAX_NAME: usize = 63;
 const MAX_PROJECT: usize = 253;
 /// Longest name of a device, bytes.
 const MAX_DEVICE: usize = 64;
+/// The most devices of one instance that are kept because they are not ours and seem to have been meant to be.
+const MAX_STRAYS: usize = 16;
 /// The most that is kept of a value that is one address, name or number, bytes.
 const MAX_SINGLE: usize = 256;
 
@@ -307,7 +309,8 @@ impl From<wire::Instance> for Instance {
                     let own = [&keys::OF_DEVICES[..], &keys::OF_BOTH];
                     let own = own.map(|of| known(keys, of)).concat();
                     let may_be_meant = looks_wrong && why == NotOurs::NoParent;
-                    if !own.is_empty() || !keys.unknown().is_empty() || may_be_meant {
+                    let is_stray = !own.is_empty() || !keys.unknown().is_empty() || may_be_meant;
+                    if is_stray && strays.len() < MAX_STRAYS {
                         strays.push(Stray {
                             device: device_name(device),
                             why,
