@@ -440,6 +440,8 @@ fn an_entry_that_cannot_be_understood_costs_only_itself() {
             said[0].contains("none of its NICs is connected"),
             "{said:?}"
         );
+        let link = ns.sh(&format!("ip -o link show {}", broken.port));
+        assert!(!link.contains("UP") && !link.contains("master"), "{link}");
         let plan = world.output(&["plan"]);
         let said = String::from_utf8([plan.stdout, plan.stderr].concat()).unwrap();
         assert!(said.contains("instance broken: what LXD says"), "{said}");
