@@ -448,6 +448,15 @@ fn an_entry_that_cannot_be_understood_costs_only_itself() {
         let explain = world.output(&["explain", "broken"]);
         let said = String::from_utf8(explain.stderr).unwrap();
         assert!(said.contains("cannot be understood"), "{said}");
+        let doctor = world.output(&["doctor"]);
+        let said = String::from_utf8(doctor.stdout).unwrap();
+        let finding = said.lines().find(|line| line.contains(" lxd: "));
+        let finding = finding.expect("LXD is looked at");
+        assert!(
+            finding.starts_with("PROBLEM") && finding.contains("; broken (")
+                || finding.contains(": broken ("),
+            "{finding}"
+        );
         // Once it can be understood, it is as before.
         world.start_in_lxd(&broken);
         world.in_step();
