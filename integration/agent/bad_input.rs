@@ -467,6 +467,126 @@ fn names_that_cannot_be_names_cost_only_themselves_and_are_shown_escaped() {
     });
 }
 
+/// What may have been meant to forbid something closes its direction; the NIC stays, with its addresses.
+#[test]
+fn an_unknown_key_is_named_and_closes_what_it_may_have_been_meant_to_close() {
+    in_netns(|ns| {
+        let mut world = World::new(ns);
+        let (none, inward, outward, both) = ("", "in", "out", "in out");
+        // Of the device, if it begins with a point; else of the instance.
+        let table = [
+            (
+                "acl",
+                ".acl",
+                both,
+                "did you mean user.lxmesh.acls? As it may have been meant to forbid",
+            ),
+            (
+                "service",
+                ".in_service",
+                inward,
+                "nothing is allowed to this NIC",
+            ),
+            (
+                "egress",
+                "egress.deny",
+                outward,
+                "nothing is allowed from this NIC",
+            ),
+            (
+                "firewall",
+                "firewall",
+                both,
+                "user.lxmesh.* are: in_services,",
+            ),
+            (
+                "address",
+                ".ipv4_address",
+                none,
+                "did you mean user.lxmesh.ipv4.address? It has no effect",
+            ),
+            (
+                "limit",
+                ".limits.bandwidth",
+                none,
+                "user.lxmesh.limits.bandwidth is not a key",
+            ),
+            (
+                "parent",
+                "parent",
+                none,
+                "user.lxmesh.parent in the instance's configuration has no effect; set it on the device",
+            ),
+        ];
+        let mut nics = Vec::new();
+        for (name, key, closed, _) in table {
+            let mut nic = world.nic(name, "vpc");
+            world.plug(&nic);
+            world.set(&nic, Status::Running);
+            let mut instance = world.lxd.get("default", name);
+            match key.strip_prefix('.') {
+                Some(_) => instance.devices.get_mut("eth0").unwrap(),
+                None => &mut instance.config,
+            }
+            .insert(
+                format!("user.lxmesh.{}", key.trim_start_matches('.')),
+                "vpc".into(),
+            );
+            world.lxd.put(instance);
+            if closed.contains("in") {
+                nic.in_services.clear();
+            }
+            if closed.contains("out") {
+                nic.out_services.clear();
+            }
+            world.expect(&nic);
+            nics.push(nic);
+        }
+        // A NIC that is none of ours, with a key that says it was meant to be.
+        let mut instance = world.lxd.get("default", "parent");
+        let bridged = [
+            ("type", "nic"),
+            ("nictype", "bridged"),
+            ("user.lxmesh.parent", "vpc"),
+        ];
+        let bridged = bridged.map(|(key, value)| (key.to_string(), value.to_string()));
+        instance.devices.insert("br".into(), bridged.into());
+        world.lxd.put(instance);
+        let mut world = world.started();
+        let said = |world: &World<'_>, about: &str| -> Vec<String> {
+            let status = world.status().expect("the agent answers");
+            let problems = status["problems"].as_array().expect("a list").iter();
+            let problems = problems.map(|text| text.as_str().expect("a text").to_string());
+            problems.filter(|text| text.starts_with(about)).collect()
+        };
+        for (name, _, _, text) in table {
+            let lines = said(&world, &format!("instance {name} device eth0: "));
+            assert_eq!(lines.len(), 1, "{name}: {lines:?}");
+            assert!(lines[0].contains(text), "{name}: {lines:?}");
+        }
+        let lines = said(&world, "instance parent device br: ");
+        assert!(lines[0].contains("is of nictype=bridged"), "{lines:?}");
+        let explain = world.output(&["explain", "parent/br"]);
+        let text = String::from_utf8(explain.stdout).unwrap();
+        assert!(
+            text.contains("has no effect, because the NIC is of nictype=bridged"),
+            "{text}"
+        );
+        // Corrected, it is open again.
+        let opened = Nic {
+            in_services: vec!["tcp/80".into()],
+            ..nics[1].clone()
+        };
+        world.set(&opened, Status::Running);
+        world.expect(&opened);
+        world
+            .lxd
+            .emit("instance-updated", "default", &opened.instance);
+        world.in_step();
+        assert_eq!(said(&world, "instance service "), [""; 0]);
+    });
+}
+
 #[test]
 fn a_stranger_in_the_place_of_a_route_is_left_alone_and_said_once() {
     in_netns(|ns| {

@@ -43,6 +43,22 @@ fn offered(world: &World<'_>, nic: &Nic) -> String {
 }
 
 #[test]
+fn a_file_that_cannot_be_read_keeps_no_other_from_being_written() {
+    in_netns(|ns| {
+        let mut world = World::new(ns);
+        world.launch("c1", "vpc");
+        let left = world.path("dnsmasq/lxmesh-old.conf");
+        std::fs::create_dir_all(left.join("not empty")).unwrap();
+        let mut world = world.started();
+        world.until("dnsmasq listens", dnsmasq_listens);
+        world.until_logged(&format!("removing {}", left.display()));
+        world.launch("c2", "vpc");
+        world.in_step();
+        std::fs::remove_dir_all(&left).unwrap();
+    });
+}
+
+#[test]
 fn networks_with_the_same_prefix_have_a_dnsmasq_each() {
     in_netns(|ns| {
         let mut world = World::new(ns);

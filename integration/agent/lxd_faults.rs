@@ -5,7 +5,8 @@ use super::cold_start::{busy_world, dnsmasq_listens};
 use super::support::fake_lxd::{Fault, Status};
 use super::support::in_netns;
 use super::support::silence::Listeners;
-use super::support::world::{PATIENCE, World};
+use super::support::world::{Nic, PATIENCE, World};
+use serde_json::json;
 use std::os::unix::net::UnixDatagram;
 
 /// A fault during listings, and single reads; then well again.
@@ -343,5 +344,279 @@ fn what_lxd_says_of_an_error_is_shown_in_one_line_of_bounded_length() {
             "{said}"
         );
         assert_eq!(plan.status.code(), Some(1));
+    });
+}
+
+/// What LXD says of an instance that it cannot render.
+fn not_rendered(name: &str) -> String {
+    json!({
+        "name": name, "project": "default", "status": "Error", "status_code": 112, "location": "member2",
+        "config": null, "devices": null, "profiles": null, "expanded_config": null, "expanded_devices": null,
+    })
+    .to_string()
+}
+
+/// Waits for another listing, and for what follows it.
+fn another_listing(world: &mut World<'_>) {
+    let listings = world.lxd.requests("/1.0/instances?");
+    world.lxd.say("{cut off");
+    world.until("another listing", |world| {
+        (world.lxd.requests("/1.0/instances?") > listings).then_some(())
+    });
+    world.settle();
+}
+
+fn problems(world: &World<'_>, about: &str) -> Vec<String> {
+    let status = world.status().expect("the agent answers");
+    let problems = status["problems"].as_array().expect("a list").iter();
+    let problems = problems.map(|text| text.as_str().expect("a text").to_string());
+    problems.filter(|text| text.contains(about)).collect()
+}
+
+#[test]
+fn an_entry_that_cannot_be_understood_costs_only_itself() {
+    in_netns(|ns| {
+        let mut world = World::new(ns);
+        world.launch("good1", "vpc");
+        let broken = world.launch("broken", "vpc");
+        world.launch("good2", "dmz");
+        let mut world = world.started();
+        world.until("dnsmasq listens", dnsmasq_listens);
+        world
+            .lxd
+            .put_entry("default", "broken", &not_rendered("broken"));
+        let odd = [
+            "null",
+            "7",
+            "[]",
+            r#"{"project":"default","status_code":103,"expanded_config":{},"expanded_devices":{}}"#,
+            r#"{"name":{},"status_code":103,"expanded_config":{},"expanded_devices":{}}"#,
+            r#"{"name":"list","status_code":103,"expanded_config":{},"expanded_devices":{"eth0":[]}}"#,
+            r#"{"name":"number","status_code":103,"expanded_config":{"user.lxmesh.acls":7},"expanded_devices":{}}"#,
+            r#"{"name":"null","status_code":103,"expanded_config":{},"expanded_devices":{"eth0":{"type":null}}}"#,
+            r#"{"name":"\u001b[2J","status_code":"\u001b[2J","expanded_config":{},"expanded_devices":{}}"#,
+        ];
+        for (n, text) in odd.iter().enumerate() {
+            world.lxd.put_entry("default", &format!("odd{n}"), text);
+        }
+        let listeners = Listeners::new(&world);
+        let new = world.nic("new", "vpc");
+        another_listing(&mut world);
+        let touched = listeners.heard(&world);
+        let of_broken = |line: &&String| line.contains(&broken.port) || line.contains(&broken.mac);
+        assert_eq!(touched.iter().find(of_broken), None, "{touched:?}");
+        // Read by its name it is not understood either, and that keeps nobody from anything.
+        world.lxd.emit("instance-updated", "default", "broken");
+        world.run(&new);
+        world.in_step();
+        let status = world.status().unwrap();
+        assert_eq!(status["lxd"]["connected"], true, "{status:#}");
+        assert_eq!(status["in_step"], true, "{status:#}");
+        let said = problems(
+            &world,
+            "instance broken: what LXD says of it cannot be understood",
+        );
+        assert_eq!(said.len(), 1, "{status:#}");
+        assert!(
+            said[0].contains("member2") && said[0].contains("stays in force"),
+            "{said:?}"
+        );
+        let all = problems(&world, "");
+        assert_eq!(all.len(), odd.len() + 1, "{all:#?}");
+        assert!(
+            all.iter()
+                .all(|text| text.len() < 1000 && !text.contains('\u{1b}'))
+        );
+        assert_eq!(world.logged("WARN").len(), odd.len() + 1, "{}", world.log());
+
+        // An agent that starts knows nothing of it, and everything of the others.
+        world.kill();
+        world.forget(&broken);
+        world.start();
+        world.in_step();
+        world.until("dnsmasq listens", dnsmasq_listens);
+        let said = problems(&world, "instance broken: ");
+        assert!(
+            said[0].contains("none of its NICs is connected"),
+            "{said:?}"
+        );
+        let link = ns.sh(&format!("ip -o link show {}", broken.port));
+        assert!(!link.contains("UP") && !link.contains("master"), "{link}");
+        let plan = world.output(&["plan"]);
+        let said = String::from_utf8([plan.stdout, plan.stderr].concat()).unwrap();
+        assert!(said.contains("instance broken: what LXD says"), "{said}");
+        let explain = world.output(&["explain", "broken"]);
+        let said = String::from_utf8(explain.stderr).unwrap();
+        assert!(said.contains("cannot be understood"), "{said}");
+        let doctor = world.output(&["doctor"]);
+        let said = String::from_utf8(doctor.stdout).unwrap();
+        let finding = said.lines().find(|line| line.contains(" lxd: "));
+        let finding = finding.expect("LXD is looked at");
+        assert!(
+            finding.starts_with("PROBLEM") && finding.contains("broken (invalid type: null"),
+            "{finding}"
+        );
+        // Once it can be understood, it is as before.
+        world.start_in_lxd(&broken);
+        world.in_step();
+        world.until("it is no problem any more", |world| {
+            problems(world, "instance broken: ")
+                .is_empty()
+                .then_some(())
+        });
+        assert_eq!(world.logged("no longer: instance broken: ").len(), 1);
+    });
+}
+
+#[test]
+fn where_nothing_can_be_understood_a_restarted_agent_withdraws_nothing() {
+    in_netns(|ns| {
+        let mut world = World::new(ns);
+        world.launch("c1", "vpc");
+        let mut world = world.started();
+        world.kill();
+        world.lxd.put_entry("default", "c1", &not_rendered("c1"));
+        world.start();
+        world.until_logged("lists no instance that can be understood");
+        assert_eq!(world.differences(), [""; 0]);
+        let nic = world.nics[0].clone();
+        world.start_in_lxd(&nic);
+        world.lxd.say("{cut off");
+        world.until_logged("no longer: LXD lists no instance");
+        world.in_step();
+    });
+}
+
+#[test]
+fn an_instance_in_error_keeps_its_network_across_a_restart() {
+    in_netns(|ns| {
+        let mut world = busy_world(ns);
+        let nic = world.nics[0].clone();
+        // One that is not attached is not attached because of it.
+        let other = world.nic("other", "vpc");
+        world.plug(&other);
+        world.kill();
+        for nic in [&nic, &other] {
+            world.set(nic, Status::Error);
+        }
+        world.start();
+        world.settle();
+        assert_eq!(world.differences(), [""; 0]);
+        // Stopped, it is withdrawn.
+        world.set(&nic, Status::Stopped);
+        world.forget(&nic);
+        world.lxd.emit("instance-stopped", "default", &nic.instance);
+        world.in_step();
+    });
+}
+
+/// Gives the NIC's device an access list.
+fn name_acl(world: &World<'_>, nic: &Nic, name: &str) {
+    let mut instance = world.lxd.get(&nic.project, &nic.instance);
+    let device = instance.devices.get_mut(&nic.device).unwrap();
+    device.insert("user.lxmesh.acls".into(), name.into());
+    world.lxd.put(instance);
+    world
+        .lxd
+        .emit("instance-updated", &nic.project, &nic.instance);
+}
+
+#[test]
+fn access_lists_that_cannot_be_understood_cost_only_who_names_them() {
+    in_netns(|ns| {
+        let mut world = World::new(ns);
+        world.launch("good", "vpc");
+        let mut nics = Vec::new();
+        for (project, instance) in [
+            ("default", "named"),
+            ("other", "elsewhere"),
+            ("odd", "unread"),
+        ] {
+            let mut nic = world.nic(instance, "vpc");
+            nic.project = project.into();
+            world.run(&nic);
+            nics.push(nic);
+        }
+        let allows = json!({"action": "allow", "protocol": "tcp", "destination_port": "7", "state": "enabled"});
+        let bad = json!({"action": ["drop"], "state": "enabled"});
+        let acls = json!([
+            7,
+            {"name": null, "ingress": [], "egress": []},
+            {"name": "bad", "ingress": [allows, bad], "egress": null},
+            {"name": "good", "ingress": [allows], "egress": null},
+        ]);
+        world.lxd.put_acls("default", acls.clone());
+        world.lxd.put_acls("other", acls);
+        let mut world = world.started();
+        // In its own project one rule cannot be understood: that side is closed.
+        name_acl(&world, &nics[0], "bad, good");
+        let mut closed = nics[0].clone();
+        closed.in_services.clear();
+        world.expect(&closed);
+        // Another one names the good list alone.
+        name_acl(&world, &nics[1], "good");
+        let mut opened = nics[1].clone();
+        opened.in_services.push("tcp/7".into());
+        world.expect(&opened);
+        world.in_step();
+        let said = problems(
+            &world,
+            "ACL \"bad\", rule 2 of ingress cannot be understood",
+        );
+        assert_eq!(said.len(), 1);
+        // No list of a whole project: what was known of its instances stays.
+        world.lxd.put_acls("odd", json!({"not": "a list"}));
+        name_acl(&world, &nics[2], "good");
+        another_listing(&mut world);
+        world.in_step();
+        let status = world.status().unwrap();
+        assert_eq!(status["lxd"]["connected"], true, "{status:#}");
+        let said = problems(&world, "instance odd/unread: what LXD says of it");
+        assert!(said[0].contains("network-acls"), "{said:?}");
+        // An agent that starts connects all others, and this one once its lists can be read: that is tried again.
+        world.kill();
+        world.forget(&nics[2]);
+        world.start();
+        world.in_step();
+        world.lxd.put_acls(
+            "odd",
+            json!([{"name": "good", "ingress": [allows], "egress": null}]),
+        );
+        let mut opened = nics[2].clone();
+        opened.in_services.push("tcp/7".into());
+        world.expect(&opened);
+        world.in_step();
+    });
+}
+
+#[test]
+fn an_event_that_cannot_be_understood_does_not_end_the_stream() {
+    in_netns(|ns| {
+        let mut world = busy_world(ns);
+        let streams = world.lxd.requests("/1.0/events");
+        for odd in [
+            "",
+            "null",
+            "[]",
+            "7",
+            "{}",
+            r#"{"type":7}"#,
+            r#"{"type":"lifecycle","metadata":null}"#,
+            r#"{"type":"lifecycle","metadata":[]}"#,
+            r#"{"type":"lifecycle","metadata":{"action":null}}"#,
+            r#"{"type":"lifecycle","project":7,"metadata":{"action":"instance-started","name":"c1"}}"#,
+            r#"{"type":"lifecycle","metadata":{"action":"instance-started","name":["c1"],"source":7}}"#,
+            r#"{"type":"lifecycle","metadata":{"action":"instance-renamed","name":"c1","context":"c2"}}"#,
+            r#"{"type":"lifecycle","metadata":{"action":"instance-started"}}"#,
+        ] {
+            let nic = world.nic(&format!("c{}", world.made), "dmz");
+            world.plug(&nic);
+            world.set(&nic, Status::Running);
+            world.expect(&nic);
+            world.lxd.say(odd);
+            world.in_step();
+        }
+        assert_eq!(world.lxd.requests("/1.0/events"), streams);
+        assert_eq!(world.logged("WARN"), [""; 0]);
     });
 }

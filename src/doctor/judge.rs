@@ -35,7 +35,7 @@ pub fn judge(host: &HostFile, seen: &Seen) -> Vec<Finding> {
         modules_there(seen, &mut all);
         sysctls(host, seen, &mut all);
         closed(host, seen, &mut all);
-        all.push(lxd(&seen.lxd));
+        all.push(lxd(&seen.lxd, &seen.unread));
         devices(host, seen, &mut all);
     }
     paths(host, seen, &mut all);
@@ -276,7 +276,10 @@ fn closed(host: &HostFile, seen: &Seen, all: &mut Vec<Finding>) {
     }
 }
 
-fn lxd(said: &Result<String, String>) -> Finding {
+/// So many instances are named in one finding.
+const NAMED: usize = 8;
+
+fn lxd(said: &Result<String, String>, unread: &Result<Vec<String>, String>) -> Finding {
     let server = match said {
         Ok(server) => server,
         Err(error) => {
@@ -295,7 +298,30 @@ fn lxd(said: &Result<String, String>) -> Finding {
             format!("{server} is older than {least}"),
             "install a newer one",
         ),
-        _ => Finding::ok("lxd", format!("{server} answers")),
+        _ => match unread {
+            Ok(unread) if unread.is_empty() => Finding::ok("lxd", format!("{server} answers")),
+            Ok(unread) => {
+                let names = unread.iter().take(NAMED).cloned().collect::<Vec<_>>();
+                let more = match unread.len().saturating_sub(NAMED) {
+                    0 => String::new(),
+                    more => format!("; and {more} more"),
+                };
+                Finding::problem(
+                    "lxd",
+                    format!(
+                        "{server} answers, but what it says of {} instances cannot be understood: {}{more}",
+                        unread.len(),
+                        names.join("; ")
+                    ),
+                    "see what lxc info says of them; until then their NICs stay as the running agent knew them, and none is connected anew",
+                )
+            }
+            Err(error) => Finding::problem(
+                "lxd",
+                format!("{server} answers, but not with a list of its instances: {error}"),
+                "journalctl -u snap.lxd.daemon -u lxd -u incus",
+            ),
+        },
     }
 }
 
@@ -500,6 +526,21 @@ mod tests {
                 |s| s.lxd = Err("no socket; install LXD".into()),
                 "Problem lxd: no socket",
                 "install LXD",
+            ),
+            (
+                |s| s.unread = Ok(vec!["prod/broken (missing field)".into()]),
+                "Problem lxd: lxd 5.0.2 answers, but what it says of 1 instances cannot be understood: prod/broken (missing field)",
+                "lxc info",
+            ),
+            (
+                |s| s.unread = Ok((0..20).map(|n| format!("c{n}")).collect()),
+                "Problem lxd: lxd 5.0.2 answers, but what it says of 20 instances cannot be understood: c0; c1; c2; c3; c4; c5; c6; c7; and 12 more",
+                "lxc info",
+            ),
+            (
+                |s| s.unread = Err("HTTP 500".into()),
+                "Problem lxd: lxd 5.0.2 answers, but not with a list of its instances: HTTP 500",
+                "journalctl",
             ),
             (
                 |s| {

@@ -12,7 +12,7 @@ use crate::kernel::link::LinkKind;
 use crate::kernel::nft::Family;
 use crate::kernel::{Kernel, KernelError};
 use crate::kinds::nft_table;
-use crate::lxd::{Client, client};
+use crate::lxd::{Client, LxdError, Unread, client};
 use crate::model::Facts;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr, UdpSocket};
@@ -43,6 +43,8 @@ pub struct Seen {
     pub exposed: Vec<secrets::Exposed>,
     /// Name and version of the server.
     pub lxd: Result<String, String>,
+    /// Instances of its list that cannot be understood.
+    pub unread: Result<Vec<String>, String>,
     /// Values of kernel settings; `None` where the kernel has no such setting.
     pub sysctls: BTreeMap<String, Option<String>>,
     /// Whether both tables are there that keep closed what nobody attached.
@@ -119,6 +121,7 @@ pub async fn look(host: &HostFile) -> Seen {
         others.remove(&here.underlay);
     }
     let bgp = health::bgp(LIMIT_S);
+    let (lxd, unread) = lxd(host).await;
     Seen {
         here,
         kernel: release.clone(),
@@ -139,7 +142,8 @@ pub async fn look(host: &HostFile) -> Seen {
             stats.map(drop).map_err(|error| error.to_string())
         }),
         exposed: secrets::exposed(host),
-        lxd: lxd(host).await,
+        lxd,
+        unread,
         sysctls: sysctls.collect(),
         closed: closed.map_err(|error| error.to_string()),
         firewall_at_boot: firewall_at_boot(),
@@ -213,15 +217,37 @@ fn versions(host: &HostFile) -> BTreeMap<&'static str, Result<String, String>> {
     all
 }
 
-async fn lxd(host: &HostFile) -> Result<String, String> {
-    let ask = async {
-        let socket = client::find_socket(host.lxd.socket.as_deref())?;
-        Client::new(&socket)?.identify().await
+/// Who LXD is, and what of its list cannot be understood.
+async fn lxd(host: &HostFile) -> (Result<String, String>, Result<Vec<String>, String>) {
+    let client = client::find_socket(host.lxd.socket.as_deref())
+        .and_then(|socket| Client::new(&socket))
+        .map_err(|error| error.to_string());
+    let client = match client {
+        Ok(client) => client,
+        Err(error) => return (Err(error), Ok(Vec::new())),
     };
-    match tokio::time::timeout(Duration::from_secs(LIMIT_S.into()), ask).await {
+    let server = match in_time(client.identify()).await {
+        Ok(server) => server,
+        // There is nobody to ask for a list.
+        Err(error) => return (Err(error), Ok(Vec::new())),
+    };
+    let listing = in_time(client.instances()).await;
+    (Ok(server), listing.map(|listing| unread(&listing.unread)))
+}
+
+async fn in_time<T>(asked: impl Future<Output = Result<T, LxdError>>) -> Result<T, String> {
+    match tokio::time::timeout(Duration::from_secs(LIMIT_S.into()), asked).await {
         Ok(answer) => answer.map_err(|error| error.to_string()),
         Err(_) => Err(format!("LXD does not answer within {LIMIT_S} s")),
     }
+}
+
+fn unread(entries: &[Unread]) -> Vec<String> {
+    let who = entries.iter().map(|entry| match &entry.id {
+        Some(id) => format!("{id} ({})", entry.why),
+        None => format!("one without a name that can be read ({})", entry.why),
+    });
+    who.collect()
 }
 
 /// Where tunnels flood to.

@@ -88,6 +88,7 @@ pub fn well() -> Seen {
         strongswan: None,
         exposed: Vec::new(),
         lxd: Ok("lxd 5.0.2".into()),
+        unread: Ok(Vec::new()),
         sysctls: sysctls.collect(),
         closed: Ok(true),
         firewall_at_boot: true,

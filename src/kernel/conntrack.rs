@@ -90,9 +90,10 @@ impl Conntrack {
     /// The entries that are wanted. The table changes all the time: what comes and goes meanwhile
     /// may be in it or not.
     pub fn entries(&mut self, wanted: impl Fn(&Entry) -> bool) -> Result<Vec<Entry>, KernelError> {
-        self.socket.dump(
+        self.socket.dump_of(
             format_args!("reading tracked connections"),
             GET,
+            NFGENMSG,
             |m| m.raw(&[0; NFGENMSG]),
             |m| parse(m).filter(&wanted),
         )

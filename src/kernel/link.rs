@@ -187,8 +187,8 @@ impl Link {
         }
     }
 
-    /// Reads an `RTM_NEWLINK`. None if its name is not an [`IfName`] (a stranger's link then), or
-    /// if it is not of that shape.
+    /// Reads an `RTM_NEWLINK`. None if its name is not an [`IfName`] (a stranger's link then). Attributes that
+    /// cannot be read cost only themselves: without the link its network or NIC would be taken for gone.
     pub(super) fn parse(message: &Message<'_>) -> Option<Link> {
         if message.kind != RTM_NEWLINK {
             return None;
@@ -218,12 +218,12 @@ impl Link {
         for attr in message.attrs(IFINFOMSG) {
             match attr.kind {
                 IFLA_ADDRESS if ethernet => link.mac = attr.mac(),
-                IFLA_MTU => link.mtu = attr.u32()?,
+                IFLA_MTU => link.mtu = attr.u32().unwrap_or(0),
                 IFLA_MASTER => link.master = attr.u32().filter(|m| *m != 0),
-                IFLA_GROUP => link.group = attr.u32()?,
+                IFLA_GROUP => link.group = attr.u32().unwrap_or(0),
                 IFLA_LINK_NETNSID => link.peer_netns = true,
                 IFLA_AF_SPEC => link.addr_gen_mode = addr_gen_mode(&attr),
-                IFLA_LINKINFO => (link.kind, link.port) = link_info(&attr)?,
+                IFLA_LINKINFO => (link.kind, link.port) = link_info(&attr),
                 _ => {}
             }
         }
@@ -236,22 +236,26 @@ fn addr_gen_mode(af_spec: &Attr<'_>) -> Option<u8> {
     inet6.attrs().find(IFLA_INET6_ADDR_GEN_MODE)?.u8()
 }
 
-fn link_info(info: &Attr<'_>) -> Option<(LinkKind, Option<PortSettings>)> {
+fn link_info(info: &Attr<'_>) -> (LinkKind, Option<PortSettings>) {
     let text = |kind| info.attrs().find(kind).and_then(|a| a.text());
     let data = |kind| info.attrs().find(kind).map_or(Attrs(&[]), |a| a.attrs());
     let kind = match text(IFLA_INFO_KIND).as_deref() {
         Some("bridge") => LinkKind::Bridge(bridge(data(IFLA_INFO_DATA))),
         Some("vxlan") => LinkKind::Vxlan(vxlan_data(data(IFLA_INFO_DATA))),
-        Some("vrf") => LinkKind::Vrf {
-            table: data(IFLA_INFO_DATA).find(IFLA_VRF_TABLE)?.u32()?,
-        },
+        Some("vrf") => {
+            let table = data(IFLA_INFO_DATA).find(IFLA_VRF_TABLE);
+            // A VRF without a table leads nowhere that we know.
+            table
+                .and_then(|table| table.u32())
+                .map_or(LinkKind::Other, |table| LinkKind::Vrf { table })
+        }
         Some("veth") => LinkKind::Veth,
         Some("tun") => LinkKind::Tun,
         _ => LinkKind::Other,
     };
     let port = (text(IFLA_INFO_SLAVE_KIND).as_deref() == Some("bridge"))
         .then(|| port(data(IFLA_INFO_SLAVE_DATA)));
-    Some((kind, port))
+    (kind, port)
 }
 
 fn bridge(attrs: Attrs<'_>) -> BridgeData {
@@ -331,6 +335,30 @@ mod tests {
         .unwrap();
         assert_eq!(vrf.kind, LinkKind::Vrf { table: 1010 });
         assert_eq!((vrf.index, vrf.up, vrf.running), (7, true, true));
+    }
+
+    #[test]
+    fn attributes_that_cannot_be_read_do_not_cost_the_link() {
+        let odd: [(u16, &[u8]); 3] = [
+            (IFLA_MTU, &[1]),
+            (IFLA_GROUP, &[]),
+            (IFLA_LINKINFO, &[9, 0, 1]),
+        ];
+        for (kind, payload) in odd {
+            let mut writer = Writer::default();
+            writer.message(RTM_NEWLINK, 0, 0, |m| {
+                m.raw(&[0; IFINFOMSG]);
+                m.text(IFLA_IFNAME, "svi-vpc");
+                m.attr(kind, payload);
+            });
+            let link = Link::parse(&Messages(writer.as_bytes()).next().unwrap());
+            assert_eq!(
+                link.map(|link| link.name.to_string()).as_deref(),
+                Some("svi-vpc")
+            );
+        }
+        let vrf = link("vrf1", |i| i.text(IFLA_INFO_KIND, "vrf")).unwrap();
+        assert_eq!(vrf.kind, LinkKind::Other);
     }
 
     #[test]

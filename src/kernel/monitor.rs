@@ -23,7 +23,7 @@ use super::link::{IFINFOMSG, IFLA_IFNAME, RTM_DELLINK, RTM_NEWLINK};
 use super::mdb_codec::{self, BR_PORT_MSG, MDBA_MDB, RTM_DELMDB, RTM_NEWMDB};
 use super::rtnl::{
     NDA_PROTOCOL, NDMSG, NTF_EXT_LEARNED, PROTOCOL, RTM_DELNEIGH, RTM_DELROUTE, RTM_NEWNEIGH,
-    RTM_NEWROUTE, fdb_key, neighbour_address, neighbour_header, parse_route,
+    RTM_NEWROUTE, RTMSG, fdb_key, neighbour_address, neighbour_header, parse_route,
 };
 use super::socket::{raw_socket, receive_from_kernel, set_receive_queue};
 use super::tlv::{Message, Messages, read_u32};
@@ -227,9 +227,7 @@ impl Events {
             };
             match receive_from_kernel(self.fd.as_fd(), buffer, RecvFlags::DONTWAIT) {
                 Ok(len) => match self.discard.as_mut() {
-                    None => {
-                        knocks.extend(Messages(&buffer[..len]).filter_map(|m| knock(&m, filter)))
-                    }
+                    None => read(&buffer[..len], filter, knocks),
                     Some(left) => *left -= 1,
                 },
                 // The queue was full (netlink_overrun()), or an event was larger than any we know.
@@ -248,6 +246,33 @@ impl Events {
         // There may be more: let others run, and come back.
         context.waker().wake_by_ref();
         Poll::Ready(Ok(()))
+    }
+}
+
+/// What the events of one datagram say to look at. Whatever cannot be read may have been anything.
+fn read(datagram: &[u8], filter: &MonitorFilter, knocks: &mut Vec<Knock>) {
+    let mut messages = Messages(datagram);
+    let mut lost = false;
+    for message in messages.by_ref() {
+        match message.body.len() < header_of(message.kind) {
+            true => lost = true,
+            false => knocks.extend(knock(&message, filter)),
+        }
+    }
+    if lost || !messages.is_at_end() {
+        knocks.push(Knock::Lost);
+    }
+}
+
+/// Size of the family header that an event begins with.
+fn header_of(kind: u16) -> usize {
+    match kind {
+        RTM_NEWLINK | RTM_DELLINK => IFINFOMSG,
+        RTM_NEWNEIGH | RTM_DELNEIGH => NDMSG,
+        RTM_NEWROUTE | RTM_DELROUTE => RTMSG,
+        RTM_NEWMDB | RTM_DELMDB => BR_PORT_MSG,
+        NFT_NEWGEN => NFGENMSG,
+        _ => 0,
     }
 }
 
@@ -322,5 +347,70 @@ impl fmt::Debug for Monitor {
             .field("nft", &self.nft.fd.as_raw_fd())
             .field("filter", &self.filter)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tlv::Writer;
+    use super::*;
+
+    #[test]
+    fn an_event_that_cannot_be_read_asks_for_a_look_at_everything_and_costs_no_other() {
+        let message = |kind: u16, body: &[u8]| {
+            let mut writer = Writer::default();
+            writer.message(kind, 0, 0, |m| m.raw(body));
+            writer.as_bytes().to_vec()
+        };
+        let good = || message(RTM_NEWLINK, &[0; IFINFOMSG]);
+        let link = Knock::Link {
+            index: 0,
+            name: None,
+            removed: false,
+        };
+        let both = [link.clone(), link.clone()];
+        for (name, datagram, lost) in [
+            ("good", [good(), good()].concat(), false),
+            (
+                "of no interest",
+                [good(), message(99, &[]), good()].concat(),
+                false,
+            ),
+            (
+                "a short link",
+                [good(), message(RTM_DELLINK, &[0; 4]), good()].concat(),
+                true,
+            ),
+            (
+                "a short neighbour",
+                [good(), message(RTM_NEWNEIGH, &[]), good()].concat(),
+                true,
+            ),
+            (
+                "a short route",
+                [good(), message(RTM_DELROUTE, &[0; 8]), good()].concat(),
+                true,
+            ),
+            (
+                "a short group",
+                [good(), message(RTM_NEWMDB, &[0; 4]), good()].concat(),
+                true,
+            ),
+            (
+                "a short transaction",
+                [good(), message(NFT_NEWGEN, &[]), good()].concat(),
+                true,
+            ),
+            (
+                "cut off",
+                [good(), good(), vec![200, 0, 0, 0, 1]].concat(),
+                true,
+            ),
+        ] {
+            let mut knocks = Vec::new();
+            read(&datagram, &MonitorFilter::default(), &mut knocks);
+            assert_eq!(knocks[..2], both, "{name}");
+            assert_eq!(knocks[2..] == [Knock::Lost], lost, "{name}: {knocks:?}");
+        }
     }
 }

@@ -9,8 +9,8 @@
 use std::net::IpAddr;
 
 use super::KernelError;
-use super::link::{IFLA_EXT_MASK, IFLA_IFNAME, Link, LinkKind, RTM_GETLINK};
-use super::mdb_codec::{self, RTM_GETMDB, RTM_NEWMDB};
+use super::link::{IFINFOMSG, IFLA_EXT_MASK, IFLA_IFNAME, Link, LinkKind, RTM_GETLINK};
+use super::mdb_codec::{self, BR_PORT_MSG, RTM_GETMDB, RTM_NEWMDB};
 use super::op;
 use super::socket::Socket;
 use super::tlv::{Ack, Message, Messages, NLM_F_ACK, NLMSG_ERROR, Writer, read_u16, read_u32};
@@ -145,9 +145,10 @@ impl Rtnl {
 
     /// All links. Leaves out strangers whose name is not an [`IfName`].
     pub fn links(&mut self) -> Result<Vec<Link>, KernelError> {
-        self.socket.dump(
+        self.socket.dump_of(
             format_args!("reading the links"),
             RTM_GETLINK,
+            IFINFOMSG,
             |m| link_request(m, 0),
             Link::parse,
         )
@@ -186,9 +187,10 @@ impl Rtnl {
     /// net/core/rtnetlink.c gives an empty list for that.
     pub fn fdb(&mut self, bridge: u32) -> Result<Vec<FdbEntry>, KernelError> {
         let attempt = format_args!("reading the FDB of bridge {bridge}");
-        let entries = self.socket.dump(
+        let entries = self.socket.dump_of(
             attempt,
             RTM_GETNEIGH,
+            NDMSG,
             |m| {
                 op::neighbour(m, AF_BRIDGE, 0, 0, 0);
                 m.u32(NDA_MASTER, bridge);
@@ -213,7 +215,7 @@ impl Rtnl {
 
     /// The bridge's entry of this MAC in VLAN 0; None if it has none.
     pub fn fdb_entry(&mut self, bridge: u32, mac: Mac) -> Result<Option<FdbEntry>, KernelError> {
-        let entry = self.socket.ask(
+        let entry = self.socket.ask_known(
             format_args!("reading {mac} in the FDB of bridge {bridge}"),
             RTM_GETNEIGH,
             |m| {
@@ -243,9 +245,10 @@ impl Rtnl {
     /// The VTEPs that a VXLAN device replicates to: destinations of its entries for the zero MAC,
     /// one per other host that has the VNI (zebra installs them from EVPN type-3 routes). Sorted.
     pub fn vteps(&mut self, tunnel: u32) -> Result<Vec<IpAddr>, KernelError> {
-        let mut vteps = self.socket.dump(
+        let mut vteps = self.socket.dump_of(
             format_args!("reading the VTEPs of tunnel {tunnel}"),
             RTM_GETNEIGH,
+            NDMSG,
             |m| op::neighbour(m, AF_BRIDGE, tunnel, 0, 0),
             |m| parse_vtep(m, tunnel),
         )?;
@@ -256,9 +259,10 @@ impl Rtnl {
 
     /// Addresses of this host, with the index of their link; those of point-to-point links, too.
     pub fn addresses(&mut self) -> Result<Vec<(u32, IpAddr)>, KernelError> {
-        self.socket.dump(
+        self.socket.dump_of(
             format_args!("reading addresses"),
             RTM_GETADDR,
+            IFADDRMSG,
             |m| m.raw(&[0; IFADDRMSG]),
             parse_address,
         )
@@ -266,9 +270,10 @@ impl Rtnl {
 
     /// The addresses of one link. Empty if there is no such link.
     pub fn addresses_of(&mut self, device: u32) -> Result<Vec<IpAddr>, KernelError> {
-        let found = self.socket.dump(
+        let found = self.socket.dump_of(
             format_args!("reading the addresses of link {device}"),
             RTM_GETADDR,
+            IFADDRMSG,
             |m| {
                 let mut header = [0; IFADDRMSG];
                 header[4..].copy_from_slice(&device.to_ne_bytes());
@@ -291,9 +296,10 @@ impl Rtnl {
     pub fn routes_by(&mut self, device: u32) -> Result<Vec<IpNet>, KernelError> {
         let mut found = Vec::new();
         for family in [libc::AF_INET as u8, libc::AF_INET6 as u8] {
-            let routes = self.socket.dump(
+            let routes = self.socket.dump_of(
                 format_args!("reading the routes by link {device}"),
                 RTM_GETROUTE,
+                RTMSG,
                 |m| {
                     m.raw(&[family, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
                     m.u32(RTA_OIF, device);
@@ -310,9 +316,10 @@ impl Rtnl {
         let attempt = format_args!("reading the neighbours of link {device}");
         let mut found = Vec::new();
         for family in [libc::AF_INET as u8, libc::AF_INET6 as u8] {
-            found.extend(self.socket.dump(
+            found.extend(self.socket.dump_of(
                 attempt,
                 RTM_GETNEIGH,
+                NDMSG,
                 |m| {
                     op::neighbour(m, family, 0, 0, 0);
                     m.u32(NDA_IFINDEX, device);
@@ -333,7 +340,7 @@ impl Rtnl {
         device: u32,
         address: IpAddr,
     ) -> Result<Option<Neighbour>, KernelError> {
-        let neighbour = self.socket.ask(
+        let neighbour = self.socket.ask_known(
             format_args!("reading neighbour {address} of link {device}"),
             RTM_GETNEIGH,
             |m| {
@@ -350,9 +357,10 @@ impl Rtnl {
     pub fn routes(&mut self, protocol: u8) -> Result<Vec<Route>, KernelError> {
         let mut found = Vec::new();
         for family in [libc::AF_INET as u8, libc::AF_INET6 as u8] {
-            found.extend(self.socket.dump(
+            found.extend(self.socket.dump_of(
                 format_args!("reading the routes of protocol {protocol}"),
                 RTM_GETROUTE,
+                RTMSG,
                 |m| m.raw(&[family, 0, 0, 0, 0, protocol, 0, 0, 0, 0, 0, 0]),
                 |m| parse_route(m).filter(|r| r.protocol == protocol && r.kind == RTN_UNICAST),
             )?);
@@ -362,9 +370,10 @@ impl Rtnl {
 
     /// The port groups of all bridges: the kernel cannot filter them by bridge.
     pub fn mdb(&mut self) -> Result<Vec<MdbEntry>, KernelError> {
-        let messages = self.socket.dump(
+        let messages = self.socket.dump_of(
             format_args!("reading the multicast groups"),
             RTM_GETMDB,
+            BR_PORT_MSG,
             |m| mdb_codec::write_header(m, 0),
             // The messages of the dump say GETMDB, not NEWMDB (br_mdb_dump() in net/bridge/br_mdb.c).
             |m| matches!(m.kind, RTM_GETMDB | RTM_NEWMDB).then(|| mdb_codec::entries(m)),

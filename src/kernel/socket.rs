@@ -106,6 +106,8 @@ enum Progress {
 /// Collects a dump's objects from datagrams: the part of a dump that needs no socket.
 struct Dump<T> {
     seq: u32,
+    /// Size of the family header: a message that is shorter cannot be said to be anything.
+    header: usize,
     found: Vec<T>,
     interrupted: bool,
 }
@@ -117,7 +119,12 @@ impl<T> Dump<T> {
         datagram: &[u8],
         mut parse: impl FnMut(&Message<'_>) -> Option<T>,
     ) -> Result<Progress, KernelError> {
-        for message in Messages(datagram).filter(|m| m.seq == self.seq) {
+        let unreadable = || {
+            let text = "a part of the answer cannot be read, so it is not known what is missing";
+            KernelError::ours(attempt, libc::EBADMSG, text)
+        };
+        let mut messages = Messages(datagram);
+        for message in messages.by_ref().filter(|m| m.seq == self.seq) {
             // Set on the messages after the change, and on the DONE at the latest
             // (nl_dump_check_consistent() in include/net/netlink.h).
             self.interrupted |= message.flags & NLM_F_DUMP_INTR != 0;
@@ -130,10 +137,15 @@ impl<T> Dump<T> {
                     }
                     return Ok(Progress::Done);
                 }
+                _ if message.body.len() < self.header => return Err(unreadable()),
                 _ => self.found.extend(parse(&message)),
             }
         }
-        Ok(Progress::More)
+        // Whatever followed would count as absent, and be made or taken away.
+        match messages.is_at_end() {
+            true => Ok(Progress::More),
+            false => Err(unreadable()),
+        }
     }
 }
 
@@ -213,6 +225,18 @@ impl Socket {
         Ok(&self.buffer[..len])
     }
 
+    /// The same as [`Socket::ask`], of an object that is always of the shape that `parse` knows: an answer that cannot be
+    /// read is an error, and not the absence of the object.
+    pub fn ask_known<T>(
+        &mut self,
+        attempt: fmt::Arguments<'_>,
+        kind: u16,
+        content: impl FnOnce(&mut Writer),
+        parse: impl FnMut(&Message<'_>) -> Option<T>,
+    ) -> Result<Option<T>, KernelError> {
+        known(attempt, self.ask(attempt, kind, content, parse)?).map(Some)
+    }
+
     /// Asks for one object. The kernel's "no such thing" errnos are the caller's to interpret.
     pub fn ask<T>(
         &mut self,
@@ -242,17 +266,19 @@ impl Socket {
         ))
     }
 
-    /// Dumps objects, again if something changed meanwhile. Never returns a part of them: an error
-    /// in the dump's end is an error, and so is a dump interrupted time after time (EINTR).
-    pub fn dump<T>(
+    /// Dumps objects whose messages begin with a header of so many bytes, again if something changed meanwhile. Never returns a part of them: an error
+    /// in the dump's end is an error, and so is a dump interrupted time after time (EINTR), or one of which a part
+    /// cannot be read (EBADMSG).
+    pub fn dump_of<T>(
         &mut self,
         attempt: fmt::Arguments<'_>,
         kind: u16,
+        header: usize,
         content: impl Fn(&mut Writer),
         mut parse: impl FnMut(&Message<'_>) -> Option<T>,
     ) -> Result<Vec<T>, KernelError> {
         for _ in 0..DUMP_ATTEMPTS {
-            match self.dump_once(attempt, kind, &content, &mut parse) {
+            match self.dump_once(attempt, kind, header, &content, &mut parse) {
                 Ok(dump) if dump.interrupted => {}
                 Ok(dump) => return Ok(dump.found),
                 Err(error) => {
@@ -268,10 +294,22 @@ impl Socket {
         ))
     }
 
+    /// The same of messages that may be of any length.
+    pub fn dump<T>(
+        &mut self,
+        attempt: fmt::Arguments<'_>,
+        kind: u16,
+        content: impl Fn(&mut Writer),
+        parse: impl FnMut(&Message<'_>) -> Option<T>,
+    ) -> Result<Vec<T>, KernelError> {
+        self.dump_of(attempt, kind, 0, content, parse)
+    }
+
     fn dump_once<T>(
         &mut self,
         attempt: fmt::Arguments<'_>,
         kind: u16,
+        header: usize,
         content: impl FnOnce(&mut Writer),
         mut parse: impl FnMut(&Message<'_>) -> Option<T>,
     ) -> Result<Dump<T>, KernelError> {
@@ -282,6 +320,7 @@ impl Socket {
         self.send(writer.as_bytes()).map_err(transport)?;
         let mut dump = Dump {
             seq,
+            header,
             found: Vec::new(),
             interrupted: false,
         };
@@ -308,6 +347,11 @@ impl Socket {
             }
         }
     }
+}
+
+fn known<T>(attempt: fmt::Arguments<'_>, found: Option<T>) -> Result<T, KernelError> {
+    let text = "the answer cannot be read";
+    found.ok_or_else(|| KernelError::ours(attempt, libc::EBADMSG, text))
 }
 
 /// Reads one datagram that the kernel sent, passing over what other processes send. MSGSIZE if it
@@ -350,6 +394,7 @@ mod tests {
     fn feed(messages: &[(u16, u16, u32, i32)]) -> (Result<Progress, KernelError>, Dump<i32>) {
         let mut dump = Dump {
             seq: 5,
+            header: 4,
             found: Vec::new(),
             interrupted: false,
         };
@@ -357,6 +402,68 @@ mod tests {
         let parse = |m: &Message<'_>| Some(i32::from_ne_bytes(m.body[..4].try_into().unwrap()));
         let progress = dump.feed(format_args!("reading"), writer.as_bytes(), parse);
         (progress, dump)
+    }
+
+    /// What cannot be read is not absent: nothing may be made or taken away because of it.
+    #[test]
+    fn a_dump_of_which_a_part_cannot_be_read_is_an_error_and_not_a_shorter_list() {
+        let good = |seq: u32| {
+            let mut writer = Writer::default();
+            writer.message(16, 0, seq, |m| m.raw(&1i32.to_ne_bytes()));
+            writer.as_bytes().to_vec()
+        };
+        let short = |seq: u32| {
+            let mut writer = Writer::default();
+            writer.message(16, 0, seq, |m| m.raw(&[]));
+            writer.as_bytes().to_vec()
+        };
+        let lies = |len: u32| [&len.to_ne_bytes()[..], &[0; 16]].concat();
+        for (name, datagram, wanted) in [
+            ("good", [good(5), good(5)].concat(), Some(2)),
+            (
+                "too short for its header",
+                [good(5), short(5), good(5)].concat(),
+                None,
+            ),
+            (
+                "too short, and not ours",
+                [good(5), short(4), good(5)].concat(),
+                Some(2),
+            ),
+            (
+                "longer than the datagram",
+                [good(5), lies(4096)].concat(),
+                None,
+            ),
+            (
+                "shorter than a header",
+                [good(5), lies(3), good(5)].concat(),
+                None,
+            ),
+            ("a few bytes more", [good(5), vec![0; 3]].concat(), None),
+        ] {
+            let mut dump = Dump {
+                seq: 5,
+                header: 4,
+                found: Vec::new(),
+                interrupted: false,
+            };
+            let progress = dump.feed(format_args!("reading"), &datagram, |m| Some(m.seq));
+            match wanted {
+                Some(count) => {
+                    assert_eq!(progress.unwrap(), Progress::More, "{name}");
+                    assert_eq!(dump.found.len(), count, "{name}");
+                }
+                None => assert_eq!(progress.unwrap_err().errno(), Some(libc::EBADMSG), "{name}"),
+            }
+        }
+    }
+
+    #[test]
+    fn an_answer_that_cannot_be_read_is_not_the_absence_of_the_object() {
+        assert_eq!(known(format_args!("x"), Some(1)).unwrap(), 1);
+        let error = known::<i32>(format_args!("x"), None).unwrap_err();
+        assert_eq!(error.errno(), Some(libc::EBADMSG));
     }
 
     #[test]

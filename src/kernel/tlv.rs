@@ -229,9 +229,16 @@ impl<'a> Message<'a> {
     }
 }
 
-/// The messages of one datagram. Ends at the first malformed one.
+/// The messages of one datagram. Ends at the first malformed one; what is left over is what could not be read.
 #[derive(Debug, Clone, Copy)]
 pub struct Messages<'a>(pub &'a [u8]);
+
+impl Messages<'_> {
+    /// Whether nothing is left over.
+    pub fn is_at_end(&self) -> bool {
+        self.0.is_empty()
+    }
+}
 
 impl<'a> Iterator for Messages<'a> {
     type Item = Message<'a>;

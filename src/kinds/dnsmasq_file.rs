@@ -290,6 +290,17 @@ fn failed(attempt: &str, path: &Path, error: &std::io::Error) -> KindError {
     }
 }
 
+/// What a file has; `None` if there is none. One that cannot be read, such as a directory of that name, is there and
+/// has nothing of ours: it is written anew or taken away, and keeps no other file from that. But whoever may not read
+/// them does not know them.
+fn text_of(read: std::io::Result<Option<Vec<u8>>>) -> std::io::Result<Option<String>> {
+    match read {
+        Ok(bytes) => Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned())),
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => Err(error),
+        Err(_) => Ok(Some(String::new())),
+    }
+}
+
 impl KernelKind for DnsmasqFile {
     fn observe(
         look: &mut Look<'_>,
@@ -305,10 +316,10 @@ impl KernelKind for DnsmasqFile {
             if !scope.has(&key) {
                 continue;
             }
-            let bytes = read_if_exists(&path, MAX_SIZE)
+            let text = text_of(read_if_exists(&path, MAX_SIZE))
                 .map_err(|error| failed("reading", &path, &error))?;
-            if let Some(bytes) = bytes {
-                found.insert(key, Attrs(String::from_utf8_lossy(&bytes).into_owned()));
+            if let Some(text) = text {
+                found.insert(key, Attrs(text));
             }
         }
         Ok(found)

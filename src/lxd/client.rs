@@ -1,12 +1,13 @@
 //! Asking LXD or Incus over its unix socket: where the socket is, one request, its limits, and
 //! errors that say what to do. Never writes.
 
-use super::inventory::{Acls, Details, Instance, InstanceId};
+use super::inventory::{self, Acls, Answer, Details, InstanceId, Listing, Unread};
 use super::wire::{self, Envelope};
 use crate::text::{self, SENTENCE};
 use reqwest::StatusCode;
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, Deserializer, SeqAccess, Visitor};
+use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -124,10 +125,11 @@ impl Client {
             server: name,
             server_version,
         } = server.environment;
+        let (name, server_version) = (name.unwrap_or_default(), server_version.unwrap_or_default());
         if !matches!(name.as_str(), "lxd" | "incus") {
             return Err(wrong(format!("it calls itself {name:?}")));
         }
-        if server.auth == "untrusted" {
+        if server.auth.as_deref() == Some("untrusted") {
             return Err(LxdError::Permission {
                 socket: self.socket.clone(),
             });
@@ -138,72 +140,104 @@ impl Client {
         ))
     }
 
-    /// All instances of all projects, in one answer.
-    pub async fn instances(&self) -> Result<Vec<Instance>, LxdError> {
+    /// All instances of all projects, in one answer. Entries that cannot be understood are named beside
+    /// those that are.
+    pub async fn instances(&self) -> Result<Listing, LxdError> {
         let path = "/1.0/instances?recursion=1&all-projects=true";
-        let Listing(mut instances) = self.get(path, LISTING_TIMEOUT).await?;
-        self.add_acls(&mut instances).await?;
-        Ok(instances)
+        let mut listing: Listing = self.get(path, LISTING_TIMEOUT).await?;
+        self.add_acls(&mut listing).await?;
+        Ok(listing)
     }
 
-    /// Reads the access lists that the instances refer to.
-    async fn add_acls(&self, instances: &mut [Instance]) -> Result<(), LxdError> {
-        let mut projects: BTreeMap<String, Acls> = BTreeMap::new();
-        for instance in instances {
+    /// Reads the access lists that the instances refer to. Of a project whose lists cannot be read, the
+    /// instances that refer to them cannot be understood; an error is only what concerns all of them.
+    async fn add_acls(&self, listing: &mut Listing) -> Result<(), LxdError> {
+        let mut projects: BTreeMap<String, Result<Acls, String>> = BTreeMap::new();
+        let mut read = Vec::with_capacity(listing.instances.len());
+        for mut instance in std::mem::take(&mut listing.instances) {
             if instance.acl_names().next().is_none() || !instance.id.is_possible() {
+                read.push(instance);
                 continue;
             }
             let project = &instance.id.project;
             if !projects.contains_key(project) {
-                projects.insert(project.clone(), self.acls(project).await?);
+                let acls = match self.acls(project).await {
+                    Ok(acls) => Ok(acls),
+                    Err(error @ (LxdError::Status { .. } | LxdError::Garbage { .. })) => {
+                        Err(format!("the network ACLs that it names: {error}"))
+                    }
+                    Err(error) => return Err(error),
+                };
+                projects.insert(project.clone(), acls);
             }
-            let there = &projects[project];
-            let named = instance.acl_names();
-            let named = named.filter_map(|name| there.get_key_value(name));
-            instance.acls = named
-                .map(|(name, acl)| (name.clone(), acl.clone()))
-                .collect();
+            match &projects[project] {
+                Ok(there) => {
+                    let named = instance.acl_names();
+                    let named = named.filter_map(|name| there.get_key_value(name));
+                    instance.acls = named
+                        .map(|(name, acl)| (name.clone(), acl.clone()))
+                        .collect();
+                    read.push(instance);
+                }
+                Err(why) => {
+                    let unread = Unread::because(instance.id, why.clone(), true);
+                    listing.unread.push(unread);
+                }
+            }
         }
+        listing.instances = read;
         Ok(())
     }
 
     /// The access lists of a project; none where the server knows no such thing.
     async fn acls(&self, project: &str) -> Result<Acls, LxdError> {
         let path = format!("/1.0/network-acls?recursion=1&project={}", escape(project));
-        match self.get::<Vec<wire::Acl>>(&path, REQUEST_TIMEOUT).await {
-            Ok(acls) => Ok(acls
-                .into_iter()
-                .map(|acl| (acl.name.clone(), Arc::new(acl.kept())))
-                .collect()),
+        match self.get::<Vec<Box<RawValue>>>(&path, REQUEST_TIMEOUT).await {
+            Ok(acls) => {
+                let acls = acls.iter().filter_map(|entry| wire::Acl::read(entry));
+                Ok(acls.map(|acl| (acl.name.clone(), Arc::new(acl))).collect())
+            }
             Err(LxdError::Status { status: 404, .. }) => Ok(Acls::new()),
             Err(error) => Err(error),
         }
     }
 
-    /// One instance; `None` only if the server says in so many words that there is none (404), or if
+    /// One instance; gone only if the server says in so many words that there is none (404), or if
     /// there can be none: what stands for an odd name is found in a listing, or is gone.
-    pub async fn instance(&self, id: &InstanceId) -> Result<Option<Instance>, LxdError> {
+    pub async fn instance(&self, id: &InstanceId) -> Result<Answer, LxdError> {
         if !id.is_possible() {
-            return Ok(None);
+            return Ok(Answer::Gone);
         }
         let path = path_of(id);
-        match self.get::<wire::Instance>(&path, REQUEST_TIMEOUT).await {
-            Ok(instance) => {
-                let mut instance = Instance::from(instance);
-                if instance.id == *id {
-                    self.add_acls(std::slice::from_mut(&mut instance)).await?;
-                    return Ok(Some(instance));
-                }
-                // Instances live in the default project where features.profiles etc. are off,
-                // but always under the name asked for.
-                Err(LxdError::Garbage {
-                    why: format!("asked for {id}, got {}", instance.id),
-                    path,
-                })
+        let entry = self.get::<Box<RawValue>>(&path, REQUEST_TIMEOUT).await;
+        let instance = match entry {
+            Ok(entry) => inventory::read(&entry),
+            Err(LxdError::Status { status: 404, .. }) => return Ok(Answer::Gone),
+            Err(error) => return Err(error),
+        };
+        let instance = match instance {
+            Ok(instance) if instance.id == *id => instance,
+            // Instances live in the default project where features.profiles etc. are off,
+            // but always under the name asked for.
+            Ok(other) => {
+                let why = format!("asked for it, LXD tells of {}", other.id);
+                return Ok(Answer::Unread(Unread::because(id.clone(), why, false)));
             }
-            Err(LxdError::Status { status: 404, .. }) => Ok(None),
-            Err(error) => Err(error),
-        }
+            Err(unread) => {
+                let why = unread.why;
+                return Ok(Answer::Unread(Unread::because(id.clone(), why, false)));
+            }
+        };
+        let mut listing = Listing {
+            instances: vec![instance],
+            unread: Vec::new(),
+        };
+        self.add_acls(&mut listing).await?;
+        Ok(match (listing.instances.pop(), listing.unread.pop()) {
+            (Some(instance), _) => Answer::There(instance),
+            (None, Some(unread)) => Answer::Unread(unread),
+            (None, None) => unreachable!("an instance is in one of the lists"),
+        })
     }
 
     /// What only a person wants to know of it.
@@ -265,8 +299,10 @@ impl Client {
                 text: text::shown(&text, SENTENCE),
             });
         }
+        // A text in another encoding is wrong in its place, and the rest can be read.
+        let body = String::from_utf8_lossy(&body);
         let envelope: Envelope<T> =
-            serde_json::from_slice(&body).map_err(|error| garbage(error.to_string()))?;
+            serde_json::from_str(&body).map_err(|error| garbage(error.to_string()))?;
         if envelope.kind != "sync" || envelope.error_code != 0 {
             return Err(garbage(format!(
                 "type {:?}, error {} {:?}",
@@ -339,10 +375,8 @@ fn escape(text: &str) -> String {
     })
 }
 
-/// A listing that keeps of each instance only what matters while it is being read, so that the
+/// Keeps of each instance only what matters while the answer is being read, so that the
 /// configuration of a thousand instances is never in memory at once.
-struct Listing(Vec<Instance>);
-
 impl<'de> Deserialize<'de> for Listing {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Each;
@@ -352,11 +386,14 @@ impl<'de> Deserialize<'de> for Listing {
                 f.write_str("a list of instances")
             }
             fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Listing, A::Error> {
-                let mut instances = Vec::new();
-                while let Some(instance) = seq.next_element::<wire::Instance>()? {
-                    instances.push(Instance::from(instance));
+                let mut listing = Listing::default();
+                while let Some(entry) = seq.next_element::<&RawValue>()? {
+                    match inventory::read(entry) {
+                        Ok(instance) => listing.instances.push(instance),
+                        Err(unread) => listing.unread.push(unread),
+                    }
                 }
-                Ok(Listing(instances))
+                Ok(listing)
             }
         }
         deserializer.deserialize_seq(Each)
@@ -379,10 +416,206 @@ mod tests {
         assert!(serde_json::from_str::<Envelope<Listing>>(text).is_err());
     }
 
+    /// Each among good ones, which are read; what it is known by, and what is said of it.
     #[test]
-    fn an_instance_without_devices_is_garbage_and_not_an_instance_without_nics() {
-        let text =
-            r#"{"type":"sync","metadata":[{"name":"c1","status_code":103,"expanded_config":{}}]}"#;
-        assert!(serde_json::from_str::<Envelope<Listing>>(text).is_err());
+    fn an_entry_that_cannot_be_understood_costs_only_itself() {
+        let good = |name: &str| {
+            format!(
+                r#"{{"name":"{name}","project":"p","status_code":103,"expanded_config":{{}},"expanded_devices":{{"eth0":{{"type":"nic","nictype":"p2p","user.lxmesh.parent":"vpc"}}}}}}"#
+            )
+        };
+        let bad =
+            |rest: &str| format!(r#"{{"name":"bad","project":"p","status_code":103,{rest}}}"#);
+        let config = r#""expanded_config":{}"#;
+        let devices = r#""expanded_devices":{}"#;
+        let both = |a: &str| format!("{a},{devices}");
+        let nic = |keys: &str| bad(&format!(r#"{config},"expanded_devices":{{"eth0":{keys}}}"#));
+        let table: Vec<(String, Option<&str>, &str)> = vec![
+            (
+                r#"{"name":"bad","project":"p","status":"Error","status_code":112,"location":"member2","config":null,"devices":null,"profiles":null,"expanded_config":null,"expanded_devices":null}"#.into(),
+                Some("p/bad"),
+                "null, expected a map of texts; its status is Error; its location is member2",
+            ),
+            (
+                r#"{"name":"bad","status":"Error","status_code":112,"location":"member2","config":null}"#.into(),
+                Some("bad"),
+                "missing field `expanded_config`; its status is Error; its location is member2",
+            ),
+            (bad(config), Some("p/bad"), "missing field `expanded_devices`"),
+            (bad(devices), Some("p/bad"), "missing field `expanded_config`"),
+            (bad(&both(r#""expanded_config":[]"#)), Some("p/bad"), "sequence"),
+            (bad(&both(r#""expanded_config":{"user.lxmesh.acls":null}"#)), Some("p/bad"), "user.lxmesh.acls: invalid type: null"),
+            (bad(&both(r#""expanded_config":{"volatile.eth0.hwaddr":7}"#)), Some("p/bad"), "volatile.eth0.hwaddr: invalid type: integer"),
+            (bad(&format!("{config},{devices},\"last_used_at\":{{}}")), Some("p/bad"), "invalid type: map"),
+            (bad(&format!(r#"{config},"expanded_devices":[{{"type":"nic"}}]"#)), Some("p/bad"), "expected a map"),
+            (nic("[]"), Some("p/bad"), "sequence"),
+            (nic("null"), Some("p/bad"), "null"),
+            (nic(r#"{"type":"nic","nictype":"p2p","user.lxmesh.parent":7}"#), Some("p/bad"), "user.lxmesh.parent: invalid type: integer `7`"),
+            (nic(r#"{"type":["nic"]}"#), Some("p/bad"), "type: invalid type"),
+            (
+                format!(r#"{{"name":"bad","project":"p","status_code":"103",{config},{devices}}}"#),
+                Some("p/bad"),
+                "string \"103\"",
+            ),
+            (
+                format!(r#"{{"name":"bad","project":"p",{config},{devices}}}"#),
+                Some("p/bad"),
+                "missing field `status_code`",
+            ),
+            (
+                format!(r#"{{"name":"bad","project":7,"status_code":103,{config},{devices}}}"#),
+                Some("bad"),
+                "integer `7`",
+            ),
+            (
+                format!(r#"{{"name":null,"project":"p","status_code":103,{config},{devices}}}"#),
+                None,
+                "null",
+            ),
+            (
+                format!(r#"{{"name":["bad"],"project":"p","status_code":103,{config},{devices}}}"#),
+                None,
+                "sequence",
+            ),
+            (
+                format!(r#"{{"project":"p","status_code":103,{config},{devices}}}"#),
+                None,
+                "missing field `name`",
+            ),
+            (
+                format!(r#"{{"name":"a","name":"b","status_code":103,{config},{devices}}}"#),
+                None,
+                "duplicate field `name`",
+            ),
+            ("null".into(), None, "null is not an object"),
+            ("5".into(), None, "5 is not an object"),
+            ("\"bad\"".into(), None, "is not an object"),
+            (r#"["bad","p",103,"",{},{}]"#.into(), None, "is not an object"),
+            (format!("{}{}", "[".repeat(500), "]".repeat(500)), None, "is not an object"),
+            (
+                bad(&both(&format!(r#""expanded_config":{{"user.lxmesh.acls":{}{}}}"#, "[".repeat(500), "]".repeat(500)))),
+                Some("p/bad"),
+                "user.lxmesh.acls",
+            ),
+        ];
+        for (entry, name, said) in table {
+            let text = format!(
+                r#"{{"type":"sync","metadata":[{},{entry},{}]}}"#,
+                good("a"),
+                good("b")
+            );
+            let envelope: Envelope<Listing> =
+                serde_json::from_str(&text).unwrap_or_else(|e| panic!("{entry}: {e}"));
+            let Listing { instances, unread } = envelope.metadata.unwrap();
+            let names: Vec<String> = instances.iter().map(|one| one.id.to_string()).collect();
+            assert_eq!(names, ["p/a", "p/b"], "{entry}");
+            assert!(instances.iter().all(|one| one.nics.len() == 1));
+            let [unread] = &unread[..] else {
+                panic!("{entry}: {unread:?}")
+            };
+            let id = unread.id.as_ref().map(InstanceId::to_string);
+            assert_eq!(id.as_deref(), name, "{entry}");
+            assert!(unread.why.contains(said), "{entry}: {}", unread.why);
+            assert!(!unread.why.contains("line 1"), "{}", unread.why);
+        }
+    }
+
+    #[test]
+    fn what_is_said_of_an_entry_is_bounded_and_escaped() {
+        let odd = "\\u001b[2J\\n".repeat(10_000);
+        for entry in [
+            format!(
+                r#"{{"name":"{odd}","status":"{odd}","location":"{odd}","status_code":"{odd}"}}"#
+            ),
+            format!(
+                r#"{{"name":"bad","status_code":103,"expanded_config":{{"volatile.{odd}.hwaddr":7}}}}"#
+            ),
+            format!("\"{odd}\""),
+        ] {
+            let text = format!(r#"{{"type":"sync","metadata":[{entry}]}}"#);
+            let envelope: Envelope<Listing> = serde_json::from_str(&text).unwrap();
+            let unread = &envelope.metadata.unwrap().unread[0];
+            assert!(
+                unread.why.len() < 500 && !unread.why.contains('\u{1b}'),
+                "{unread:?}"
+            );
+            assert!(
+                unread
+                    .id
+                    .as_ref()
+                    .is_none_or(|id| id.to_string().len() < 200)
+            );
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_of_an_access_list_may_forbid_something() {
+        let good = r#"{"action":"allow","protocol":"tcp","state":"enabled"}"#;
+        let read = |entry: &str| {
+            let entry = RawValue::from_string(entry.into()).unwrap();
+            wire::Acl::read(&entry)
+        };
+        let sides = |acl: &wire::Acl| {
+            [&acl.ingress, &acl.egress]
+                .map(|side| side.iter().map(|rule| rule.is_ok()).collect::<Vec<bool>>())
+        };
+        for (entry, wanted) in [
+            (
+                format!(r#"{{"name":"a","ingress":[{good}],"egress":null}}"#),
+                [vec![true], vec![]],
+            ),
+            (
+                format!(r#"{{"name":"a","ingress":[{good},7,{good}],"egress":[]}}"#),
+                [vec![true, false, true], vec![]],
+            ),
+            (
+                format!(r#"{{"name":"a","ingress":[null],"egress":[{good}]}}"#),
+                [vec![false], vec![true]],
+            ),
+            (
+                r#"{"name":"a","ingress":[{"action":null}],"egress":[{"destination_port":80}]}"#
+                    .into(),
+                [vec![false], vec![false]],
+            ),
+            (
+                r#"{"name":"a","ingress":"all","egress":{}}"#.into(),
+                [vec![false], vec![false]],
+            ),
+            (r#"{"name":"a"}"#.into(), [vec![false], vec![false]]),
+            (
+                r#"{"name":"a","ingress":[["allow"]],"egress":[]}"#.into(),
+                [vec![false], vec![]],
+            ),
+            (
+                r#"{"name":"a","ingress":[],"ingress":[],"egress":[]}"#.into(),
+                [vec![false], vec![false]],
+            ),
+        ] {
+            assert_eq!(sides(&read(&entry).unwrap()), wanted, "{entry}");
+        }
+        for entry in [
+            "7",
+            "null",
+            r#"{"name":7,"ingress":[]}"#,
+            r#"{"ingress":[]}"#,
+        ] {
+            assert_eq!(read(entry), None, "{entry}");
+        }
+    }
+
+    #[test]
+    fn a_text_of_the_server_that_is_none_reads_as_missing() {
+        for (json, name) in [
+            (
+                r#"{"auth":7,"environment":{"server":"lxd","server_version":5}}"#,
+                Some("lxd"),
+            ),
+            (r#"{"auth":"trusted","environment":null}"#, None),
+            (r#"{"environment":"lxd","api_status":{}}"#, None),
+            ("{}", None),
+        ] {
+            let server: wire::Server = serde_json::from_str(json).unwrap();
+            assert_eq!(server.environment.server.as_deref(), name, "{json}");
+        }
     }
 }

@@ -1,9 +1,11 @@
 //! Wire shapes → what LXMesh needs to know of each instance, still in the operator's words.
 //! Pure. What the words mean (networks, addresses, services) is decided in `model::nic`.
 
-use super::wire;
+use super::keys::{self, PREFIX};
+use super::wire::{self, Unknown};
 use crate::addr::IpNet;
 use crate::text::{self, MAX_LIST};
+use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -23,6 +25,8 @@ const MAX_NAME: usize = 63;
 const MAX_PROJECT: usize = 253;
 /// Longest name of a device, bytes.
 const MAX_DEVICE: usize = 64;
+/// The most devices of one instance that are kept because they are not ours and seem to have been meant to be.
+const MAX_STRAYS: usize = 16;
 /// The most that is kept of a value that is one address, name or number, bytes.
 const MAX_SINGLE: usize = 256;
 
@@ -89,8 +93,97 @@ pub struct Instance {
     pub last_used_at: String,
     /// Devices with `user.lxmesh.parent`, by device name order.
     pub nics: Vec<LxdNic>,
+    /// Keys of its configuration that look like ours, and are none.
+    pub unknown: Unknown,
+    /// Keys of its configuration that only a device has.
+    pub misplaced: Vec<&'static str>,
+    /// Devices that are not ours and yet were meant to be, it seems.
+    pub strays: Vec<Stray>,
     /// Of the access lists that the devices name, those that the project has.
     pub acls: Acls,
+}
+
+/// A device that is not ours and has keys for LXMesh, or whose instance has keys that it should have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stray {
+    pub device: String,
+    pub why: NotOurs,
+    /// Those that are known.
+    pub keys: Vec<&'static str>,
+    pub unknown: Unknown,
+}
+
+/// What LXD says of an instance that cannot be understood. It does not say whether the instance runs, nor
+/// which NICs it has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unread {
+    /// `None` if not even its name can be read.
+    pub id: Option<InstanceId>,
+    /// Its project is not told: it is any instance of that name.
+    pub of_any_project: bool,
+    /// What cannot be understood.
+    pub why: String,
+    /// The answer may be another one soon.
+    pub try_again: bool,
+}
+
+/// What LXD has answered about one instance.
+#[derive(Debug)]
+pub enum Answer {
+    There(Instance),
+    /// It has said in so many words that there is none.
+    Gone,
+    Unread(Unread),
+}
+
+/// What LXD has answered about all of them.
+#[derive(Debug, Default)]
+pub struct Listing {
+    pub instances: Vec<Instance>,
+    pub unread: Vec<Unread>,
+}
+
+/// Reads one entry. Whatever is wrong with it costs only itself.
+pub fn read(entry: &RawValue) -> Result<Instance, Unread> {
+    wire::object::<wire::Instance>(entry)
+        .map(Instance::from)
+        .map_err(|why| Unread::of(entry, &why))
+}
+
+impl Unread {
+    fn of(entry: &RawValue, why: &str) -> Self {
+        let wire::Remains {
+            name,
+            project,
+            status,
+            location,
+        } = wire::Remains::of(entry);
+        let project = project.filter(|project| !project.is_empty());
+        let says = [("status", status), ("location", location)];
+        let says = says.into_iter().filter_map(|(key, value)| {
+            let value = value.filter(|value| !value.is_empty())?;
+            Some(format!(
+                "; its {key} is {}",
+                text::shown(&value, text::NAME)
+            ))
+        });
+        Unread {
+            id: name.map(|name| InstanceId::of(project.as_deref().unwrap_or("default"), &name)),
+            of_any_project: project.is_none(),
+            why: format!("{why}{}", says.collect::<String>()),
+            try_again: false,
+        }
+    }
+
+    /// Of an instance that could be read, but not what it refers to.
+    pub fn because(id: InstanceId, why: String, try_again: bool) -> Self {
+        Unread {
+            id: Some(id),
+            of_any_project: false,
+            why,
+            try_again,
+        }
+    }
 }
 
 /// Access lists by name.
@@ -143,6 +236,8 @@ pub struct LxdNic {
     /// `user.lxmesh.audit` and `user.lxmesh.log_drops`; the device's before the instance's.
     pub audit: Option<String>,
     pub log_drops: Option<String>,
+    /// Keys of the device that look like ours, and are none.
+    pub unknown: Unknown,
 }
 
 /// Why a device is none of ours.
@@ -193,8 +288,6 @@ pub struct Inventory {
     pub instances: BTreeMap<InstanceId, Instance>,
 }
 
-const KEY: &str = "user.lxmesh.";
-
 impl From<wire::Instance> for Instance {
     fn from(instance: wire::Instance) -> Self {
         let wire::Instance {
@@ -205,18 +298,47 @@ impl From<wire::Instance> for Instance {
             expanded_config: config,
             expanded_devices: devices,
         } = instance;
-        let nics = devices
-            .iter()
-            .filter_map(|(device, keys)| nic(device, keys, &config).ok())
-            .collect();
+        let mut nics = Vec::new();
+        let mut strays = Vec::new();
+        let misplaced: Vec<&'static str> = known(&config, &keys::OF_DEVICES);
+        let looks_wrong = !misplaced.is_empty() || !config.unknown().is_empty();
+        for (device, keys) in &devices {
+            match nic(device, keys, &config) {
+                Ok(nic) => nics.push(nic),
+                Err(why) => {
+                    let own = [&keys::OF_DEVICES[..], &keys::OF_BOTH];
+                    let own = own.map(|of| known(keys, of)).concat();
+                    let may_be_meant = looks_wrong && why == NotOurs::NoParent;
+                    let is_stray = !own.is_empty() || !keys.unknown().is_empty() || may_be_meant;
+                    if is_stray && strays.len() < MAX_STRAYS {
+                        strays.push(Stray {
+                            device: device_name(device),
+                            why,
+                            keys: own,
+                            unknown: keys.unknown().clone(),
+                        });
+                    }
+                }
+            }
+        }
         Instance {
             id: InstanceId::of(&project, &name),
             presence: presence(status_code),
             last_used_at: text::kept(&last_used_at, MAX_SINGLE),
             nics,
+            unknown: config.unknown().clone(),
+            misplaced,
+            strays,
             acls: Acls::new(),
         }
     }
+}
+
+/// Which of these keys of ours there are.
+fn known(keys: &wire::Keys, of: &[&'static str]) -> Vec<&'static str> {
+    let there: Vec<&str> = keys.ours().collect();
+    let known = of.iter().filter(|key| there.contains(*key));
+    known.copied().collect()
 }
 
 /// Status codes of LXD's `shared/api/status_code.go`: 103 Running, 111 Thawed, 113 Ready;
@@ -231,7 +353,7 @@ fn presence(status_code: u32) -> Presence {
 
 fn nic(device: &str, keys: &wire::Keys, config: &wire::Keys) -> Result<LxdNic, NotOurs> {
     let own = |key: &str| keys.get(key).filter(|text| !text.is_empty());
-    let ours = |key: &str| own(&format!("{KEY}{key}"));
+    let ours = |key: &str| own(&format!("{PREFIX}{key}"));
     if own("type").is_none_or(|kind| kind != "nic") {
         return Err(NotOurs::NoNic);
     }
@@ -258,12 +380,12 @@ fn nic(device: &str, keys: &wire::Keys, config: &wire::Keys) -> Result<LxdNic, N
     let merged = |key: &str| {
         let list =
             |value: Option<&String>| value.map_or(String::new(), |list| text::kept(list, MAX_LIST));
-        let instance = list(config.get(&format!("{KEY}{key}")));
+        let instance = list(config.get(&format!("{PREFIX}{key}")));
         let device = list(ours(key));
         format!("{device} {instance}").trim().to_string()
     };
     let first = |key: &str| {
-        let text = ours(key).or_else(|| config.get(&format!("{KEY}{key}")))?;
+        let text = ours(key).or_else(|| config.get(&format!("{PREFIX}{key}")))?;
         (!text.is_empty()).then(|| single(text))
     };
     let routes = [own("ipv4.routes"), own("ipv6.routes")].into_iter();
@@ -289,6 +411,7 @@ fn nic(device: &str, keys: &wire::Keys, config: &wire::Keys) -> Result<LxdNic, N
             .collect(),
         audit: first("audit"),
         log_drops: first("log_drops"),
+        unknown: keys.unknown().clone(),
     })
 }
 

@@ -4,8 +4,12 @@
 pub mod client;
 pub mod events;
 pub mod inventory;
+pub mod keys;
 pub mod wire;
 
 pub use client::{Client, LxdError};
-pub use inventory::{Acls, Details, Instance, InstanceId, Inventory, LxdNic, NotOurs, Presence};
-pub use wire::{Acl, AclRule};
+pub use inventory::{
+    Acls, Answer, Details, Instance, InstanceId, Inventory, Listing, LxdNic, NotOurs, Presence,
+    Stray, Unread,
+};
+pub use wire::{Acl, AclRule, Unknown};

@@ -1,11 +1,14 @@
 //! The JSON shapes of the LXD and Incus REST API that we read
 //! (<https://documentation.ubuntu.com/lxd/en/latest/rest-api/>), and nothing of their meaning.
-//! Unknown fields are ignored, so newer servers keep working.
+//! Unknown fields are ignored, so newer servers keep working. Each entry of a list is read by itself:
+//! one that is not of its shape costs nothing but itself.
 
-use crate::text::{self, MAX_LIST};
+use super::keys;
+use crate::text::{self, MAX_LIST, SENTENCE};
 use serde::Deserialize;
-use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
-use std::collections::BTreeMap;
+use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, Visitor};
+use serde_json::value::RawValue;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The envelope of every answer. Errors carry `error_code` and `error` in place of `metadata`.
 #[derive(Debug, Deserialize)]
@@ -19,25 +22,75 @@ pub struct Envelope<T> {
     pub metadata: Option<T>,
 }
 
-/// `GET /1.0`.
-#[derive(Debug, Deserialize)]
+/// `GET /1.0`. What is not of its type reads as if it were not there.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
 pub struct Server {
-    #[serde(default)]
-    pub api_status: String,
     /// `trusted` where we may read; over the unix socket it always is.
-    #[serde(default)]
-    pub auth: String,
-    #[serde(default)]
+    #[serde(deserialize_with = "text_or_none")]
+    pub auth: Option<String>,
+    #[serde(deserialize_with = "environment_or_none")]
     pub environment: Environment,
 }
 
 #[derive(Debug, Default, Deserialize)]
+#[serde(default)]
 pub struct Environment {
     /// `lxd` or `incus`.
-    #[serde(default)]
-    pub server: String,
-    #[serde(default)]
-    pub server_version: String,
+    #[serde(deserialize_with = "text_or_none")]
+    pub server: Option<String>,
+    #[serde(deserialize_with = "text_or_none")]
+    pub server_version: Option<String>,
+}
+
+fn environment_or_none<'de, D: Deserializer<'de>>(from: D) -> Result<Environment, D::Error> {
+    let value = serde_json::Value::deserialize(from)?;
+    Ok(Environment::deserialize(value).unwrap_or_default())
+}
+
+fn text_or_none<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+    let value = serde_json::Value::deserialize(from)?;
+    Ok(value.as_str().map(str::to_string))
+}
+
+/// Why a part of an answer is not of its shape, in one clause. The place within the part, which
+/// nobody sees, is left out.
+fn clause(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let clause = text.split(" at line ").next().unwrap_or_default();
+    text::shown(clause, SENTENCE / 3)
+}
+
+/// Reads an entry of a list, or says in one clause why it is none. An array is not taken for an object with its
+/// values in the order of our fields, as serde would.
+pub fn object<'a, T: Deserialize<'a>>(entry: &'a RawValue) -> Result<T, String> {
+    let text = entry.get();
+    if !text.starts_with('{') {
+        let shown = text::shown(text, text::NAME);
+        return Err(format!("{shown} is not an object"));
+    }
+    serde_json::from_str(text).map_err(|error| clause(&error))
+}
+
+/// What can be read of an entry that is no [`Instance`]: enough to say which one it is.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Remains {
+    #[serde(deserialize_with = "text_or_none")]
+    pub name: Option<String>,
+    #[serde(deserialize_with = "text_or_none")]
+    pub project: Option<String>,
+    #[serde(deserialize_with = "text_or_none")]
+    pub status: Option<String>,
+    /// The member of the cluster.
+    #[serde(deserialize_with = "text_or_none")]
+    pub location: Option<String>,
+}
+
+impl Remains {
+    pub fn of(entry: &RawValue) -> Self {
+        object(entry).unwrap_or_default()
+    }
 }
 
 /// One instance of `GET /1.0/instances?recursion=1&all-projects=true`, or
@@ -54,33 +107,74 @@ pub struct Instance {
     pub expanded_devices: BTreeMap<String, Keys>,
 }
 
-/// One access list of `GET /1.0/network-acls?recursion=1&project=PROJECT`. Go writes an empty list
-/// as null.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+/// One access list of `GET /1.0/network-acls?recursion=1&project=PROJECT`.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Acl {
     pub name: String,
-    #[serde(default)]
-    pub ingress: Option<Vec<AclRule>>,
-    #[serde(default)]
-    pub egress: Option<Vec<AclRule>>,
+    pub ingress: Vec<ReadRule>,
+    pub egress: Vec<ReadRule>,
+}
+
+/// A rule, or why it cannot be read.
+pub type ReadRule = Result<AclRule, String>;
+
+/// An access list whose sides have not been looked at.
+#[derive(Deserialize)]
+struct RawAcl<'a> {
+    name: String,
+    #[serde(borrow, default, deserialize_with = "some")]
+    ingress: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "some")]
+    egress: Option<&'a RawValue>,
+}
+
+/// Null is a value, unlike what is left out.
+fn some<'de, D: Deserializer<'de>>(from: D) -> Result<Option<&'de RawValue>, D::Error> {
+    <&RawValue>::deserialize(from).map(Some)
 }
 
 impl Acl {
-    /// With as much of every text as is kept.
-    pub fn kept(self) -> Self {
-        let Acl {
+    /// Reads one, with as much of every text as is kept; `None` if it has no name by which a NIC could
+    /// refer to it. What cannot be read of a side may forbid something, so it is not left out.
+    pub fn read(entry: &RawValue) -> Option<Self> {
+        let RawAcl {
             name,
             ingress,
             egress,
-        } = self;
-        let side = |rules: Option<Vec<AclRule>>| {
-            rules.map(|rules| rules.into_iter().map(AclRule::kept).collect())
+        } = match object(entry) {
+            Ok(acl) => acl,
+            Err(why) => {
+                // A key that is there twice, for example: what has a name can be meant.
+                let name = Remains::of(entry).name?;
+                let nothing = || vec![Err(why.clone())];
+                return Some(Acl {
+                    name: text::kept(&name, text::NAME),
+                    ingress: nothing(),
+                    egress: nothing(),
+                });
+            }
         };
-        Acl {
+        Some(Acl {
             name: text::kept(&name, text::NAME),
             ingress: side(ingress),
             egress: side(egress),
+        })
+    }
+}
+
+/// Go writes an empty list as null.
+fn side(list: Option<&RawValue>) -> Vec<ReadRule> {
+    let Some(list) = list else {
+        return vec![Err("it is left out".into())];
+    };
+    match serde_json::from_str::<Option<Vec<&RawValue>>>(list.get()) {
+        Ok(rules) => {
+            let rules = rules.into_iter().flatten();
+            rules
+                .map(|rule| object::<AclRule>(rule).map(AclRule::kept))
+                .collect()
         }
+        Err(error) => vec![Err(clause(&error))],
     }
 }
 
@@ -136,14 +230,53 @@ impl AclRule {
 /// Longest key that is kept, bytes.
 const MAX_KEY: usize = 255;
 
-/// The keys of an instance or a device that mean something to us. An instance has dozens of
+/// The most unknown keys of one instance or device that are kept.
+const MAX_UNKNOWN: usize = 32;
+
+/// The keys of an instance or a device that mean something to us, or were meant to. An instance has dozens of
 /// others, some of them long: those are not kept, not even for the moment.
 #[derive(Debug, Default)]
-pub struct Keys(BTreeMap<String, String>);
+pub struct Keys {
+    known: BTreeMap<String, String>,
+    unknown: Unknown,
+}
+
+/// Keys that look like ours, and are none.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Unknown {
+    /// In the order of their texts, the first of them if there are too many.
+    pub keys: BTreeSet<String>,
+    /// How many there are beyond those.
+    pub more: usize,
+}
+
+impl Unknown {
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
+    fn add(&mut self, key: String) {
+        self.keys.insert(key);
+        if self.keys.len() > MAX_UNKNOWN {
+            self.keys.pop_last();
+            self.more += 1;
+        }
+    }
+}
 
 impl Keys {
     pub fn get(&self, key: &str) -> Option<&String> {
-        self.0.get(key)
+        self.known.get(key)
+    }
+
+    /// All of ours that are known, without what they begin with.
+    pub fn ours(&self) -> impl Iterator<Item = &str> {
+        let keys = self.known.keys();
+        keys.filter_map(|key| key.strip_prefix(keys::PREFIX))
+    }
+
+    pub fn unknown(&self) -> &Unknown {
+        &self.unknown
     }
 
     fn matter(key: &str) -> bool {
@@ -157,7 +290,7 @@ impl Keys {
             "ipv6.routes",
         ];
         plain.contains(&key)
-            || key.starts_with("user.lxmesh.") && key.len() <= MAX_KEY
+            || keys::is_known(key)
             || key.starts_with("volatile.") && of_a_nic && key.len() <= MAX_KEY
     }
 }
@@ -171,16 +304,26 @@ impl<'de> Deserialize<'de> for Keys {
                 f.write_str("a map of texts")
             }
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Keys, A::Error> {
-                let mut keys = BTreeMap::new();
-                while let Some(Key { text, matters }) = map.next_key()? {
-                    if matters {
-                        let value: String = map.next_value()?;
-                        keys.insert(text, text::kept(&value, MAX_LIST));
-                    } else {
-                        map.next_value::<IgnoredAny>()?;
+                let mut keys = Keys::default();
+                while let Some(key) = map.next_key()? {
+                    match key {
+                        Key::Known(text) => {
+                            let value: String = map.next_value().map_err(|error| {
+                                let shown = text::shown(&text, text::NAME);
+                                A::Error::custom(format!("{shown}: {error}"))
+                            })?;
+                            keys.known.insert(text, text::kept(&value, MAX_LIST));
+                        }
+                        Key::Unknown(text) => {
+                            map.next_value::<IgnoredAny>()?;
+                            keys.unknown.add(text);
+                        }
+                        Key::Other => {
+                            map.next_value::<IgnoredAny>()?;
+                        }
                     }
                 }
-                Ok(Keys(keys))
+                Ok(keys)
             }
         }
         deserializer.deserialize_map(Each)
@@ -188,9 +331,11 @@ impl<'de> Deserialize<'de> for Keys {
 }
 
 /// A key; its text only if it matters.
-struct Key {
-    text: String,
-    matters: bool,
+enum Key {
+    Known(String),
+    /// Meant for us.
+    Unknown(String),
+    Other,
 }
 
 impl<'de> Deserialize<'de> for Key {
@@ -202,9 +347,13 @@ impl<'de> Deserialize<'de> for Key {
                 f.write_str("a key")
             }
             fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Key, E> {
-                let matters = Keys::matter(text);
-                let text = if matters { text.into() } else { String::new() };
-                Ok(Key { text, matters })
+                Ok(if Keys::matter(text) {
+                    Key::Known(text.into())
+                } else if keys::is_meant(text) {
+                    Key::Unknown(text::kept(text, MAX_KEY))
+                } else {
+                    Key::Other
+                })
             }
         }
         deserializer.deserialize_str(Look)

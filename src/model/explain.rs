@@ -209,6 +209,11 @@ impl Known<'_> {
 
     fn other(&self, device: &str, why: &NotOurs) -> NicExplanation {
         let (client, instance) = (self.client, &self.instance.id.name);
+        let is_its = |id: &NicId| id.device == device && id.instance == self.instance.id;
+        let problems = self.resolved.problems.iter();
+        let of_its_keys = problems
+            .filter(|problem| is_its(&problem.nic))
+            .map(|problem| problem.text.clone());
         let reason = match why {
             NotOurs::NotP2p(kind) if kind.is_empty() => {
                 "it belongs to a network of LXD or Incus; LXMesh connects NICs of nictype=p2p only"
@@ -230,7 +235,7 @@ impl Known<'_> {
             port: None,
             mac: None,
             addresses: Vec::new(),
-            reasons: vec![reason],
+            reasons: std::iter::once(reason).chain(of_its_keys).collect(),
             objects: Vec::new(),
             of_network: Vec::new(),
         }
@@ -324,6 +329,9 @@ mod tests {
             presence: Presence::Up,
             last_used_at: String::new(),
             nics: vec![nic],
+            unknown: Default::default(),
+            misplaced: Vec::new(),
+            strays: Vec::new(),
             acls: Default::default(),
         }
     }

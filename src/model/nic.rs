@@ -3,14 +3,16 @@
 //! the key that it concerns, and says so once, with instance, device, key, value and remedy.
 
 mod tenant;
+pub mod unknown;
 
 use self::tenant::Rights;
+use self::unknown::{Cost, Place};
 use super::claims::{self, Claim, Held};
 use super::facts::Facts;
 use super::policies::Words;
 use crate::addr::{IfName, IpNet, Mac, is_assignable};
 use crate::host::{Denied, HostFile, Limits, Network};
-use crate::lxd::{Instance, InstanceId, LxdNic, Presence};
+use crate::lxd::{Instance, InstanceId, LxdNic, NotOurs, Presence};
 use crate::policy::{Compiled, Surroundings, parse_tags};
 use crate::text::{self, SENTENCE};
 use std::collections::{HashMap, HashSet};
@@ -189,6 +191,8 @@ pub fn draft(host: &HostFile, instance: &Instance) -> Draft {
     }
     for raw in &instance.nics {
         let mut problems = Complaints::about(instance, raw);
+        problems.add_all(unknown::problems(&raw.unknown, Place::Device, true));
+        problems.add_all(of_instance(instance, true));
         let nic = match is_possible(&mut problems, raw) {
             true => resolve_one(host, &mut problems, raw, instance),
             false => None,
@@ -199,7 +203,27 @@ pub fn draft(host: &HostFile, instance: &Instance) -> Draft {
         draft.nics.extend(nic);
         draft.problems.append(&mut problems.finish());
     }
+    // Where no NIC is ours, what the instance's keys were meant for is told of the first that is none.
+    let mut of_first = match instance.nics.is_empty() {
+        true => of_instance(instance, false),
+        false => Vec::new(),
+    };
+    for stray in &instance.strays {
+        let mut problems = Complaints::of(instance, &stray.device);
+        problems.add_all(unknown::stray(stray));
+        if stray.why != NotOurs::NoNic {
+            problems.add_all(std::mem::take(&mut of_first));
+        }
+        draft.problems.append(&mut problems.finish());
+    }
     draft
+}
+
+/// What is wrong with keys of the instance's configuration.
+fn of_instance(instance: &Instance, attached: bool) -> Vec<String> {
+    let mut told = unknown::problems(&instance.unknown, Place::Instance, attached);
+    told.extend(unknown::misplaced(&instance.misplaced));
+    told
 }
 
 /// Whether the NIC can be called by its names. LXD gives no others; whatever they came from, they
@@ -355,6 +379,7 @@ fn resolve_one(
         limits: _,
         audit: _,
         log_drops: _,
+        unknown,
     } = raw;
     let Some(network) = host.network(parent) else {
         let known: Vec<_> = host.networks.iter().map(|n| n.name.as_str()).collect();
@@ -417,6 +442,7 @@ fn resolve_one(
         raw,
         there: &instance.acls,
         own: &own,
+        unknown: Cost::of([unknown, &instance.unknown]),
     };
     let ([inward, outward], understood) = words.policies(|problem| problems.add(problem));
     let limits = words.limits(|problem| problems.add(problem));
@@ -490,14 +516,22 @@ struct Complaints {
 
 impl Complaints {
     fn about(instance: &Instance, raw: &LxdNic) -> Self {
+        Self::of(instance, &raw.device)
+    }
+
+    fn of(instance: &Instance, device: &str) -> Self {
         Complaints {
             nic: NicId {
                 instance: instance.id.clone(),
-                device: raw.device.clone(),
+                device: device.into(),
             },
             found: Vec::new(),
             more: 0,
         }
+    }
+
+    fn add_all(&mut self, texts: Vec<String>) {
+        texts.into_iter().for_each(|text| self.add(text));
     }
 
     fn add(&mut self, text: String) {

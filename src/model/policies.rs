@@ -3,6 +3,7 @@
 //! can, and is said.
 
 use super::acl;
+use super::nic::unknown::Cost;
 use crate::addr::IpAddr;
 use crate::host::{Denied, Limits};
 use crate::lxd::{Acls, LxdNic};
@@ -19,6 +20,8 @@ pub struct Words<'a> {
     pub there: &'a Acls,
     /// Its addresses.
     pub own: &'a [IpAddr],
+    /// What keys that are not known cost it.
+    pub unknown: Cost,
 }
 
 impl Words<'_> {
@@ -50,7 +53,8 @@ impl Words<'_> {
         let both = [Direction::In, Direction::Out].map(|direction| {
             let mut rules = self.services(direction, &mut complain);
             let whole = self.acls(direction, &mut rules, &mut complain);
-            let closed = !whole || too_many || !missing.is_empty();
+            let unknown = self.unknown.closes(direction);
+            let closed = !whole || too_many || !missing.is_empty() || unknown;
             if closed {
                 understood = false;
                 // What is not understood might forbid any of it.
@@ -89,12 +93,12 @@ impl Words<'_> {
         };
         if wanted.audit && !understood {
             complain(
-                "audit does not apply, and nothing passes, as long as its ACLs are not understood"
+                "audit does not apply, and nothing passes, as long as its ACLs or keys are not understood"
                     .into(),
             );
         }
         Denied {
-            audit: wanted.audit && understood,
+            audit: wanted.audit && understood && !self.unknown.ends_audit,
             ..wanted
         }
     }
@@ -177,9 +181,19 @@ impl Words<'_> {
                 Direction::In => ("ingress", &acl.ingress),
                 Direction::Out => ("egress", &acl.egress),
             };
-            for (index, rule) in list.iter().flatten().enumerate() {
+            for (index, rule) in list.iter().enumerate() {
                 let name = text::shown(&acl.name, NAME);
                 let number = index + 1;
+                let rule = match rule {
+                    Ok(rule) => rule,
+                    Err(why) => {
+                        whole = false;
+                        complain(format!(
+                            "user.lxmesh.acls: ACL \"{name}\", rule {number} of {side} cannot be understood ({why}); as it may forbid something, {side} is closed"
+                        ));
+                        continue;
+                    }
+                };
                 let action = text::shown(&rule.action, NAME);
                 let origin = format!("ACL {name} {side} rule {number} ({action})");
                 let place = format!("user.lxmesh.acls: ACL \"{name}\", rule {number} of {side}");

@@ -261,19 +261,18 @@ impl Agent {
                 self.report_to_systemd();
                 return;
             }
-            Update::Instance(id, instance) => {
+            Update::Instance(id, answer) => {
                 // The stream is open still: a failed read before this one was only that.
                 self.lxd.connected = true;
                 self.pending.nics.extend(self.world.nics_of(&id));
-                self.world.put_instance(id, instance);
+                self.world.put_instance(id, answer);
+                self.say_unread();
             }
-            Update::Listing(instances) => {
+            Update::Listing(listing) => {
                 let first = self.world.inventory.is_none();
-                match self.world.put_listing(instances) {
-                    Listed::Incredible { attached } => {
-                        let text = format!(
-                            "LXD lists no instance at all while {attached} of their NICs are attached here; not believed"
-                        );
+                match self.world.put_listing(listing) {
+                    Listed::Incredible(why) => {
+                        let text = text::shown(&why.to_string(), 2 * SENTENCE);
                         self.lxd.error = Some(text.clone());
                         self.say("lxd listing", Some(text));
                         self.report_to_systemd();
@@ -288,6 +287,7 @@ impl Agent {
                 }
                 self.say("lxd listing", None);
                 self.say("lxd", None);
+                self.say_unread();
                 self.lxd.connected = true;
                 self.lxd.error = None;
                 self.lxd.listed = Some(Instant::now());

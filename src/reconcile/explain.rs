@@ -31,8 +31,8 @@ pub async fn explain(host_path: &Path, name: &str) -> Result<Explanation, Previe
     let mut world = World::default();
     let mut facts = look_at_links(&mut kernel, &host)?;
     world.facts = Some(facts.clone());
-    if let Listed::Incredible { attached } = world.put_listing(client.instances().await?) {
-        return Err(PreviewError::Incredible(attached));
+    if let Listed::Incredible(why) = world.put_listing(client.instances().await?) {
+        return Err(PreviewError::Incredible(why));
     }
     world.resolved.nics = remembered(agent.as_ref().ok());
     claims::resolve(&mut world, &mut kernel, &host)?;
@@ -40,7 +40,8 @@ pub async fn explain(host_path: &Path, name: &str) -> Result<Explanation, Previe
         .inventory
         .iter()
         .flat_map(|all| all.instances.values());
-    let (instance, device) = named(inventory, name, program).map_err(PreviewError::Name)?;
+    let (instance, device) = named(inventory, name, program)
+        .map_err(|none| PreviewError::Name(world.unread.about(name).unwrap_or(none)))?;
     if !instance.id.is_possible() {
         // Nobody can be asked about it. What it asks for is in `lxmesh status`.
         let text = format!(

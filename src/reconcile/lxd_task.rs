@@ -4,7 +4,7 @@
 
 use crate::dhcp::at;
 use crate::lxd::events::{Events, Knock};
-use crate::lxd::{Client, Instance, InstanceId, LxdError, client};
+use crate::lxd::{Answer, Client, InstanceId, Listing, LxdError, client};
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -17,12 +17,23 @@ use tokio::time::Instant;
 pub enum Update {
     /// LXD answers; its name and version.
     Connected(String),
-    /// One instance, or that there is none of that name.
-    Instance(InstanceId, Option<Instance>),
+    /// What was answered about one instance.
+    Instance(InstanceId, Answer),
     /// Every instance that a listing names. What it does not name may still be there.
-    Listing(Vec<Instance>),
+    Listing(Listing),
     /// What was known stays in force.
     Failed(LxdError),
+}
+
+impl Update {
+    /// Whether something in it could not be understood that may be understood soon.
+    fn is_provisional(&self) -> bool {
+        match self {
+            Update::Instance(_, Answer::Unread(unread)) => unread.try_again,
+            Update::Listing(listing) => listing.unread.iter().any(|unread| unread.try_again),
+            Update::Connected(_) | Update::Instance(..) | Update::Failed(_) => false,
+        }
+    }
 }
 
 /// What the daemon asks for.
@@ -99,7 +110,13 @@ async fn serve(
             }
             () = at(due) => { reads.start_delayed(); continue }
             update = reads.next() => match update {
-                Ok(update) => vec![update],
+                Ok((what, update)) => {
+                    // A part of the answer was bad, and may be good soon: slowly, too.
+                    if update.is_provisional() {
+                        reads.again_later(what);
+                    }
+                    vec![update]
+                }
                 Err((what, error)) => {
                     // The connection may be fine and one answer bad: try that again, slowly.
                     reads.again_later(what);
@@ -200,14 +217,14 @@ impl Reads {
             let client = self.client.clone();
             self.running.spawn(async move {
                 let result = client.instance(&id).await;
-                let result = result.map(|instance| Update::Instance(id.clone(), instance));
+                let result = result.map(|answer| Update::Instance(id.clone(), answer));
                 (What::One(id), result)
             });
         }
     }
 
     /// The next finished read; pending while there is none.
-    async fn next(&mut self) -> Result<Update, (What, LxdError)> {
+    async fn next(&mut self) -> Result<(What, Update), (What, LxdError)> {
         loop {
             match self.running.join_next().await {
                 None => std::future::pending::<()>().await,
@@ -220,10 +237,13 @@ impl Reads {
                         }
                     }
                     self.start();
-                    if result.is_ok() {
+                    if result.as_ref().is_ok_and(|update| !update.is_provisional()) {
                         self.pause = FIRST_RETRY;
                     }
-                    return result.map_err(|error| (what, error));
+                    return match result {
+                        Ok(update) => Ok((what, update)),
+                        Err(error) => Err((what, error)),
+                    };
                 }
             }
         }

@@ -23,4 +23,5 @@ mod revoke;
 pub mod start;
 mod status;
 mod tally;
+mod unread;
 pub mod world;

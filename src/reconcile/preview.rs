@@ -4,7 +4,7 @@ use super::claims;
 use super::look::look_at_links;
 use super::pass::{Extent, Wanted, plan};
 use super::report::Report;
-use super::world::{Listed, World};
+use super::world::{Incredible, Listed, World};
 use crate::addr::IpAddr;
 use crate::control::server::ask;
 use crate::control::status::{NicStatus, Status};
@@ -24,8 +24,8 @@ pub async fn preview(host_path: &Path) -> Result<Report, PreviewError> {
     let mut kernel = Kernel::open()?;
     let mut world = World::default();
     world.facts = Some(look_at_links(&mut kernel, &host)?);
-    if let Listed::Incredible { attached } = world.put_listing(client.instances().await?) {
-        return Err(PreviewError::Incredible(attached));
+    if let Listed::Incredible(why) = world.put_listing(client.instances().await?) {
+        return Err(PreviewError::Incredible(why));
     }
     world.resolved.nics = remembered(ask(&host.agent.control_socket).await.ok().as_ref());
     claims::resolve(&mut world, &mut kernel, &host)?;
@@ -43,6 +43,9 @@ pub async fn preview(host_path: &Path) -> Result<Report, PreviewError> {
     let problems = world.resolved.problems.iter().chain(&misfits);
     let problems = problems.map(|problem| ("nic", problem.to_string()));
     report.unreadable.extend(problems);
+    let unread = world.unread.problems(world.inventory.as_ref());
+    let unread = unread.into_values().map(|text| ("instance", text));
+    report.unreadable.extend(unread);
     Ok(report)
 }
 
@@ -55,8 +58,8 @@ pub async fn nics(host_path: &Path) -> Result<(HostFile, Vec<Nic>), PreviewError
     let mut kernel = Kernel::open()?;
     let mut world = World::default();
     world.facts = Some(look_at_links(&mut kernel, &host)?);
-    if let Listed::Incredible { attached } = world.put_listing(client.instances().await?) {
-        return Err(PreviewError::Incredible(attached));
+    if let Listed::Incredible(why) = world.put_listing(client.instances().await?) {
+        return Err(PreviewError::Incredible(why));
     }
     world.resolved.nics = remembered(ask(&host.agent.control_socket).await.ok().as_ref());
     claims::resolve(&mut world, &mut kernel, &host)?;
@@ -119,8 +122,8 @@ pub enum PreviewError {
     Lxd(#[from] crate::lxd::LxdError),
     #[error(transparent)]
     Kernel(#[from] KernelError),
-    #[error("LXD lists no instance at all while {0} of their NICs are attached here; not believed")]
-    Incredible(usize),
+    #[error(transparent)]
+    Incredible(#[from] Incredible),
     #[error("{0}")]
     Name(String),
 }

@@ -24,6 +24,8 @@ impl Agent {
         let problems = resolved.iter().chain(&misfits).map(|p| p.to_string());
         let mut problems: Vec<String> = problems.collect();
         problems.extend(self.claimed_elsewhere());
+        let unread = &self.world.unread;
+        problems.extend(unread.problems(self.world.inventory.as_ref()).into_values());
         let dhcp = match &self.dhcp {
             None if self.host.dhcp.enabled => "files only".to_string(),
             None => "off".to_string(),

@@ -2,11 +2,12 @@
 //! seen. Pure bookkeeping: what was learned goes in, which NICs to look at comes out.
 
 use super::look::tunnels;
+use super::unread::Unreadable;
 use crate::addr::{IfName, IpAddr, Mac};
 use crate::host::HostFile;
 use crate::kernel::monitor::{Knock, MonitorFilter};
 use crate::kinds::port_attrs;
-use crate::lxd::{Instance, InstanceId, Inventory};
+use crate::lxd::{Answer, Instance, InstanceId, Inventory, Listing, Presence};
 use crate::model::claims::{Held, Holder};
 use crate::model::nic::{Draft, Resolved, draft, resolve};
 use crate::model::{Facts, Nic, NicId, NicProblem};
@@ -20,6 +21,8 @@ use tokio::time::Instant;
 pub struct World {
     /// `None` until LXD has been listed once.
     pub inventory: Option<Inventory>,
+    /// Instances of which LXD tells in a way that cannot be understood.
+    pub unread: Unreadable,
     pub resolved: Resolved,
     /// NICs as of the last pass, which `facts` belong to.
     pub passed: Vec<Nic>,
@@ -63,8 +66,24 @@ struct Index {
 pub enum Listed {
     /// Taken in. These known instances were not named: ask for each before believing it gone.
     Taken { unnamed: BTreeSet<InstanceId> },
-    /// An empty list while NICs are attached: not believed.
-    Incredible { attached: usize },
+    /// A list in which nothing can be read while NICs are attached: not believed.
+    Incredible(Incredible),
+}
+
+/// Why a listing is not believed.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("LXD lists {} while {attached} of their NICs are attached here; not believed", none(.unread))]
+pub struct Incredible {
+    attached: usize,
+    /// What it has instead of instances that can be understood.
+    unread: Vec<String>,
+}
+
+fn none(unread: &[String]) -> String {
+    match unread {
+        [] => "no instance at all".into(),
+        [first, ..] => format!("no instance that can be understood ({first})"),
+    }
 }
 
 /// What a kernel event asks for.
@@ -88,30 +107,50 @@ impl World {
     }
 
     /// Takes in a listing.
-    pub fn put_listing(&mut self, instances: Vec<Instance>) -> Listed {
+    pub fn put_listing(&mut self, listing: Listing) -> Listed {
+        let Listing { instances, unread } = listing;
         let attached = self.facts.as_ref().map_or(0, |facts| {
             facts
                 .links()
                 .filter(|link| link.master.is_some() && port_attrs::is_ours(link))
                 .count()
         });
-        if instances.is_empty() && attached > 0 {
-            return Listed::Incredible { attached };
+        // Of instances that are known, nothing is lost by entries that say nothing.
+        let says_nothing = unread.is_empty() || self.inventory.is_none();
+        if instances.is_empty() && says_nothing && attached > 0 {
+            let unread = Unreadable::of(unread, &Inventory::default());
+            return Listed::Incredible(Incredible {
+                attached,
+                unread: unread.problems(None).into_values().collect(),
+            });
         }
         let inventory = self.inventory.get_or_insert_default();
-        let unnamed = inventory.missing_from(&instances).into_iter().collect();
+        let missing = inventory.missing_from(&instances).into_iter();
+        let unreadable = Unreadable::of(unread, inventory);
+        let unnamed = missing.filter(|id| !unreadable.has(id)).collect();
         for instance in instances {
-            self.put_instance(instance.id.clone(), Some(instance));
+            self.put_instance(instance.id.clone(), Answer::There(instance));
         }
+        self.unread = unreadable;
         Listed::Taken { unnamed }
     }
 
     /// Takes in one instance, or its absence. Before the first listing a single instance would
-    /// make all others look gone.
-    pub fn put_instance(&mut self, id: InstanceId, instance: Option<Instance>) {
-        if let Some(inventory) = &mut self.inventory
-            && inventory.put(id.clone(), instance)
-        {
+    /// make all others look gone. What cannot be understood changes nothing.
+    pub fn put_instance(&mut self, id: InstanceId, answer: Answer) {
+        let Some(inventory) = &mut self.inventory else {
+            return;
+        };
+        let instance = match answer {
+            Answer::Unread(unread) => {
+                self.unread.add(id, unread.why);
+                return;
+            }
+            Answer::There(instance) => Some(as_it_was(instance, self.facts.as_ref())),
+            Answer::Gone => None,
+        };
+        self.unread.remove(&id);
+        if inventory.put(id.clone(), instance) {
             self.drafts.remove(&id);
         }
     }
@@ -431,6 +470,29 @@ impl Index {
     }
 }
 
+/// Of an instance of unknown presence the NICs that are attached count as a running one's: an agent that has
+/// just started knows of no others that it had. The inventory prefers what it knows itself.
+fn as_it_was(mut instance: Instance, facts: Option<&Facts>) -> Instance {
+    if instance.presence != Presence::Unknown {
+        return instance;
+    }
+    let is_attached = |facts: &Facts, port: IfName| {
+        let link = facts.link(&port);
+        link.is_some_and(|link| facts.is_attached(link) && port_attrs::is_ours(link))
+    };
+    let attached = instance.nics.iter().filter(|nic| {
+        let port = nic.host_name.as_ref().and_then(|name| name.parse().ok());
+        port.zip(facts)
+            .is_some_and(|(port, facts)| is_attached(facts, port))
+    });
+    let attached: Vec<_> = attached.cloned().collect();
+    if !attached.is_empty() {
+        instance.presence = Presence::Up;
+        instance.nics = attached;
+    }
+    instance
+}
+
 /// The NIC of that identity, of a list in their order.
 fn own<'a>(nics: &'a [Nic], id: &NicId) -> Option<&'a Nic> {
     let place = nics.binary_search_by(|nic| nic.id.cmp(id));
@@ -460,7 +522,7 @@ fn difference(before: &[Nic], now: &[Nic]) -> BTreeSet<NicId> {
 mod tests {
     use super::*;
     use crate::kernel::link::{Link, LinkKind, PortSettings};
-    use crate::lxd::{LxdNic, Presence};
+    use crate::lxd::{LxdNic, Unread};
 
     fn instance(name: &str) -> Instance {
         Instance {
@@ -471,7 +533,17 @@ mod tests {
             presence: Presence::Up,
             last_used_at: String::new(),
             nics: Vec::new(),
+            unknown: Default::default(),
+            misplaced: Vec::new(),
+            strays: Vec::new(),
             acls: Default::default(),
+        }
+    }
+
+    fn listing<const N: usize>(instances: [Instance; N]) -> Listing {
+        Listing {
+            instances: instances.into(),
+            unread: Vec::new(),
         }
     }
 
@@ -509,10 +581,10 @@ mod tests {
     #[test]
     fn an_instance_that_a_listing_lacks_stays_until_lxd_says_that_it_is_gone() {
         let mut world = World::default();
-        world.put_listing(vec![instance("a"), instance("b")]);
+        world.put_listing(listing([instance("a"), instance("b")]));
         let gone = instance("b").id;
         assert_eq!(
-            world.put_listing(vec![instance("a")]),
+            world.put_listing(listing([instance("a")])),
             Listed::Taken {
                 unnamed: [gone.clone()].into()
             }
@@ -525,7 +597,7 @@ mod tests {
                 .instances
                 .contains_key(&gone)
         );
-        world.put_instance(gone.clone(), None);
+        world.put_instance(gone.clone(), Answer::Gone);
         assert!(
             !world
                 .inventory
@@ -543,18 +615,104 @@ mod tests {
             ..World::default()
         };
         assert_eq!(
-            world.put_listing(Vec::new()),
-            Listed::Incredible { attached: 1 }
+            world.put_listing(listing([])),
+            Listed::Incredible(Incredible {
+                attached: 1,
+                unread: Vec::new()
+            })
         );
         assert_eq!(world.inventory, None);
         world.facts = Some(Facts::default());
         assert_eq!(
-            world.put_listing(Vec::new()),
+            world.put_listing(listing([])),
             Listed::Taken {
                 unnamed: BTreeSet::new()
             }
         );
         assert!(world.inventory.is_some());
+    }
+
+    fn unread(name: Option<&str>) -> Unread {
+        Unread {
+            id: name.map(|name| InstanceId::of("default", name)),
+            of_any_project: false,
+            why: "it is odd".into(),
+            try_again: false,
+        }
+    }
+
+    /// What was known of it stays, whatever the entry is; what was not is not known by it.
+    #[test]
+    fn an_entry_that_cannot_be_understood_changes_nothing_and_is_named() {
+        let mut world = World::default();
+        world.put_listing(listing([instance("a"), instance("b"), instance("c")]));
+        let before = world.inventory.clone();
+        let mut odd = listing([instance("a")]);
+        odd.unread = vec![unread(Some("b")), unread(Some("new")), unread(None)];
+        let unnamed = [InstanceId::of("default", "c")].into();
+        assert_eq!(world.put_listing(odd), Listed::Taken { unnamed });
+        assert_eq!(world.inventory, before);
+        let said = |world: &World| -> Vec<String> {
+            let problems = world.unread.problems(world.inventory.as_ref());
+            problems.into_keys().collect()
+        };
+        assert_eq!(said(&world), ["b", "new", "without a name: it is odd"]);
+        // Read by name it is well again, or still is not.
+        world.put_instance(instance("b").id, Answer::There(instance("b")));
+        world.put_instance(instance("a").id, Answer::Unread(unread(Some("a"))));
+        assert_eq!(said(&world), ["a", "new", "without a name: it is odd"]);
+        assert_eq!(world.inventory, before);
+        world.put_instance(instance("a").id, Answer::Gone);
+        world.put_listing(listing([instance("b")]));
+        assert_eq!(said(&world), [""; 0]);
+    }
+
+    /// After a restart nothing is known that could stay in force.
+    #[test]
+    fn a_listing_in_which_nothing_can_be_understood_is_not_believed_after_a_restart() {
+        let mut world = World {
+            facts: Some(Facts::new([attached()])),
+            ..World::default()
+        };
+        let mut odd = listing([]);
+        odd.unread = vec![unread(Some("b"))];
+        let Listed::Incredible(why) = world.put_listing(odd) else {
+            panic!("it was believed");
+        };
+        let why = why.to_string();
+        assert!(why.contains("instance b: what LXD says of it"), "{why}");
+        assert_eq!(world.inventory, None);
+        // With one that can be, and later without it, as all that is known stays.
+        let mut odd = listing([instance("a")]);
+        odd.unread = vec![unread(Some("b"))];
+        assert!(matches!(world.put_listing(odd), Listed::Taken { .. }));
+        let mut odd = listing([]);
+        odd.unread = vec![unread(Some("a"))];
+        let unnamed = BTreeSet::new();
+        assert_eq!(world.put_listing(odd), Listed::Taken { unnamed });
+    }
+
+    #[test]
+    fn of_an_instance_in_error_what_is_attached_stays_after_a_restart() {
+        let nic = |device: &str, port: &str| LxdNic {
+            device: device.into(),
+            host_name: Some(port.into()),
+            ..LxdNic::default()
+        };
+        let mut error = instance("a");
+        error.presence = Presence::Unknown;
+        error.nics = vec![nic("eth0", "veth1"), nic("eth1", "veth2")];
+        let svi = Link::sample(3, "svi-vpc", LinkKind::Other, None);
+        let mut facts = Facts::new([attached(), svi]);
+        facts.svis.insert("svi-vpc".parse().unwrap());
+        for (facts, presence, nics) in [
+            (Some(facts), Presence::Up, 1),
+            (Some(Facts::default()), Presence::Unknown, 2),
+            (None, Presence::Unknown, 2),
+        ] {
+            let found = as_it_was(error.clone(), facts.as_ref());
+            assert_eq!((found.presence, found.nics.len()), (presence, nics));
+        }
     }
 
     #[test]
@@ -573,12 +731,12 @@ mod tests {
         });
         let mut world = World::default();
         let soon = Instant::now() + std::time::Duration::from_secs(60);
-        world.put_listing(vec![with_nic.clone()]);
+        world.put_listing(listing([with_nic.clone()]));
         world.draft(&host);
         world.resolve(Held::default(), soon);
         assert_eq!(world.watched_networks(), ["vpc"]);
         world.stay_new("vpc", soon);
-        world.put_instance(with_nic.id, None);
+        world.put_instance(with_nic.id, Answer::Gone);
         world.draft(&host);
         world.resolve(Held::default(), soon);
         assert_eq!(world.watched_networks(), [""; 0]);
@@ -588,7 +746,7 @@ mod tests {
     #[test]
     fn one_instance_read_before_the_first_listing_is_not_taken_for_all_of_them() {
         let mut world = World::default();
-        world.put_instance(instance("a").id, Some(instance("a")));
+        world.put_instance(instance("a").id, Answer::There(instance("a")));
         assert_eq!(world.nics(), None);
     }
 }

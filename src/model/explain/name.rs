@@ -58,6 +58,9 @@ mod tests {
             presence: Presence::Up,
             last_used_at: String::new(),
             nics: Vec::new(),
+            unknown: Default::default(),
+            misplaced: Vec::new(),
+            strays: Vec::new(),
             acls: Default::default(),
         }
     }

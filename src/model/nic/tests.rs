@@ -51,6 +51,9 @@ fn instance(number: u8, started: &str, alter: impl Fn(&mut LxdNic)) -> Instance 
         presence: Presence::Up,
         last_used_at: started.into(),
         nics: vec![nic],
+        unknown: Default::default(),
+        misplaced: Vec::new(),
+        strays: Vec::new(),
         acls: Default::default(),
     }
 }
@@ -251,8 +254,8 @@ fn of_one_nic_only_so_many_problems_are_told() {
     };
     let acl = crate::lxd::Acl {
         name: "web".into(),
-        ingress: Some((0..3000).map(rule).collect()),
-        egress: None,
+        ingress: (0..3000).map(rule).map(Ok).collect(),
+        egress: Vec::new(),
     };
     let mut one = instance(1, "", |nic| nic.acls = "web".into());
     one.acls.insert("web".into(), Arc::new(acl));
@@ -270,6 +273,136 @@ fn of_access_lists_without_end_nothing_passes() {
     let found = resolved(&[instance(1, "", |nic| nic.acls = "a ".repeat(1025))], &[]);
     assert_eq!(found.nics[0].inward, Arc::default());
     assert_eq!(found.nics[0].outward, Arc::default());
+}
+
+/// Of the device or of the instance: what it may have been meant to forbid is not granted, not even by the network.
+#[test]
+fn an_unknown_key_closes_its_direction_for_all_that_allows_and_the_nic_stays() {
+    let text = HOST.replace(
+        "name = \"vpc\"",
+        "name = \"vpc\"\nin_services = [\"tcp/22\"]\naudit = true",
+    );
+    let host = host::parse("host.toml", &text).unwrap_or_else(|problems| panic!("{problems}"));
+    for of_the_instance in [false, true] {
+        for (key, open_in, open_out, audit) in [
+            ("user.lxmesh.in_service", false, true, false),
+            ("user.lxmesh.out_service", true, false, false),
+            ("user.lxmesh.acl", false, false, false),
+            ("user.lxmesh", false, false, false),
+            ("user.lxmesh.audti", true, true, false),
+            ("user.lxmesh.limits.bandwidth", true, true, true),
+            ("user.lxmesh.ipv4_address", true, true, true),
+        ] {
+            let mut one = instance(1, "", |nic| {
+                nic.in_services = "any".into();
+                nic.out_services = "any".into();
+            });
+            let unknown = match of_the_instance {
+                true => &mut one.unknown,
+                false => &mut one.nics[0].unknown,
+            };
+            unknown.keys.insert(key.into());
+            let draft = draft(&host, &one);
+            let [nic] = draft.nics() else {
+                panic!("{key}: {:?}", draft.problems)
+            };
+            let open = [&nic.inward, &nic.outward].map(|side| !side.rules.is_empty());
+            assert_eq!(open, [open_in, open_out], "{key}");
+            assert_eq!(nic.denied.audit, audit, "{key}");
+            assert!(nic.ipv4.is_some() && nic.ipv6.is_some());
+            let names = |problem: &&NicProblem| problem.text.starts_with(&format!("{key} "));
+            assert_eq!(draft.problems.iter().filter(names).count(), 1, "{key}");
+        }
+    }
+}
+
+#[test]
+fn a_rule_of_an_access_list_that_cannot_be_read_closes_its_side() {
+    let rule = |ports: &str| crate::lxd::AclRule {
+        action: "allow".into(),
+        protocol: "tcp".into(),
+        destination_port: ports.into(),
+        ..Default::default()
+    };
+    let acl = crate::lxd::Acl {
+        name: "web".into(),
+        ingress: vec![Ok(rule("7")), Err("it is odd".into())],
+        egress: vec![Ok(rule("8"))],
+    };
+    let mut one = instance(1, "", |nic| nic.acls = "web".into());
+    one.acls.insert("web".into(), Arc::new(acl));
+    let found = resolved(&[one], &[]);
+    assert!(found.nics[0].inward.rules.is_empty());
+    assert_eq!(found.nics[0].outward.rules.len(), 1);
+    assert!(texts(&found)[0].contains("rule 2 of ingress cannot be understood (it is odd)"));
+}
+
+/// However many keys and devices there are.
+#[test]
+fn of_keys_that_are_not_known_and_devices_that_are_not_ours_so_many_are_told() {
+    let keys: String = (0..1000)
+        .map(|n| format!(r#""user.lxmesh.x{n}":"y","#))
+        .collect();
+    let devices: String = (0..1000)
+        .map(|n| format!(r#","br{n}":{{{keys}"type":"nic","nictype":"bridged"}}"#))
+        .collect();
+    let json = format!(
+        r#"{{"name":"c1","status_code":103,"expanded_config":{{{keys}"user.lxmesh.parent":"vpc"}},"expanded_devices":{{
+        "eth0":{{{keys}"type":"nic","nictype":"p2p","user.lxmesh.parent":"vpc"}}{devices}}}}}"#
+    );
+    let json = json.replace(",}", "}");
+    let entry = serde_json::value::RawValue::from_string(json).unwrap();
+    let found = resolved(&[crate::lxd::inventory::read(&entry).unwrap()], &[]);
+    let of = |device: &str| {
+        let is = |problem: &&NicProblem| problem.nic.device == device;
+        found.problems.iter().filter(is).count()
+    };
+    // Eight keys and how many more, of the device and of the instance, and the one that belongs on a device.
+    assert_eq!(of("eth0"), 2 * 9 + 1);
+    assert_eq!(of("br0"), 9);
+    assert_eq!(found.problems.len(), of("eth0") + 16 * 9);
+    let more = "992 more keys are none of LXMesh's either";
+    assert!(texts(&found).iter().any(|text| text.ends_with(more)));
+}
+
+#[test]
+fn where_no_nic_is_ours_the_first_that_could_be_says_what_is_wrong() {
+    for (config, devices, wanted) in [
+        (
+            r#""user.lxmesh.parent":"vpc""#,
+            r#""a":{"type":"disk"},"b":{"type":"nic","nictype":"p2p"},"c":{"type":"nic","nictype":"p2p"}"#,
+            "instance c1 device b: user.lxmesh.parent in the instance's configuration has no effect; set it on the device",
+        ),
+        (
+            "",
+            r#""b":{"type":"nic","nictype":"p2p","user.lxmesh.parnet":"vpc"}"#,
+            "instance c1 device b: user.lxmesh.parnet is not a key of LXMesh; did you mean user.lxmesh.parent? It has no effect",
+        ),
+        (
+            "",
+            r#""b":{"type":"nic","nictype":"p2p","user.lxmesh.tags":"x"}"#,
+            "instance c1 device b: user.lxmesh.tags has no effect without user.lxmesh.parent",
+        ),
+        (
+            "",
+            r#""b":{"type":"nic","network":"lxdbr0","user.lxmesh.parent":"vpc"}"#,
+            "instance c1 device b: user.lxmesh.parent has no effect, because the NIC belongs to a network of LXD's",
+        ),
+        (
+            "",
+            r#""b":{"type":"disk","user.lxmesh.parent":"vpc"}"#,
+            "instance c1 device b: user.lxmesh.parent has no effect on a device that is no NIC",
+        ),
+    ] {
+        let json = format!(
+            r#"{{"name":"c1","status_code":103,"expanded_config":{{{config}}},"expanded_devices":{{{devices}}}}}"#
+        );
+        let entry = serde_json::value::RawValue::from_string(json).unwrap();
+        let found = resolved(&[crate::lxd::inventory::read(&entry).unwrap()], &[]);
+        let texts = texts(&found);
+        assert_eq!(texts.len(), 1, "{texts:?}");
+        assert!(texts[0].starts_with(wanted), "{texts:?}");
+    }
 }
 
 #[test]
