@@ -4,7 +4,7 @@
 
 use super::problem::Findings;
 use super::service::Service;
-use super::value::{Int, Key, Map, Reader, Value, object_schema, section};
+use super::value::{Int, Key, Map, Reader, Section, Shape, Value, object_schema, section};
 use super::words::{
     AbsolutePath, CertFile, ConfPath, DeviceName, FabricName, Gateway, HostAddress, HostRoutes,
     Identity, NetworkName, PrefixOrAddress, ProjectName, RevocationName, RoleName, SocketPath,
@@ -295,22 +295,22 @@ section! {
     }
 }
 
-/// The titles and keys of all tables.
-pub fn sections() -> Vec<(&'static str, Vec<&'static str>)> {
+/// All sections, as they are in the file `root`.
+pub fn sections(root: &DeTable<'_>) -> Vec<Section> {
     vec![
-        File::names(),
-        FabricTable::names(),
-        HostTable::names(),
-        BgpTable::names(),
-        IpsecTable::names(),
-        FirewallTable::names(),
-        LxdTable::names(),
-        AgentTable::names(),
-        DhcpTable::names(),
-        RouterTable::names(),
-        VrfTable::names(),
-        NetworkTable::names(),
-        TenantTable::names(),
+        File::section(root),
+        FabricTable::section(root),
+        HostTable::section(root),
+        BgpTable::section(root),
+        IpsecTable::section(root),
+        FirewallTable::section(root),
+        LxdTable::section(root),
+        AgentTable::section(root),
+        DhcpTable::section(root),
+        RouterTable::section(root),
+        VrfTable::section(root),
+        NetworkTable::section(root),
+        TenantTable::section(root),
     ]
 }
 
@@ -343,7 +343,7 @@ pub fn read(text: &str, findings: &mut Findings<'_>) -> File {
         line_before = line;
     }
     let broken = findings.lines();
-    let mut reader = Reader::new(findings, sections());
+    let mut reader = Reader::new(findings, sections(table.get_ref()));
     let file = File::read_table(table.get_ref(), 0..0, &mut reader);
     // What else is wrong with a line that is not TOML follows from that.
     findings.retain(|problem| {
