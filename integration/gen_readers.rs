@@ -443,6 +443,119 @@ fn networkd_knows_every_key_of_every_fleet() {
     }
 }
 
+/// Words of the programs that read the files: of nft, vtysh, swanctl, networkd, ip and Tera.
+const WORDS: &[&str] = &[
+    "accept",
+    "add",
+    "any",
+    "bridge",
+    "children",
+    "connections",
+    "counter",
+    "deny",
+    "description",
+    "dev",
+    "drop",
+    "else",
+    "end",
+    "endfor",
+    "exit",
+    "flush",
+    "for",
+    "help",
+    "if",
+    "include",
+    "interface",
+    "ip",
+    "iif",
+    "kernel",
+    "le",
+    "map",
+    "match",
+    "meta",
+    "no",
+    "none",
+    "null0",
+    "permit",
+    "pools",
+    "raw",
+    "secrets",
+    "seq",
+    "set",
+    "table",
+    "true",
+    "type",
+    "vlan",
+    "vrf",
+    "yes",
+];
+
+#[test]
+fn networks_and_devices_that_are_called_like_words_of_the_readers_are_names_to_them() {
+    let path = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/integration/golden/fleets/routers/host.toml"
+    );
+    let text = fs::read_to_string(path).unwrap();
+    let head = text
+        .split("[[network]]")
+        .next()
+        .unwrap()
+        .replace("[host]\n", "");
+    let uplinks = ["end", "meta", "dr*", "1*"].map(|word| format!("\"{word}\""));
+    let head = format!("{head}[host]\nuplinks = [{}]\n", uplinks.join(", "));
+    // The devices are called so themselves: bridges in one file, tunnels and VRFs in the other.
+    for bridges in [true, false] {
+        let mut text = head.clone();
+        for (number, word) in WORDS.iter().enumerate() {
+            // Every other one has a VRF, the rest is announced.
+            let in_vrf = number % 2 == 1;
+            let device = |kind: char, is_word: bool| match is_word {
+                true => word.to_string(),
+                false => format!("{word}.{kind}"),
+            };
+            let rest = match in_vrf {
+                true => format!("vrf = \"{}\"\n", device('v', !bridges)),
+                false => "announce = true\nhost_routes = \"main\"\n".to_string(),
+            };
+            text += &format!(
+                "[[network]]\nname = \"{word}\"\nvni = {}\nbridge = \"{}\"\ntunnel = \"{}\"\n\
+                 gateway = [\"10.{number}.0.1/24\", \"2001:db8:{number}::1/64\"]\n{rest}",
+                1000 + number,
+                device('b', bridges),
+                device('t', !bridges && !in_vrf),
+            );
+        }
+        let file = host::parse("words", &text).unwrap_or_else(|problems| panic!("{problems}"));
+        let facts = LocalFacts {
+            bgp_password: Some("not-a-secret".into()),
+            target: "debian-13,frr=10.6".parse::<Target>().unwrap(),
+            ..LocalFacts::of("198.51.100.11".parse().unwrap())
+        };
+        let outputs = generate::render(&file, &facts).unwrap();
+        let of = |name: &str| {
+            let mut all = outputs.iter();
+            all.find(|output| output.path.ends_with(name)).unwrap()
+        };
+        vtysh_check(&of("frr.conf").contents).unwrap_or_else(|said| panic!("{said}"));
+        for name in ["firewall.nft", "closed.nft"] {
+            let script = "ip link set lo up; printf %s \"$TEXT\" | nft -c -f -";
+            in_namespace(script, &[("TEXT", &of(name).contents)]);
+        }
+        let (links, _, log) = networkd(
+            &outputs,
+            "198.51.100.11",
+            WORDS.len(),
+            WORDS.len().div_ceil(2),
+        );
+        assert_eq!(complaints(&log), [""; 0]);
+        for network in &file.networks {
+            link(&links, network.bridge.as_str());
+            link(&links, network.tunnel.as_str());
+        }
+    }
+}
+
 /// Loads each of `$FILES`, in the order of their names, and prints the ruleset after each.
 const FIREWALL: &str = r#"
 ip link set lo up

@@ -6,9 +6,9 @@ use super::problem::Findings;
 use super::service::Service;
 use super::value::{Int, Key, Map, Reader, Section, Shape, Value, object_schema, section};
 use super::words::{
-    AbsolutePath, CertFile, ConfPath, DeviceName, FabricName, Gateway, HostAddress, HostRoutes,
-    Identity, NetworkName, PrefixOrAddress, ProjectName, RevocationName, RoleName, SocketPath,
-    TagName, TenantName,
+    AbsolutePath, CertFile, ConfDirectory, ConfPath, DeviceName, FabricName, Gateway, HostAddress,
+    HostRoutes, Identity, NetworkName, PrefixOrAddress, ProjectName, RevocationName, RoleName,
+    SocketPath, TagName, TenantName,
 };
 use crate::addr::{IfName, Mac, Vni};
 use serde_json::{Value as Json, json};
@@ -177,7 +177,7 @@ section! {
         /// Also run dnsmasq and watch over it. Default: true.
         optional run: bool,
         /// Where dnsmasq's files go. Default: "/run/lxmesh/dnsmasq".
-        optional directory: AbsolutePath,
+        optional directory: ConfDirectory,
         /// The program. Default: "/usr/sbin/dnsmasq".
         optional program: AbsolutePath,
         /// Lease time, seconds. dnsmasq's least is 120. Default: 3600.
