@@ -367,7 +367,7 @@ fn a_daemon_that_the_administrator_runs_is_not_turned_off_without_a_word() {
     assert_eq!(output.status.code(), Some(1), "{said}");
     for part in [
         "-ospfd=yes\n",
-        "lines of your own for FRR's files to /etc/lxmesh/extra/frr.conf and /etc/lxmesh/extra/frr-daemons, then `lxmesh-gen adopt FILE`",
+        "; lines of your own for FRR go to /etc/lxmesh/extra/frr.conf and /etc/lxmesh/extra/frr-daemons",
     ] {
         assert!(said.contains(part), "{part} is missing:\n{said}");
     }

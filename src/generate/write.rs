@@ -87,14 +87,14 @@ fn refusals(all: &[Refusal]) -> String {
         .any(|refusal| refusal.path.starts_with("/etc/frr"));
     let also = match of_frr {
         true => format!(
-            ", or lines of your own for FRR's files to {} and {}",
+            "; lines of your own for FRR go to {} and {}",
             extra::FRR,
             extra::FRR_DAEMONS
         ),
         false => String::new(),
     };
     text + &format!(
-        "  remedy: move the changes to the host file{also}, then `lxmesh-gen adopt FILE` for each; a copy is kept"
+        "  remedy: move the changes to the host file, then `lxmesh-gen adopt FILE` for each; a copy is kept{also}"
     )
 }
 
