@@ -357,6 +357,41 @@ fn lines_for_frr_of_the_operator_are_part_of_its_file() {
 }
 
 #[test]
+fn a_daemon_that_the_administrator_runs_is_not_turned_off_without_a_word() {
+    let host = Host::new();
+    let daemons = || fs::read_to_string(host.root().join("etc/frr/daemons")).unwrap();
+    let theirs = "bgpd=no\nospfd=yes\n";
+    host.write("etc/frr/daemons", theirs);
+    let output = host.apply(OLD, &[], None);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    for part in [
+        "-ospfd=yes\n",
+        "; lines of your own for FRR go to /etc/lxmesh/extra/frr.conf and /etc/lxmesh/extra/frr-daemons",
+    ] {
+        assert!(said.contains(part), "{part} is missing:\n{said}");
+    }
+    assert_eq!(daemons(), theirs);
+
+    // The remedy.
+    host.write("etc/lxmesh/extra/frr-daemons", "ospfd=yes\n");
+    fs::remove_file(host.root().join("etc/frr/daemons")).unwrap();
+    host.ok(&host.apply(OLD, &[], None));
+    assert!(daemons().contains("\nbgpd=yes\n"), "{}", daemons());
+    let end = "# From /etc/lxmesh/extra/frr-daemons:\nospfd=yes\n";
+    assert!(daemons().ends_with(end), "{}", daemons());
+
+    // What the lines for frr.conf need is said before these, which have the last word.
+    host.write("etc/lxmesh/extra/frr.conf", "router isis x\n");
+    host.ok(&host.apply(OLD, &[], None));
+    let end = format!(
+        "# Needed by /etc/lxmesh/extra/frr.conf:\nisisd=yes\nisisd_options=\"-A 127.0.0.1\"\n{end}"
+    );
+    assert!(daemons().ends_with(&end), "{}", daemons());
+    assert_eq!(host.ok(&host.on("plan", OLD, &[], None)), "nothing to do\n");
+}
+
+#[test]
 fn init_and_import_write_files_that_pass_the_check() {
     let directory = tempfile::tempdir().unwrap();
     let run = |words: &[&str]| {

@@ -430,7 +430,8 @@ fn render_prints_without_a_root_and_writes_with_one() {
         "{complaint}"
     );
     assert!(complaint.ends_with(
-        "  remedy: move the changes to the host file, then `lxmesh-gen adopt FILE` for each; a copy is kept\n"
+        "  remedy: move the changes to the host file, then `lxmesh-gen adopt FILE` for each; a copy is kept; \
+         lines of your own for FRR go to /etc/lxmesh/extra/frr.conf and /etc/lxmesh/extra/frr-daemons\n"
     ), "{complaint}");
     let output = lxmesh_gen(&[&write[..], &["--force"]].concat());
     assert_eq!(output.status.code(), Some(0));

@@ -173,6 +173,99 @@ fn the_shell_that_starts_frr_understands_its_daemons_file() {
     );
 }
 
+/// Statements of an operator's, and the daemon that reads them. pathd is not here: its check (8.4.4) does not end.
+const STATEMENTS: &[(&str, &str)] = &[
+    ("ospfd", "router ospf\n network 10.0.0.0/8 area 0"),
+    ("ospfd", "interface eth0\n ip ospf area 0"),
+    ("ospf6d", "router ospf6\n ospf6 router-id 192.0.2.1"),
+    ("ospf6d", "interface eth0\n ipv6 ospf6 area 0"),
+    ("ripd", "router rip\n network eth0"),
+    ("ripd", "interface eth0\n ip rip authentication mode md5"),
+    ("ripngd", "router ripng\n network eth0"),
+    ("isisd", "router isis x\n is-type level-2-only"),
+    ("isisd", "interface eth0\n ip router isis x\n isis metric 5"),
+    ("fabricd", "router openfabric a\n net 49.0000.0000.0001.00"),
+    ("eigrpd", "router eigrp 5"),
+    (
+        "eigrpd",
+        "interface eth0\n ip summary-address eigrp 5 10.0.0.0/8",
+    ),
+    ("babeld", "router babel\n network eth0"),
+    ("babeld", "interface eth0\n babel wired"),
+    ("pimd", "interface eth0\n ip pim"),
+    ("pimd", "interface eth0\n ip igmp"),
+    ("pimd", "ip pim rp 192.0.2.1"),
+    ("ldpd", "mpls ldp\n router-id 192.0.2.1"),
+    ("ldpd", "l2vpn x type vpls\n bridge br0"),
+    ("nhrpd", "interface eth0\n ip nhrp network-id 1"),
+    ("pbrd", "pbr-map x seq 1\n match src-ip 10.0.0.0/8"),
+    ("pbrd", "interface eth0\n pbr-policy x"),
+    ("pbrd", "pbr table range 10000 11500"),
+    ("vrrpd", "interface eth0\n vrrp 5"),
+    ("bfdd", "bfd\n peer 192.0.2.1"),
+];
+
+#[test]
+fn the_daemons_that_are_needed_read_what_they_are_needed_for_and_bgpd_does_not() {
+    let directory = tempfile::tempdir().unwrap();
+    let conf = directory.path().join("extra.conf");
+    let reads = |daemon: &str, text: &str| {
+        fs::write(&conf, format!("{text}\n")).unwrap();
+        let program = format!("/usr/lib/frr/{daemon}");
+        let limited = ["-s", "KILL", "60", &program, "-C", "-f"];
+        let output = run(Command::new("timeout").args(limited).arg(&conf));
+        assert_ne!(output.status.code(), Some(137), "{daemon} does not end");
+        let said = [output.stdout, output.stderr].concat();
+        !String::from_utf8_lossy(&said).contains("No such command on config line")
+    };
+    for (daemon, text) in STATEMENTS {
+        let needed: Vec<&str> = generate::daemons::needed(text).into_iter().collect();
+        assert_eq!(needed, [*daemon], "{text}");
+        assert!(reads(daemon, text), "{daemon}: {text}");
+        assert!(!reads("bgpd", text), "bgpd reads it, too: {text}");
+        vtysh_check(text).unwrap_or_else(|said| panic!("{text}: {said}"));
+    }
+}
+
+#[test]
+fn frrs_start_script_starts_what_the_operators_lines_need_and_what_they_say() {
+    let extra = |frr: &str, frr_daemons: &str| {
+        let mut outputs = render("lab", "198.51.100.11");
+        let some = |text: &str| (!text.is_empty()).then(|| text.to_string());
+        let extra = generate::extra::Extra {
+            frr: some(frr),
+            frr_daemons: some(frr_daemons),
+        };
+        generate::extra::append(&mut outputs, &extra);
+        let of = |name: &str| {
+            let mut all = outputs.iter();
+            let file = all.find(|output| output.path.ends_with(name)).unwrap();
+            file.contents.clone()
+        };
+        vtysh_check(&of("frr.conf")).unwrap_or_else(|said| panic!("{said}"));
+        // As the script does, with a directory for /etc/frr.
+        let script = r#"
+mount -t tmpfs tmpfs /etc/frr; printf %s "$DAEMONS" > /etc/frr/daemons
+printf %s "$CONF" > /etc/frr/frr.conf; chown -R frr: /etc/frr
+bash -c '. /usr/lib/frr/frrcommon.sh; daemon_list on off; echo $on "|" $ospfd_options' "#;
+        let (daemons, conf) = (of("daemons"), of("frr.conf"));
+        in_namespace(script, &[("DAEMONS", &daemons), ("CONF", &conf)])
+    };
+    let ospf = "router ospf\n network 198.51.100.0/24 area 0\n";
+    for (frr, daemons, wanted) in [
+        ("", "", "zebra bgpd staticd |\n"),
+        (ospf, "", "zebra bgpd ospfd staticd | -A 127.0.0.1\n"),
+        ("", "bfdd=yes\n", "zebra bgpd staticd bfdd |\n"),
+        (
+            ospf,
+            "ospfd_options=\"-A ::1\"",
+            "zebra bgpd ospfd staticd | -A ::1\n",
+        ),
+    ] {
+        assert_eq!(extra(frr, daemons), wanted, "{frr} {daemons}");
+    }
+}
+
 /// Starts networkd on the files in `$FILES` beside an interface with the underlay address, waits
 /// until `$TUNNELS` tunnels are on their bridges, and prints what `ip` sees and networkd's log.
 const NETWORKD: &str = r#"
@@ -347,6 +440,119 @@ fn networkd_knows_every_key_of_every_fleet() {
         let routes = count("\nScope=link\n");
         let (_, _, log) = networkd(&outputs, addresses[0], count("\nKind=vxlan\nMTU"), routes);
         assert_eq!(complaints(&log), [""; 0], "{fleet}");
+    }
+}
+
+/// Words of the programs that read the files: of nft, vtysh, swanctl, networkd, ip and Tera.
+const WORDS: &[&str] = &[
+    "accept",
+    "add",
+    "any",
+    "bridge",
+    "children",
+    "connections",
+    "counter",
+    "deny",
+    "description",
+    "dev",
+    "drop",
+    "else",
+    "end",
+    "endfor",
+    "exit",
+    "flush",
+    "for",
+    "help",
+    "if",
+    "include",
+    "interface",
+    "ip",
+    "iif",
+    "kernel",
+    "le",
+    "map",
+    "match",
+    "meta",
+    "no",
+    "none",
+    "null0",
+    "permit",
+    "pools",
+    "raw",
+    "secrets",
+    "seq",
+    "set",
+    "table",
+    "true",
+    "type",
+    "vlan",
+    "vrf",
+    "yes",
+];
+
+#[test]
+fn networks_and_devices_that_are_called_like_words_of_the_readers_are_names_to_them() {
+    let path = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/integration/golden/fleets/routers/host.toml"
+    );
+    let text = fs::read_to_string(path).unwrap();
+    let head = text
+        .split("[[network]]")
+        .next()
+        .unwrap()
+        .replace("[host]\n", "");
+    let uplinks = ["end", "meta", "dr*", "1*"].map(|word| format!("\"{word}\""));
+    let head = format!("{head}[host]\nuplinks = [{}]\n", uplinks.join(", "));
+    // The devices are called so themselves: bridges in one file, tunnels and VRFs in the other.
+    for bridges in [true, false] {
+        let mut text = head.clone();
+        for (number, word) in WORDS.iter().enumerate() {
+            // Every other one has a VRF, the rest is announced.
+            let in_vrf = number % 2 == 1;
+            let device = |kind: char, is_word: bool| match is_word {
+                true => word.to_string(),
+                false => format!("{word}.{kind}"),
+            };
+            let rest = match in_vrf {
+                true => format!("vrf = \"{}\"\n", device('v', !bridges)),
+                false => "announce = true\nhost_routes = \"main\"\n".to_string(),
+            };
+            text += &format!(
+                "[[network]]\nname = \"{word}\"\nvni = {}\nbridge = \"{}\"\ntunnel = \"{}\"\n\
+                 gateway = [\"10.{number}.0.1/24\", \"2001:db8:{number}::1/64\"]\n{rest}",
+                1000 + number,
+                device('b', bridges),
+                device('t', !bridges && !in_vrf),
+            );
+        }
+        let file = host::parse("words", &text).unwrap_or_else(|problems| panic!("{problems}"));
+        let facts = LocalFacts {
+            bgp_password: Some("not-a-secret".into()),
+            target: "debian-13,frr=10.6".parse::<Target>().unwrap(),
+            ..LocalFacts::of("198.51.100.11".parse().unwrap())
+        };
+        let outputs = generate::render(&file, &facts).unwrap();
+        let of = |name: &str| {
+            let mut all = outputs.iter();
+            all.find(|output| output.path.ends_with(name)).unwrap()
+        };
+        vtysh_check(&of("frr.conf").contents).unwrap_or_else(|said| panic!("{said}"));
+        for name in ["firewall.nft", "closed.nft"] {
+            let script = "ip link set lo up; printf %s \"$TEXT\" | nft -c -f -";
+            in_namespace(script, &[("TEXT", &of(name).contents)]);
+        }
+        let (links, _, log) = networkd(
+            &outputs,
+            "198.51.100.11",
+            WORDS.len(),
+            WORDS.len().div_ceil(2),
+        );
+        assert_eq!(complaints(&log), [""; 0]);
+        for network in &file.networks {
+            link(&links, network.bridge.as_str());
+            link(&links, network.tunnel.as_str());
+        }
     }
 }
 

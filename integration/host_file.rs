@@ -243,6 +243,180 @@ fn a_hopeless_file_is_refused_with_as_many_problems_as_one_reads() {
     }
 }
 
+/// A host file under correction, as a person would correct it.
+struct Draft(toml::Table);
+
+impl Draft {
+    fn problems(&self) -> Vec<host::Problem> {
+        let text = toml::to_string(&self.0).unwrap();
+        host::parse("x", &text).map_or_else(|problems| problems.0, |_| vec![])
+    }
+
+    /// The tables of a title as messages write it; one is made where there is none.
+    fn tables(&mut self, title: &str) -> Vec<&mut toml::Table> {
+        let name = title.trim_matches(['[', ']']);
+        let empty = || toml::Value::Table(toml::Table::new());
+        match title.find(|c| c != '[').unwrap() {
+            0 => vec![&mut self.0],
+            1 => vec![
+                self.0
+                    .entry(name)
+                    .or_insert_with(empty)
+                    .as_table_mut()
+                    .unwrap(),
+            ],
+            _ => {
+                let list = || toml::Value::Array(vec![empty()]);
+                let list = self
+                    .0
+                    .entry(name)
+                    .or_insert_with(list)
+                    .as_array_mut()
+                    .unwrap();
+                list.iter_mut()
+                    .map(|table| table.as_table_mut().unwrap())
+                    .collect()
+            }
+        }
+    }
+
+    /// Puts a key where a remedy says; it must not be there yet.
+    fn put(&mut self, title: &str, key: &str, value: &toml::Value) {
+        let mut tables = self.tables(title);
+        let free = tables.iter_mut().find(|table| !table.contains_key(key));
+        let free = free.unwrap_or_else(|| panic!("{title} has {key} already"));
+        free.insert(key.into(), value.clone());
+    }
+
+    /// Does what the remedy for the key of the table says, to the letter.
+    fn follow(&mut self, remedy: &str, title: &str, key: &str, value: &toml::Value) {
+        let mut tables = self.tables(title);
+        let holder = tables
+            .iter_mut()
+            .find(|table| table.contains_key(key))
+            .unwrap();
+        holder.remove(key);
+        let has = |name: &str| holder.contains_key(name);
+        // "name", [name] or [[name]]
+        let named = |text: &str| {
+            let (_, rest) = text.split_once(['"', '[']).unwrap();
+            let rest = rest.trim_start_matches('[');
+            rest[..rest.find(['"', ']']).unwrap()].to_string()
+        };
+        if remedy.starts_with("did you mean") {
+            let name = named(remedy);
+            match holder.get_mut(&name) {
+                // Another [[name]] below the first one.
+                Some(toml::Value::Array(list)) if remedy.contains("[[") => {
+                    list.extend(
+                        value
+                            .as_array()
+                            .cloned()
+                            .unwrap_or_else(|| vec![value.clone()]),
+                    );
+                }
+                Some(_) => panic!("{name} is there already"),
+                None => {
+                    holder.insert(name, value.clone());
+                }
+            }
+        } else if let Some(rest) = remedy.strip_suffix(" already") {
+            let (_, name) = rest.split_once(&format!("{title} has ")).unwrap();
+            assert!(has(&named(name)), "{remedy}");
+        } else if remedy.starts_with("move it to the beginning") {
+            self.put("the host file", key, value);
+        } else if let Some(other) = remedy.strip_prefix("move it to ") {
+            self.put(other, key, value);
+        } else if remedy.starts_with("write [") {
+            self.put("the host file", &named(remedy), value);
+        } else {
+            assert!(remedy.starts_with("remove it"), "{remedy}");
+        }
+    }
+}
+
+#[test]
+fn whoever_follows_the_remedy_for_an_unknown_key_is_rid_of_it() {
+    let schema = host::json_schema();
+    let mut titles = vec!["the host file".to_string()];
+    let mut names: Vec<String> = vec!["colour".into(), "vlan".into(), "l3vni".into()];
+    for (name, section) in schema["properties"].as_object().unwrap() {
+        names.push(name.clone());
+        for section in [section, &section["items"]] {
+            titles.extend(section["title"].as_str().map(String::from));
+            names.extend(
+                section["properties"]
+                    .as_object()
+                    .into_iter()
+                    .flatten()
+                    .map(|(key, _)| key.clone()),
+            );
+        }
+    }
+    assert!(
+        titles.len() == 13 && names.len() > 60,
+        "{titles:?} {names:?}"
+    );
+    let misspelt = |name: &String| [name.clone(), format!("{name}s")];
+    let names: std::collections::BTreeSet<String> = names.iter().flat_map(misspelt).collect();
+    let values = ["1", "{ a = 1 }", "[{ a = 1 }]"].map(|text| {
+        let table: toml::Table = format!("v = {text}").parse().unwrap();
+        table["v"].clone()
+    });
+    let mut forms = std::collections::BTreeMap::new();
+    let minimal: toml::Table = MINIMAL.parse().unwrap();
+    let mut cases = Vec::new();
+    for title in &titles {
+        for name in &names {
+            cases.extend(values.iter().map(|value| (title, name, value)));
+        }
+    }
+    for (title, name, value) in cases {
+        let mut draft = Draft(minimal.clone());
+        if draft.tables(title)[0]
+            .insert(name.clone(), value.clone())
+            .is_some()
+        {
+            continue;
+        }
+        let unknown = format!("unknown key \"{name}\" in {title}");
+        let Some(problem) = draft
+            .problems()
+            .into_iter()
+            .find(|problem| problem.message == unknown)
+        else {
+            continue;
+        };
+        let about = format!("{unknown} with {value}: {}", problem.remedy);
+        draft.follow(&problem.remedy, title, name, value);
+        for left in draft.problems() {
+            let inner = left.message.contains("\"a\"");
+            assert!(
+                inner || !left.message.starts_with("unknown key"),
+                "{about}: {left}"
+            );
+            // A table is no number and a number no table; one bracket more is told next.
+            let other = left.message.contains(" 1 is not a table")
+                || left.message.contains(" 1 is not a list") && left.remedy.starts_with("write [[")
+                || left.message.contains("a table is not ")
+                    && !left.remedy.contains("two brackets");
+            assert!(!other, "{about}: {left}");
+        }
+        let form = problem
+            .remedy
+            .split([' ', '['])
+            .take(2)
+            .collect::<Vec<_>>()
+            .join(" ");
+        *forms.entry(form).or_insert(0) += 1;
+    }
+    // Each form of remedy was followed, and more often than by chance.
+    assert!(
+        forms.len() == 4 && forms.values().all(|times| *times >= 10),
+        "{forms:?}"
+    );
+}
+
 /// docs/host-file.md, from the same declarations as the parser.
 fn reference(schema: &serde_json::Value) -> String {
     fn table(text: &mut String, schema: &serde_json::Value) {

@@ -381,3 +381,32 @@ for n in range(10):
         assert!(screen.contains(text), "{screen}");
     });
 }
+
+/// Names that LXD gives, and that mean something else in a line of dnsmasq's, or make it refuse the line.
+#[test]
+fn an_instance_gets_its_lease_whatever_it_is_called() {
+    in_netns(|ns| {
+        let mut world = World::new(ns);
+        let names = [
+            "c1", "ignore", "infinite", "set", "tag", "e1h", "Ab--c", "XN--A",
+        ];
+        let nics = names.map(|name| world.launch(name, "vpc"));
+        world.start();
+        world.until("dnsmasq listens", dnsmasq_listens);
+        world.in_step();
+        for (name, nic) in names.iter().zip(&nics) {
+            let given = nic.ipv4.as_ref().unwrap();
+            let offered = offered(&world, nic);
+            assert!(
+                offered.starts_with(&format!("{given} ")),
+                "{name}: {offered}\n{}",
+                world.log()
+            );
+        }
+        assert!(
+            world.logged("bad DHCP host name").is_empty(),
+            "{}",
+            world.log()
+        );
+    });
+}

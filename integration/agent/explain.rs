@@ -279,3 +279,41 @@ fn a_contested_address_is_told_to_be_whose_the_agent_says() {
         assert_eq!(reasons(&document), [""; 0]);
     });
 }
+
+#[test]
+fn a_larger_mtu_than_the_networks_is_remarked_on_and_no_fault() {
+    in_netns(|ns| {
+        let mut world = busy_world(ns);
+        let nic: Nic = world.nics[0].clone();
+        let network = |status: &Value| {
+            let networks = status["networks"].as_array()?;
+            networks.iter().find(|n| n["name"] == "vpc")?["mtu"].as_u64()
+        };
+        let own = |status: &Value| {
+            let nics = status["nics"].as_array()?;
+            nics.iter().find(|n| n["instance"] == "c1")?["mtu"].as_u64()
+        };
+        let remarks = |status: &Value| {
+            let all = status["remarks"].as_array()?.iter();
+            let of_it = all.filter(|r| r.as_str().unwrap().contains("instance c1 device"));
+            Some(of_it.cloned().collect::<Vec<Value>>())
+        };
+        let carried = world.status().as_ref().and_then(network).unwrap();
+        for (mtu, remarked) in [(carried, false), (carried + 50, true), (carried, false)] {
+            ns.sh(&format!("ip link set {} mtu {mtu}", nic.port));
+            let status = world.until(&format!("an MTU of {mtu} is seen"), |world| {
+                let status = world.status()?;
+                (own(&status)? == mtu).then_some(status)
+            });
+            assert_eq!(status["in_step"], true, "{status:#}");
+            let remedy = format!("lxc config device set c1 eth0 mtu={carried}");
+            let said = remarks(&status).unwrap();
+            assert_eq!(said.len(), usize::from(remarked), "{status:#}");
+            assert!(said.iter().all(|r| r.as_str().unwrap().contains(&remedy)));
+            let (exit, document) = explain(&world, "c1");
+            assert_eq!(exit, Some(0), "{document:#}");
+            let explained = document["nics"][0]["remarks"].to_string();
+            assert_eq!(explained.contains(&remedy), remarked, "{explained}");
+        }
+    });
+}

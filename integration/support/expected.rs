@@ -341,7 +341,11 @@ fn wanted_of(nic: &Nic, lines: &mut Lines) {
         dhcp.push_str(&format!(",[{address}]"));
     }
     if ipv4.is_some() || ipv6.is_some() {
-        lines.insert(format!("{dhcp},{instance}"));
+        // Words of dnsmasq's own are no names, and its names are in lower case.
+        lines.insert(match instance.as_str() {
+            "ignore" | "infinite" => dhcp,
+            name => format!("{dhcp},{}", name.to_lowercase()),
+        });
     }
 }
 

@@ -248,8 +248,8 @@ fn render(path: &Path, root: Option<&Path>, of: &Whose, force: bool) -> Answer {
     }
     // What stands on this host is no other host's.
     let own = (of.host.is_none()).then_some(Path::new("/"));
-    if let Some(lines) = root.or(own).map(extra::read_frr).transpose()?.flatten() {
-        extra::append_frr(&mut outputs, &lines);
+    if let Some(extra) = root.or(own).map(extra::read).transpose()? {
+        extra::append(&mut outputs, &extra);
     }
     for note in generate::notes(&file) {
         eprintln!("note: {note}");

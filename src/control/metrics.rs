@@ -176,6 +176,16 @@ fn networks(text: &mut Text, status: &Status) {
             text.sample("nics", &labels, count);
         }
     }
+    text.family(
+        "nics_larger_mtu",
+        GAUGE,
+        "NICs whose device has a larger MTU than their network.",
+    );
+    for NetworkStatus { name, mtu, .. } in &status.networks {
+        let such = |nic: &&NicStatus| nic.network == *name && nic.mtu > Some(*mtu);
+        let count = status.nics.iter().filter(such).count();
+        text.sample("nics_larger_mtu", &[("network", name)], count);
+    }
 }
 
 fn passes(text: &mut Text, status: &Status, numbers: &Numbers) {
@@ -345,6 +355,7 @@ mod tests {
             nics: vec![NicStatus {
                 network: "vpc".into(),
                 connected: true,
+                mtu: Some(1500),
                 ..NicStatus::default()
             }],
             ..Status::default()
@@ -382,6 +393,7 @@ mod tests {
             "lxmesh_network_vteps{network=\"vpc\"} 1",
             "lxmesh_nics{network=\"vpc\",state=\"connected\"} 1",
             "lxmesh_nics{network=\"vpc\",state=\"waiting\"} 0",
+            "lxmesh_nics_larger_mtu{network=\"vpc\"} 1",
             "lxmesh_pass_seconds_total{extent=\"all\"} 0.25",
             "lxmesh_repairs_total{kind=\"fdb\"} 1",
             "lxmesh_filter_packets_total{family=\"bridge\",table=\"lxmesh\",counter=\"in_denied\"} 7",

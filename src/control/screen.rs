@@ -22,6 +22,7 @@ pub fn render(status: &Status) -> String {
         nics,
         refused,
         problems,
+        remarks,
         deferred,
         dhcp,
         dhcp_warnings,
@@ -85,6 +86,7 @@ pub fn render(status: &Status) -> String {
     let refused: Vec<String> = refused.iter().map(refused_line).collect();
     section(&mut out, "Refused", &refused);
     section(&mut out, "Problems", problems);
+    section(&mut out, "Remarks", remarks);
     section(
         &mut out,
         "Put off, because something else keeps undoing it",
@@ -134,6 +136,7 @@ fn nic_row(nic: &NicStatus) -> Vec<String> {
         mac,
         addresses,
         connected,
+        mtu: _,
     } = nic;
     vec![
         instance.clone(),
@@ -225,6 +228,7 @@ mod tests {
                 ..NetworkStatus::default()
             }],
             problems: vec!["instance web1 device eth0: bad".into()],
+            remarks: vec!["instance web2 device eth0: large".into()],
             dhcp_warnings: vec![DhcpWarning {
                 text: "no leases left".into(),
                 times: 7,
@@ -239,6 +243,7 @@ mod tests {
             "NOT CONNECTED",
             "waiting: bridge svi-vpc",
             "web1 device eth0",
+            "\nRemarks:\n  instance web2",
             "no leases left (7 times, last 1m 1s ago)",
             "(1h 1m ago): no luck",
         ] {
@@ -266,6 +271,7 @@ mod tests {
                 ..RefusedStatus::default()
             }],
             problems: vec![odd(), "x".repeat(100_000)],
+            remarks: vec![odd()],
             deferred: vec![odd()],
             dhcp: odd(),
             last_error: Some((odd(), 1)),

@@ -22,6 +22,9 @@ pub struct Status {
     pub refused: Vec<RefusedStatus>,
     /// What is wrong with instances' configuration.
     pub problems: Vec<String>,
+    /// What is not wrong and may still cost something; the first of each sort, and how many more there are.
+    #[serde(default)]
+    pub remarks: Vec<String>,
     /// Repairs that are put off because something else keeps undoing them.
     pub deferred: Vec<String>,
     pub dhcp: String,
@@ -71,6 +74,9 @@ pub struct NicStatus {
     pub addresses: Vec<String>,
     /// Whether the port is in its bridge and up, as of the last pass.
     pub connected: bool,
+    /// Of the port, bytes, as of the last pass; `None` if there is none.
+    #[serde(default)]
+    pub mtu: Option<u32>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

@@ -6,6 +6,7 @@
 //! that bridges, tunnels and VRFs need at creation, and the agent keeps the ports' attributes.
 
 pub mod closed;
+pub mod daemons;
 pub mod diff;
 pub mod extra;
 mod facts;

@@ -1,5 +1,5 @@
 //! Rendered files, read by the programs that they are for, as far as these can check without
-//! taking anything over: `vtysh -C`, `nft -c`, `dnsmasq --test`, and strongSwan's daemon when it
+//! taking anything over: `vtysh -C`, `bash -n`, `nft -c`, `dnsmasq --test`, and strongSwan's daemon when it
 //! answers. `check` prints what they say, `apply` asks them before it changes anything. What is not
 //! installed is said, and is no error. Writes only below a directory of its own, which goes again.
 
@@ -50,9 +50,10 @@ pub fn check(outputs: &[OutputFile]) -> Result<String, ReadersError> {
 }
 
 fn remedy(output: &OutputFile, reader: &str) -> String {
-    match output.contents.contains(extra::FRR) {
-        true => format!("correct the lines in {}", extra::FRR),
-        false => format!(
+    let has = |path: &&&str| output.contents.contains(&format!("From {path}:\n"));
+    match [extra::FRR, extra::FRR_DAEMONS].iter().find(has) {
+        Some(path) => format!("correct the lines in {path}"),
+        None => format!(
             "this is no fault of the host file unless it names something that {reader} lacks; report it with the file"
         ),
     }
@@ -66,6 +67,8 @@ fn ask(
     let name = output.path.to_string_lossy().into_owned();
     let (reader, arguments): (&'static str, &[&str]) = match name.as_str() {
         "/etc/frr/frr.conf" => ("vtysh", &["-C", "-f"]),
+        // The shell of FRR's start script reads it. Without lines of the operator's it is always the same.
+        "/etc/frr/daemons" if output.contents.contains(extra::FRR_DAEMONS) => ("bash", &["-n"]),
         "/etc/lxmesh/firewall.nft" | "/etc/lxmesh/closed.nft" => ("nft", &["-c", "-f"]),
         "/etc/swanctl/conf.d/lxmesh.conf" => return Ok(Some(("swanctl", ask_charon()))),
         name if name.starts_with("/etc/dnsmasq.d/") => ("dnsmasq", &["--test", "-C"]),

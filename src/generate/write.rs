@@ -3,7 +3,7 @@
 //! files together, before anything is written. What the programs do with them is not its business.
 
 use super::diff::{self, DiffText};
-use super::{MARKER, OutputFile};
+use super::{MARKER, OutputFile, extra};
 use crate::kernel::files::write_atomic;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -82,7 +82,20 @@ fn refusals(all: &[Refusal]) -> String {
     for Refusal { path, reason, diff } in all {
         text += &format!("will not overwrite {}: it {reason}\n{diff}", path.display());
     }
-    text + "  remedy: move the changes to the host file, then `lxmesh-gen adopt FILE` for each; a copy is kept"
+    let of_frr = all
+        .iter()
+        .any(|refusal| refusal.path.starts_with("/etc/frr"));
+    let also = match of_frr {
+        true => format!(
+            "; lines of your own for FRR go to {} and {}",
+            extra::FRR,
+            extra::FRR_DAEMONS
+        ),
+        false => String::new(),
+    };
+    text + &format!(
+        "  remedy: move the changes to the host file, then `lxmesh-gen adopt FILE` for each; a copy is kept{also}"
+    )
 }
 
 /// Paths from the host's root, and the SHA-256 of what may be in each: one, or two while writing.

@@ -4,11 +4,11 @@
 
 use super::problem::Findings;
 use super::service::Service;
-use super::value::{Int, Key, Map, Reader, Value, object_schema, section};
+use super::value::{Int, Key, Map, Reader, Section, Shape, Value, object_schema, section};
 use super::words::{
-    AbsolutePath, CertFile, ConfPath, DeviceName, FabricName, Gateway, HostAddress, HostRoutes,
-    Identity, NetworkName, PrefixOrAddress, ProjectName, RevocationName, RoleName, SocketPath,
-    TagName, TenantName,
+    AbsolutePath, CertFile, ConfDirectory, ConfPath, DeviceName, FabricName, Gateway, HostAddress,
+    HostRoutes, Identity, NetworkName, PrefixOrAddress, ProjectName, RevocationName, RoleName,
+    SocketPath, TagName, TenantName,
 };
 use crate::addr::{IfName, Mac, Vni};
 use serde_json::{Value as Json, json};
@@ -177,7 +177,7 @@ section! {
         /// Also run dnsmasq and watch over it. Default: true.
         optional run: bool,
         /// Where dnsmasq's files go. Default: "/run/lxmesh/dnsmasq".
-        optional directory: AbsolutePath,
+        optional directory: ConfDirectory,
         /// The program. Default: "/usr/sbin/dnsmasq".
         optional program: AbsolutePath,
         /// Lease time, seconds. dnsmasq's least is 120. Default: 3600.
@@ -295,22 +295,22 @@ section! {
     }
 }
 
-/// The titles and keys of all tables.
-pub fn sections() -> Vec<(&'static str, Vec<&'static str>)> {
+/// All sections, as they are in the file `root`.
+pub fn sections(root: &DeTable<'_>) -> Vec<Section> {
     vec![
-        File::names(),
-        FabricTable::names(),
-        HostTable::names(),
-        BgpTable::names(),
-        IpsecTable::names(),
-        FirewallTable::names(),
-        LxdTable::names(),
-        AgentTable::names(),
-        DhcpTable::names(),
-        RouterTable::names(),
-        VrfTable::names(),
-        NetworkTable::names(),
-        TenantTable::names(),
+        File::section(root),
+        FabricTable::section(root),
+        HostTable::section(root),
+        BgpTable::section(root),
+        IpsecTable::section(root),
+        FirewallTable::section(root),
+        LxdTable::section(root),
+        AgentTable::section(root),
+        DhcpTable::section(root),
+        RouterTable::section(root),
+        VrfTable::section(root),
+        NetworkTable::section(root),
+        TenantTable::section(root),
     ]
 }
 
@@ -343,7 +343,7 @@ pub fn read(text: &str, findings: &mut Findings<'_>) -> File {
         line_before = line;
     }
     let broken = findings.lines();
-    let mut reader = Reader::new(findings, sections());
+    let mut reader = Reader::new(findings, sections(table.get_ref()));
     let file = File::read_table(table.get_ref(), 0..0, &mut reader);
     // What else is wrong with a line that is not TOML follows from that.
     findings.retain(|problem| {

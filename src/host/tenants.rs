@@ -115,17 +115,24 @@ fn check_networks(
         .iter()
         .filter_map(|network| name(network))
         .collect();
+    let named = |text: &str| list(&table.networks).iter().any(|n| n.get_ref().0 == text);
+    // What may be written instead: it lets them in, and is not in the list yet.
+    let others = open.iter().filter_map(|network| name(network));
+    let others: Vec<&str> = others.filter(|other| !named(other)).collect();
     for wanted in list(&table.networks) {
         let text = wanted.get_ref().0.as_str();
         if !names.contains(&text) {
-            let remedy = did_you_mean(text, names.iter().copied());
+            let remedy = did_you_mean(text, others.iter().copied());
             findings.add(
                 wanted.span(),
                 format!(
                     "tenant.networks: {} is not a network of this file",
                     quoted(text)
                 ),
-                remedy.unwrap_or_else(|| format!("name one of {}", some_of(&names))),
+                remedy.unwrap_or_else(|| match others.is_empty() {
+                    true => "remove it".into(),
+                    false => format!("name one of {}", some_of(&others)),
+                }),
             );
         } else if !findings.about("network.projects")
             && !open.iter().any(|network| name(network) == Some(text))
@@ -218,7 +225,9 @@ fn check_tags(
         if !findings.complete || spoiled || tags.contains_key(name) {
             continue;
         }
-        let remedy = did_you_mean(name, tags.keys().map(String::as_str));
+        let others = tags.keys().map(String::as_str);
+        let others = others.filter(|other| wanted.iter().all(|tag| tag.get_ref().0 != *other));
+        let remedy = did_you_mean(name, others);
         findings.add(
             tag.span(),
             format!("tenant.tags: {} is not a tag of [tags]", quoted(name)),

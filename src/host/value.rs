@@ -1,9 +1,10 @@
 //! How one TOML value becomes one typed value, or a problem with its place in the text; and how
 //! the same type describes itself in the JSON Schema. The keys themselves are in `keys.rs`.
 
+use super::keys::File;
 use super::problem::{Findings, quoted};
 use serde_json::{Value as Json, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -14,6 +15,8 @@ pub trait Value: Sized {
     fn wanted() -> String;
     /// An example as one would write it, for remedies: `64500`.
     fn example() -> String;
+    /// The shape of its values.
+    const SHAPE: Shape = Shape::Plain;
     /// What to do about a value of another type. `key` may be empty: an element of a list.
     fn remedy(key: &str, _found: &DeValue<'_>) -> String {
         match key {
@@ -32,6 +35,85 @@ pub struct Key {
     pub name: &'static str,
     pub required: bool,
     pub example: String,
+    pub shape: Shape,
+}
+
+/// What can stand behind a key, as far as it decides where else the key may be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shape {
+    /// A string, a number, or a list of such.
+    Plain,
+    /// `[name]`
+    Table,
+    /// `[[name]]`
+    Tables,
+}
+
+impl Shape {
+    /// Whether a value can be meant for a key of this shape; one bracket too few or too many is no matter.
+    fn admits(self, value: &DeValue<'_>) -> bool {
+        let (tables, plain) = match value {
+            DeValue::Table(_) => (true, false),
+            DeValue::Array(items) => {
+                let is_table = |item: &Spanned<DeValue<'_>>| item.get_ref().is_table();
+                (items.iter().all(is_table), !items.iter().any(is_table))
+            }
+            _ => (false, true),
+        };
+        match self {
+            Shape::Plain => plain,
+            Shape::Table | Shape::Tables => tables,
+        }
+    }
+
+    /// The key as remedies speak of it.
+    fn written(self, key: &str) -> String {
+        match self {
+            Shape::Plain => quoted(key),
+            Shape::Table => format!("[{key}]"),
+            Shape::Tables => format!("[[{key}]]"),
+        }
+    }
+}
+
+/// A section as remedies speak of it.
+pub struct Section {
+    pub title: &'static str,
+    pub keys: Vec<Key>,
+    /// Keys that nothing can be moved to: every table of this section in the file has them already.
+    pub taken: BTreeSet<String>,
+}
+
+impl Section {
+    /// The section as it is in the file `root`.
+    pub fn in_file(title: &'static str, keys: Vec<Key>, root: &DeTable<'_>) -> Self {
+        let tables: Option<Vec<&DeTable<'_>>> = match title.strip_prefix('[') {
+            None => Some(vec![root]),
+            Some(name) => {
+                let value = root.get(name.trim_matches(['[', ']']));
+                value.map(|value| match value.get_ref() {
+                    DeValue::Table(table) => vec![table],
+                    DeValue::Array(items) => {
+                        let tables = items.iter().filter_map(|item| item.get_ref().as_table());
+                        tables.collect()
+                    }
+                    _ => vec![],
+                })
+            }
+        };
+        let everywhere = |name: &str| {
+            let mut tables = tables.iter().flatten();
+            tables.all(|table| table.contains_key(name))
+        };
+        // Of a section that is not there, a key that it must have may as well be another's.
+        let is_taken = |key: &&Key| match tables {
+            None => key.required,
+            Some(_) => everywhere(key.name),
+        };
+        let taken = keys.iter().filter(is_taken);
+        let taken = taken.map(|key| key.name.to_string()).collect();
+        Section { title, keys, taken }
+    }
 }
 
 /// Reads values, remembering where in the file's tree it is.
@@ -40,15 +122,12 @@ pub struct Reader<'f, 'a> {
     /// As in messages, with dots between: `network.vni`.
     path: Vec<String>,
     in_list: bool,
-    /// Titles and keys of all sections: where a misplaced key belongs.
-    sections: Vec<(&'static str, Vec<&'static str>)>,
+    /// Where a misplaced key may belong.
+    sections: Vec<Section>,
 }
 
 impl<'f, 'a> Reader<'f, 'a> {
-    pub fn new(
-        findings: &'f mut Findings<'a>,
-        sections: Vec<(&'static str, Vec<&'static str>)>,
-    ) -> Self {
+    pub fn new(findings: &'f mut Findings<'a>, sections: Vec<Section>) -> Self {
         Reader {
             findings,
             path: Vec::new(),
@@ -112,12 +191,12 @@ impl<'f, 'a> Reader<'f, 'a> {
 
     /// Notes keys of the section that are unknown, and required ones that are missing.
     pub fn check_keys(&mut self, table: &DeTable<'_>, at: Range<usize>, title: &str, keys: &[Key]) {
-        for key in table.keys() {
+        for (key, value) in table {
             let name = key.get_ref().as_ref();
             if keys.iter().any(|known| known.name == name) {
                 continue;
             }
-            let remedy = self.suggest(name, title, keys);
+            let remedy = self.suggest(name, value.get_ref(), table, title, keys);
             self.findings.add(
                 key.span(),
                 format!("unknown key {} in {title}", quoted(name)),
@@ -143,28 +222,63 @@ impl<'f, 'a> Reader<'f, 'a> {
         }
     }
 
-    fn suggest(&self, name: &str, title: &str, keys: &[Key]) -> String {
-        let names: Vec<&str> = keys.iter().map(|key| key.name).collect();
-        if let Some(remedy) = did_you_mean(name, names.iter().copied()) {
-            return remedy;
+    /// What to do about an unknown key. Whatever is named takes such a value, and is not there yet.
+    fn suggest(
+        &self,
+        name: &str,
+        value: &DeValue<'_>,
+        table: &DeTable<'_>,
+        title: &str,
+        keys: &[Key],
+    ) -> String {
+        let fits = |key: &&Key| key.shape.admits(value);
+        let near = |key: &&Key| is_near(key.name, name);
+        let here = keys.iter().filter(fits).filter(near);
+        let is_there = |key: &&Key| key.shape != Shape::Tables && table.contains_key(key.name);
+        let (there, free): (Vec<&Key>, Vec<&Key>) = here.partition(is_there);
+        if let Some(key) = free.into_iter().min_by_key(|key| distance(key.name, name)) {
+            return format!("did you mean {}?", key.shape.written(key.name));
         }
-        let elsewhere = self
-            .sections
-            .iter()
-            .find(|(other, theirs)| *other != title && theirs.contains(&name));
-        match elsewhere {
-            Some((other, _)) => format!("move it to {other}"),
-            None => format!("remove it; {title} has: {}", names.join(", ")),
+        let elsewhere = self.sections.iter().find_map(|section| {
+            let key = section.keys.iter().find(|key| key.name == name)?;
+            let other = section.title != title && !section.taken.contains(name);
+            (other && fits(&key)).then_some((section.title, key.shape))
+        });
+        match (elsewhere, there.first()) {
+            (Some((File::TITLE, Shape::Plain)), _) => {
+                "move it to the beginning of the file, before the first table".into()
+            }
+            (Some((File::TITLE, shape)), _) => format!(
+                "write {} on a line of its own, and its keys below",
+                shape.written(name)
+            ),
+            (Some((other, _)), _) => format!("move it to {other}"),
+            (None, Some(key)) => format!(
+                "remove it; {title} has {} already",
+                key.shape.written(key.name)
+            ),
+            (None, None) => {
+                let names: Vec<&str> = keys.iter().map(|key| key.name).collect();
+                format!("remove it; {title} has: {}", names.join(", "))
+            }
         }
     }
 }
 
 /// The remedy for a name that is almost one of those that are known.
 pub fn did_you_mean<'k>(name: &str, known: impl Iterator<Item = &'k str>) -> Option<String> {
-    let distance = |known: &&str| strsim::damerau_levenshtein(known, name);
-    let close = |known: &&str| distance(known) <= 2.min(name.len() / 2);
-    let nearest = known.filter(close).min_by_key(distance)?;
+    let known = known.filter(|known| is_near(known, name));
+    let nearest = known.min_by_key(|known| distance(known, name))?;
     Some(format!("did you mean {}?", quoted(nearest)))
+}
+
+fn distance(known: &str, name: &str) -> usize {
+    strsim::damerau_levenshtein(known, name)
+}
+
+/// True if `name` may be `known`, misspelt.
+fn is_near(known: &str, name: &str) -> bool {
+    distance(known, name) <= 2.min(name.len() / 2)
 }
 
 /// A value as it may be shown in a message.
@@ -298,6 +412,10 @@ impl<W: Word> Value for W {
 
 /// A list; a wrong element costs only itself.
 impl<T: Value> Value for Vec<Spanned<T>> {
+    const SHAPE: Shape = match T::SHAPE {
+        Shape::Plain => Shape::Plain,
+        Shape::Table | Shape::Tables => Shape::Tables,
+    };
     fn wanted() -> String {
         "a list".into()
     }
@@ -338,6 +456,7 @@ impl<T: Value> Value for Vec<Spanned<T>> {
 pub struct Map<K, V>(pub BTreeMap<String, (Spanned<K>, Spanned<V>)>);
 
 impl<K: Word, V: Value> Value for Map<K, V> {
+    const SHAPE: Shape = Shape::Table;
     fn wanted() -> String {
         "a table".into()
     }
@@ -433,12 +552,13 @@ macro_rules! section {
                     name: stringify!($field),
                     required: section!(@required $need),
                     example: <$ty as Value>::example(),
+                    shape: <$ty as Value>::SHAPE,
                 }, )*]
             }
 
-            /// Title and key names.
-            pub fn names() -> (&'static str, Vec<&'static str>) {
-                (Self::TITLE, vec![$( stringify!($field), )*])
+            /// The section as it is in the file `root`.
+            pub fn section(root: &DeTable<'_>) -> Section {
+                Section::in_file(Self::TITLE, Self::keys(), root)
             }
 
             /// Reads the keys of the table; `at` is where missing ones are reported.
@@ -453,6 +573,7 @@ macro_rules! section {
         }
 
         impl Value for $name {
+            const SHAPE: Shape = Shape::Table;
             fn wanted() -> String {
                 "a table".into()
             }

@@ -110,15 +110,38 @@ impl Word for IfName {
     const EXAMPLE: &'static str = "blue";
     const PATTERN: &'static str = "^[A-Za-z0-9_.@+-]{1,15}$";
     fn parse(text: &str) -> Result<Self, (String, String)> {
-        if ["lo", "all", "default"].contains(&text) || text.starts_with(['-', '.', '@', '+']) {
+        if is_number(text) {
             return Err((
-                "cannot be the name of a network device here".into(),
-                "choose another name, beginning with a letter or digit".into(),
+                "is a number, which systemd-networkd does not take for the name of a device".into(),
+                "choose another name, beginning with a letter".into(),
             ));
         }
-        text.parse()
-            .map_err(|error: AddrError| (error.0, "choose a shorter or plainer name".into()))
+        existing_device(text)
     }
+}
+
+/// A number as systemd reads one: `100`, `0x10`, `0b1`, `0o7`.
+fn is_number(text: &str) -> bool {
+    let text = text.to_ascii_lowercase();
+    let (digits, radix) = match text.get(..2) {
+        Some("0x") => (&text[2..], 16),
+        Some("0b") => (&text[2..], 2),
+        Some("0o") => (&text[2..], 8),
+        _ => (&*text, 10),
+    };
+    !digits.is_empty() && digits.chars().all(|c| c.is_digit(radix))
+}
+
+/// The name of a device that somebody else may have made.
+fn existing_device(text: &str) -> Result<IfName, (String, String)> {
+    if ["lo", "all", "default"].contains(&text) || text.starts_with(['-', '.', '@', '+']) {
+        return Err((
+            "cannot be the name of a network device here".into(),
+            "choose another name, beginning with a letter or digit".into(),
+        ));
+    }
+    text.parse()
+        .map_err(|error: AddrError| (error.0, "choose a shorter or plainer name".into()))
 }
 
 /// An address that a host may have.
@@ -322,7 +345,7 @@ impl Word for DeviceName {
                 "write more of the name, or the names one by one".into(),
             ));
         }
-        <IfName as Word>::parse(name)?;
+        existing_device(name)?;
         Ok(DeviceName(text.into()))
     }
 }
@@ -382,6 +405,21 @@ impl Word for ConfPath {
         match AbsolutePath::parse(text) {
             Ok(AbsolutePath(path)) if is_plain(text) => Ok(ConfPath(path)),
             _ => Err(not::<Self>()),
+        }
+    }
+}
+
+/// A directory whose files dnsmasq's can name.
+pub struct ConfDirectory(pub PathBuf);
+
+impl Word for ConfDirectory {
+    const WANTED: &'static str = ConfPath::WANTED;
+    const EXAMPLE: &'static str = "/run/lxmesh/dnsmasq";
+    const PATTERN: &'static str = ConfPath::PATTERN;
+    fn parse(text: &str) -> Result<Self, (String, String)> {
+        match ConfPath::parse(text) {
+            Ok(ConfPath(path)) => Ok(ConfDirectory(path)),
+            Err(_) => Err(not::<Self>()),
         }
     }
 }

@@ -266,8 +266,10 @@ fn hosts<'a>(nics: impl Iterator<Item = &'a Nic>) -> String {
         if let Some(address) = ipv6 {
             let _ = write!(line, ",[{address}]");
         }
-        if is_label(&id.instance.name) && named.insert(&id.instance) {
-            let _ = write!(line, ",{}", id.instance.name);
+        if let Some(label) = label(&id.instance.name)
+            && named.insert(&id.instance)
+        {
+            let _ = write!(line, ",{label}");
         }
         line.push('\n');
         lines.push(line);
@@ -276,11 +278,18 @@ fn hosts<'a>(nics: impl Iterator<Item = &'a Nic>) -> String {
     lines.concat()
 }
 
-/// A DNS label (RFC 1123 section 2.1): what may stand in a line of dnsmasq's without quoting.
-fn is_label(name: &str) -> bool {
-    (1..=63).contains(&name.len())
+/// The name as it may stand in a line of dnsmasq's, which knows no quoting: a DNS label (RFC 1123 section 2.1) that
+/// begins with a letter, so that it is neither an address nor a lease time, and is no keyword. `ignore` would keep the
+/// lease from the instance, `infinite` end it never.
+///
+/// In lower case, in which dnsmasq (2.90) hands it out anyway: it gives a name with capitals to libidn2, which refuses
+/// `Ab--c` and `A-`, and the whole line is lost.
+fn label(name: &str) -> Option<String> {
+    let fits = (1..=63).contains(&name.len())
         && name.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'-')
-        && name.as_bytes()[0].is_ascii_alphabetic()
+        && name.as_bytes()[0].is_ascii_alphabetic();
+    let label = name.to_ascii_lowercase();
+    (fits && !["ignore", "infinite"].contains(&label.as_str())).then_some(label)
 }
 
 fn failed(attempt: &str, path: &Path, error: &std::io::Error) -> KindError {
@@ -347,5 +356,39 @@ impl KernelKind for DnsmasqFile {
                 }
             })
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_has_a_name_only_if_dnsmasq_takes_it_for_one() {
+        let line = |name: &str| {
+            let mut nic = Nic::sample(1);
+            nic.id.instance.name = name.into();
+            hosts([&nic].into_iter())
+        };
+        for (name, label) in [
+            ("web1", ",web1"),
+            ("set", ",set"),
+            ("e1h", ",e1h"),
+            ("Web1", ",web1"),
+            ("Ab--c", ",ab--c"),
+            ("ignore", ""),
+            ("IGNORE", ""),
+            ("infinite", ""),
+            ("1h", ""),
+            ("3600", ""),
+            ("set:x", ""),
+            ("id:*", ""),
+            ("192.0.2.1", ""),
+            ("a,ignore", ""),
+            ("", ""),
+        ] {
+            let wanted = format!("00:16:3e:00:00:01,192.0.2.1{label}\n");
+            assert_eq!(line(name), wanted, "{name}");
+        }
     }
 }

@@ -7,6 +7,7 @@ mod text;
 pub use name::named;
 
 use super::facts::{Facts, Readiness};
+use super::mtu::LargerMtu;
 use super::nic::{Nic, NicId, Resolved};
 use crate::addr::IfName;
 use crate::host::HostFile;
@@ -40,6 +41,8 @@ pub struct NicExplanation {
     pub addresses: Vec<String>,
     /// Why it is not connected, or not as it asks for, and what to do.
     pub reasons: Vec<String>,
+    /// What is not wrong and may still cost something.
+    pub remarks: Vec<String>,
     /// What it should have.
     pub objects: Vec<Object>,
     /// What its network should have and has not.
@@ -141,6 +144,13 @@ impl Known<'_> {
                 .map(|nic| nic.addresses().map(|a| a.to_string()).collect())
                 .unwrap_or_default(),
             reasons,
+            remarks: nic
+                .and_then(|nic| {
+                    let mtu = LargerMtu::of(nic, self.host, self.facts)?;
+                    Some(mtu.remark(nic, self.client))
+                })
+                .into_iter()
+                .collect(),
             objects: Vec::new(),
             of_network: Vec::new(),
         }
@@ -236,6 +246,7 @@ impl Known<'_> {
             mac: None,
             addresses: Vec::new(),
             reasons: std::iter::once(reason).chain(of_its_keys).collect(),
+            remarks: Vec::new(),
             objects: Vec::new(),
             of_network: Vec::new(),
         }
@@ -436,6 +447,17 @@ mod tests {
                 assert!(said.contains(wanted), "{wanted:?} is not in {said:?}");
             }
         }
+    }
+
+    #[test]
+    fn a_larger_mtu_than_the_networks_is_a_remark_and_no_reason() {
+        let nic = explained(|_, _, links| links[2].mtu = 1500);
+        assert!(nic.in_step(), "{nic:#?}");
+        assert!(
+            nic.remarks[0].contains("lxc config device set web1 eth0 mtu=1450"),
+            "{nic:#?}"
+        );
+        assert!(explained(|_, _, _| ()).remarks.is_empty());
     }
 
     #[test]

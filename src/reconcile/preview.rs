@@ -145,6 +145,7 @@ mod tests {
                     .map(str::to_string)
                     .into(),
                 connected: true,
+                mtu: Some(1450),
             }],
             ..Status::default()
         };

@@ -5,9 +5,12 @@ use crate::control::status::{
     DhcpWarning, LxdStatus, NetworkStatus, NicStatus, PassStatus, RefusedStatus, Status,
 };
 use crate::dhcp;
-use crate::model::Nic;
 use crate::model::facts::Readiness;
+use crate::model::{LargerMtu, Nic};
 use crate::text::{self, SENTENCE};
+
+/// A default that LXD and Incus have makes one for each NIC: nobody reads more.
+const MOST_REMARKS: usize = 8;
 
 impl Agent {
     pub(super) fn status(&mut self) -> Status {
@@ -54,6 +57,7 @@ impl Agent {
             nics,
             refused: self.refused_statuses(),
             problems,
+            remarks: self.remarks(),
             deferred: self.deferred.clone(),
             dhcp,
             dhcp_warnings: self.dhcp_warnings(),
@@ -119,6 +123,30 @@ impl Agent {
         warnings.collect()
     }
 
+    /// NICs with a larger MTU than their network.
+    fn remarks(&self) -> Vec<String> {
+        let Some(facts) = &self.world.facts else {
+            return Vec::new();
+        };
+        let client = match self.lxd.server.starts_with("incus") {
+            true => "incus",
+            false => "lxc",
+        };
+        let nics = self.world.resolved.nics.iter();
+        let larger = nics.filter_map(|nic| Some((nic, LargerMtu::of(nic, &self.host, facts)?)));
+        let mut remarks: Vec<String> = larger
+            .clone()
+            .take(MOST_REMARKS)
+            .map(|(nic, mtu)| format!("instance {}: {}", nic.id, mtu.remark(nic, client)))
+            .collect();
+        if let more @ 1.. = larger.skip(MOST_REMARKS).count() {
+            remarks.push(format!(
+                "and {more} more NICs with a larger MTU than their network"
+            ));
+        }
+        remarks
+    }
+
     /// Those whose device is there.
     fn refused_statuses(&self) -> Vec<RefusedStatus> {
         let refused = self.world.resolved.refused.iter();
@@ -145,6 +173,7 @@ impl Agent {
             port: nic.port.to_string(),
             mac: nic.mac.to_string(),
             addresses: nic.addresses().map(|address| address.to_string()).collect(),
+            mtu: link.map(|link| link.mtu),
             connected: link.is_some_and(|link| link.up && link.master.is_some() && is_ours(link)),
         }
     }

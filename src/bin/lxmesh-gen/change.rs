@@ -77,9 +77,7 @@ fn render(place: &Place) -> Result<Rendered, Box<dyn Error>> {
     let facts = place.of.facts(&file)?;
     let here = generate::detect(&file, &facts)?;
     let mut outputs = generate::render(&file, &facts)?;
-    if let Some(lines) = extra::read_frr(&place.root)? {
-        extra::append_frr(&mut outputs, &lines);
-    }
+    extra::append(&mut outputs, &extra::read(&place.root)?);
     Ok(Rendered {
         // It was read and found correct a moment ago.
         text: std::fs::read_to_string(&place.host_file)?,

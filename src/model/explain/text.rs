@@ -15,6 +15,9 @@ impl NicExplanation {
         for reason in &self.reasons {
             text += &format!("  why: {reason}\n");
         }
+        for remark in &self.remarks {
+            text += &format!("  remark: {remark}\n");
+        }
         let known = [("port", &self.port), ("MAC", &self.mac)];
         let mut known: Vec<String> = known
             .iter()
@@ -115,6 +118,7 @@ mod tests {
             mac: None,
             addresses: vec!["192.0.2.11".into()],
             reasons: Vec::new(),
+            remarks: vec!["its MTU is large".into()],
             objects: Vec::new(),
             of_network: Vec::new(),
         }
@@ -131,7 +135,7 @@ mod tests {
         assert!(well.in_step() && well.of_network.is_empty());
         assert_eq!(
             well.text(),
-            "\neth0: connected to vpc\n  port veth1, addresses 192.0.2.11\n  \
+            "\neth0: connected to vpc\n  remark: its MTU is large\n  port veth1, addresses 192.0.2.11\n  \
              there      fdb key wanted\n  there      2 elements of the filters' sets\n"
         );
         let mut broken = nic();
@@ -142,7 +146,7 @@ mod tests {
         assert!(!broken.connected);
         assert_eq!(
             broken.text(),
-            "\neth0: NOT CONNECTED to vpc\n  port veth1, addresses 192.0.2.11\n  \
+            "\neth0: NOT CONNECTED to vpc\n  remark: its MTU is large\n  port veth1, addresses 192.0.2.11\n  \
              DIFFERENT  fdb key wanted; it is: elsewhere\n  MISSING    nft_table key wanted\n"
         );
     }
