@@ -1,4 +1,4 @@
-"""The product on the hosts: one host file, the Debian package, what lxmesh-gen renders, and
+"""The product on the hosts: one host file, the Debian package, what lxmesh-gen applies, and
 the containers the lab starts with."""
 
 import io
@@ -123,18 +123,14 @@ def load_profile(lab, deb):
     lab.outside.run(["apparmor_parser", "--replace", "--skip-cache"], input=profile, timeout=120)
 
 
-# FRR is restarted for a new configuration only: that costs every session. `--no-reload`:
+# As users do it, on all hosts at once, and the first time while no peer is up yet. `--no-reload`:
 # what is enabled here is started by name; systemd has nothing to read again.
 _CONFIGURE = """\
 set -eu
-before=$(cat /etc/frr/daemons /etc/frr/frr.conf 2>/dev/null | md5sum)
-lxmesh-gen render --root /
-# --ignore: some keys belong to the kernel, which hosts in a namespace cannot set
-sysctl --ignore --quiet --system > /dev/null 2>&1 || true
-networkctl reload
-after=$(cat /etc/frr/daemons /etc/frr/frr.conf | md5sum)
+lxmesh-gen apply
 systemctl --quiet --no-reload enable frr 2> /dev/null
-[ "$before" = "$after" ] && systemctl --quiet is-active frr || systemctl restart frr
+systemctl --quiet is-active frr || systemctl start frr
+nft list table inet lxmesh_host > /dev/null
 """
 
 # The package restarts an agent that ran; this starts one that did not.

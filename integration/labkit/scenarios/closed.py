@@ -141,9 +141,9 @@ def _end_listening(host):
     host.sh(f"systemctl disable {_UNIT}; systemctl stop {_UNIT}; rm -rf {_REBOOTS} /etc/systemd/system/{_UNIT}; systemctl daemon-reload", check=False)
 
 
-def _restarts(scene, count):
+def _restarts(scene, count, first):
     host = scene.sups[0]
-    eve, near = scene.guest(host, "closed5", 65), scene.guest(host, "closed6", 66)
+    eve, near = (scene.guest(host, f"closed{number}", 60 + number) for number in (first, first + 1))
     for guest in (eve, near):
         scene.dressed(guest)
     _prepare_listening(scene, eve, near)
@@ -181,13 +181,13 @@ def _restarts(scene, count):
 @scenario("closed-restarts")
 def restarts(scene):
     """nothing that an instance forges arrives anywhere while it restarts again and again and sends as soon as it can"""
-    _restarts(scene, 4)
+    _restarts(scene, 4, first=5)
 
 
 @scenario("closed-restarts-100", usual=False)
 def restarts_100(scene):
     """the same, a hundred times"""
-    _restarts(scene, 100)
+    _restarts(scene, 100, first=7)
 
 
 def _port_of(guest):

@@ -16,6 +16,7 @@ from labkit.scenarios.scene import until_ready
 _PROBE = "/var/tmp/lxmesh-lab-probe.py"
 _PLAN = "/var/tmp/lxmesh-lab-plan.json"
 _KILLED = "/var/tmp/lxmesh-lab-killed"
+_FIREWALL = "/etc/lxmesh/firewall.nft"
 _FLOODS = "/var/tmp/lxmesh-lab-floods"
 _IN, _OUT = "user.lxmesh.in_services", "user.lxmesh.out_services"
 
@@ -44,6 +45,9 @@ class _Stage:
         self.scene = scene
         self.eve, self.near, self.far = scene.c1, scene.extra, scene.c2
         self.host = scene.c1.host
+        # The host's own filter, as users have it.
+        for host in (self.host, self.far.host):
+            host.sh("nft list chain inet lxmesh_host arrive")
         self.before = state.read(self.host)
         mac = self.before.links[state.SVI]["address"]
         self.gateway = End(mac, fleet.GATEWAY4, fleet.GATEWAY6, state.link_local_of(mac))
@@ -350,7 +354,8 @@ def killed(scene):
         host.push(pathlib.Path(__file__).with_name(name), f"{_KILLED}/{name}")
     host.push(_program_with_hooks(), f"{_KILLED}/lxmesh", "0755")
     try:
-        said = host.run(["unshare", "--net", "--mount", "python3", f"{_KILLED}/killed.py", "--lxmesh", f"{_KILLED}/lxmesh"], check=False, timeout=900)
+        words = ["python3", f"{_KILLED}/killed.py", "--lxmesh", f"{_KILLED}/lxmesh", "--firewall", _FIREWALL]
+        said = host.run(["unshare", "--net", "--mount", *words], check=False, timeout=900)
     finally:
         host.sh(f"rm -r {_KILLED}")
     try:

@@ -3,7 +3,7 @@
 one away, or replaces the filters; and packets in what it leaves. What neither the old nor the new
 state allows must not arrive, at other NICs or at the host; what both allow must.
 
-  unshare -n -m python3 killed.py --lxmesh PROGRAM
+  unshare -n -m python3 killed.py --lxmesh PROGRAM [--firewall FILE]
 
 PROGRAM is built with the feature test-hooks. Stands alone, with alone.py and frames.py beside it, on a
 kernel that has the whole ruleset. Prints what was sent, as JSON."""
@@ -102,7 +102,7 @@ def forbidden(nics, versions):
 
 
 class Trial:
-    def __init__(self, program):
+    def __init__(self, program, firewall):
         self.a = Nic(0, "udp/5001", "udp/5001 udp/5002 udp/5003")
         self.b = Nic(1, "udp/5001 udp/6001 udp/6002", "udp/5001")
         self.c = Nic(2, "udp/5002", "udp/6001")
@@ -113,6 +113,8 @@ class Trial:
         self.d.inward, self.d.outward, self.d.tags = "udp/5003", "udp/6002", ["web"]
         self.crash = f"/var/tmp/lxmesh-killed-{os.getpid()}"
         self.host = alone.Host([self.a, self.b, self.c], program, {"web": 0}, {"LXMESH_TEST_CRASH_FILE": self.crash})
+        if firewall:
+            self.host.run("nft", "-f", firewall)
         self.wires = alone.Wires()
         self.listener = subprocess.Popen(self.host.command("python3", "-c", LISTEN), stdout=subprocess.PIPE)
         self.told = {"states": {}, "sent": 0, "arrived": 0, "wrong": []}
@@ -194,7 +196,9 @@ class Trial:
 def main():
     arguments = argparse.ArgumentParser()
     arguments.add_argument("--lxmesh", required=True)
-    trial = Trial(arguments.parse_args().lxmesh)
+    arguments.add_argument("--firewall", help="the host's own filter, as lxmesh-gen writes it")
+    chosen = arguments.parse_args()
+    trial = Trial(chosen.lxmesh, chosen.firewall)
     try:
         trial.run()
     finally:
