@@ -112,7 +112,7 @@ fn the_file_of_the_generator_is_what_the_agent_keeps() {
             loaded
                 .split(' ')
                 .skip(1)
-                .take(2)
+                .take(3)
                 .map(str::to_string)
                 .collect::<Vec<_>>()
         };
@@ -157,6 +157,30 @@ fn a_veth_on_the_way_to_everywhere_is_an_uplink_and_stays_one_without_its_route(
         world.in_step();
         assert_eq!(loaded(ns), Some(first));
         assert_eq!(planned(&world), [""; 0]);
+    });
+}
+
+/// Whose tables these are is not known, so nobody's device gets past them because they have it.
+#[test]
+fn uplinks_of_tables_that_another_made_are_not_believed() {
+    in_netns(|ns| {
+        let mut world = busy_world(ns);
+        until_loaded(&mut world);
+        let port = world.nics[0].port.clone();
+        for damage in [
+            "delete table inet lxmesh_closed; add table inet lxmesh_closed; add set inet lxmesh_closed uplinks { type ifname; elements = { PORT }; }",
+            "table inet lxmesh_closed; delete table inet lxmesh_closed; add table inet lxmesh_closed; add set inet lxmesh_closed uplinks { type ifname; elements = { PORT }; }; add set inet lxmesh_closed stamp { type mark; }; add element inet lxmesh_closed stamp { 1 comment \"2 0 0\" }",
+        ] {
+            ns.nft(&damage.replace("PORT", &format!("\"{port}\"")));
+            world.until(damage, |world| {
+                loaded(world.ns)?;
+                let uplinks = ns.sh("nft list set inet lxmesh_closed uplinks");
+                (!uplinks.contains(&port)).then_some(())
+            });
+        }
+        world.in_step();
+        let uplinks = ns.sh("nft list set inet lxmesh_closed uplinks");
+        assert!(!uplinks.contains(&port), "{uplinks}");
     });
 }
 

@@ -7,6 +7,8 @@ use super::support::world::{NETWORKS, Nic, World, network_devices};
 use super::support::{Ns, in_netns};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 /// Each damage to a world of its own things, one after another; strangers must not notice.
 fn each_is_repaired(damages: &[&str]) {
@@ -326,59 +328,123 @@ fn flushed_filters_are_never_put_off() {
     });
 }
 
+/// While the file that is returned is there, `nft` fails: always, or, if the file has a text, for scripts with that.
+fn break_nft(world: &mut World<'_>) -> PathBuf {
+    let broken = world.path("broken");
+    let bin = world.path("bin");
+    fs::create_dir(&bin).unwrap();
+    let program = format!(
+        "#!/bin/sh\n[ -e {0} ] || exec /usr/sbin/nft \"$@\"\n[ -s {0} ] || exit 1\nscript=$(mktemp); cat > $script\n\
+         if grep -qFf {0} $script; then rm $script; exit 1; fi\n/usr/sbin/nft \"$@\" < $script; done=$?; rm $script; exit $done\n",
+        broken.display()
+    );
+    fs::write(bin.join("nft"), program).unwrap();
+    fs::set_permissions(bin.join("nft"), fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", bin.display());
+    world.environment.insert("PATH".into(), path);
+    broken
+}
+
+/// What was prepared for a replacement that failed is not prepared again by each attempt.
+#[test]
+fn loads_that_fail_leave_one_gate_and_are_tried_once_a_second() {
+    in_netns(|ns| {
+        let mut world = World::new(ns);
+        let broken = break_nft(&mut world);
+        world.launch("c1", "vpc");
+        let mut world = world.started();
+        fs::write(&broken, "add element bridge lxmesh stamp").unwrap();
+        ns.nft("add chain bridge lxmesh hole { type filter hook forward priority -500; }");
+        let failures = |world: &World<'_>| world.status()?["passes"]["failures"].as_u64();
+        world.until("it has tried several times", |world| {
+            failures(world).filter(|failures| *failures >= 4)
+        });
+        let passes = |world: &World<'_>| {
+            let passes = &world.status().unwrap()["passes"];
+            passes["full"].as_u64().unwrap() + passes["scoped"].as_u64().unwrap()
+        };
+        let rules = ns.sh("nft list chain bridge lxmesh hole");
+        assert_eq!(rules.matches("@gate accept").count(), 1, "{rules}");
+        // The port is not trusted to tables that are not what they should be.
+        world.until("the port is down", |world| {
+            (!is_up(ns, &world.nics[0].port)).then_some(())
+        });
+        let (before, began) = (passes(&world), Instant::now());
+        world.until("more attempts", |world| {
+            (passes(world) >= before + 3).then_some(())
+        });
+        assert!(
+            began.elapsed() > Duration::from_secs(1),
+            "it does not rest in between"
+        );
+        fs::remove_file(&broken).unwrap();
+        world.in_step();
+        let rules = ns.sh("nft list table bridge lxmesh");
+        assert!(
+            !rules.contains("hole") && !rules.contains("set gate"),
+            "{rules}"
+        );
+    });
+}
+
+fn is_up(ns: &Ns, port: &str) -> bool {
+    let flags = ns.link(port)["flags"].clone();
+    flags.as_array().unwrap().contains(&"UP".into())
+}
+
 /// Ports that nothing filters are down until something does. What was planned meanwhile and could not be done was
 /// undone by nobody.
 #[test]
 fn while_no_tables_can_be_loaded_ports_are_down_and_nothing_is_learnt() {
     in_netns(|ns| {
         let mut world = World::new(ns);
-        let broken = world.path("broken");
-        fs::create_dir(world.path("bin")).unwrap();
-        let program = format!(
-            "#!/bin/sh\n[ -e {} ] && exit 1\nexec /usr/sbin/nft \"$@\"\n",
-            broken.display()
-        );
-        let path = world.path("bin/nft");
-        fs::write(&path, program).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-        let bin = format!(
-            "{}:/usr/sbin:/usr/bin:/sbin:/bin",
-            world.path("bin").display()
-        );
-        world.environment.insert("PATH".into(), bin);
+        let broken = break_nft(&mut world);
         let first = world.launch("c1", "vpc");
         let mut world = world.started();
-        let is_up = |port: &str| {
-            let flags = ns.link(port)["flags"].clone();
-            flags.as_array().unwrap().contains(&"UP".into())
-        };
-        // Other tables are left, and dormant ones are as good as none.
+        // Other tables are left, and dormant or empty ones are as good as none.
         for damage in [
             "delete table bridge lxmesh",
             "add table bridge lxmesh { flags dormant; }",
+            "delete table bridge lxmesh; add table bridge lxmesh",
         ] {
             fs::write(&broken, "").unwrap();
             ns.nft(damage);
-            world.until(damage, |_| (!is_up(&first.port)).then_some(()));
+            world.until(damage, |_| (!is_up(ns, &first.port)).then_some(()));
             fs::remove_file(&broken).unwrap();
             world.in_step();
-            assert!(is_up(&first.port));
+            assert!(is_up(ns, &first.port));
         }
         fs::write(&broken, "").unwrap();
         ns.sh("nft flush ruleset");
-        world.until("the port is down", |_| (!is_up(&first.port)).then_some(()));
+        world.until("the port is down", |_| {
+            (!is_up(ns, &first.port)).then_some(())
+        });
         // One that comes now is not connected.
         let second = world.nic("c2", "vpc");
         world.run(&second);
         world.until("it has tried several times", |world| {
             (world.status()?["passes"]["failures"].as_u64()? > 4).then_some(())
         });
-        assert!(!is_up(&first.port));
+        assert!(!is_up(ns, &first.port));
         assert_eq!(ns.link(&second.port)["master"], serde_json::Value::Null);
         fs::remove_file(&broken).unwrap();
         world.in_step();
-        assert!(is_up(&first.port) && is_up(&second.port));
-        assert_eq!(world.logged("keeps undoing this"), [""; 0]);
+        assert!(is_up(ns, &first.port) && is_up(ns, &second.port));
+        // The tables it was that somebody undid.
+        let mut said = world.logged("keeps undoing this");
+        said.retain(|line| !line.contains("nft_table") && !line.contains("lxmesh_closed"));
+        assert_eq!(said, [""; 0]);
+        // An agent that cannot start does not leave them open either.
+        world.stop();
+        ns.sh("nft flush ruleset");
+        fs::write(&broken, "").unwrap();
+        world.start();
+        world.until("it gives up", |world| world.has_ended().then_some(()));
+        assert!(!is_up(ns, &first.port) && !is_up(ns, &second.port));
+        fs::remove_file(&broken).unwrap();
+        world.start();
+        world.in_step();
+        assert!(is_up(ns, &first.port) && is_up(ns, &second.port));
     });
 }
 

@@ -9,8 +9,8 @@
 use super::nft_whole::{Attrs, Whole};
 use super::{KernelKind, KindError, Look, Scope};
 use crate::host::Firewall;
-use crate::kernel::Kernel;
 use crate::kernel::nft::Family;
+use crate::kernel::{Kernel, KernelError};
 use crate::model::{About, Change, Facts, Inputs, Kind, Owns, Table};
 use std::fmt;
 
@@ -79,6 +79,13 @@ impl KernelKind for Closed {
     ) -> Vec<Result<(), KindError>> {
         changes.iter().map(|_| load(kernel, facts)).collect()
     }
+}
+
+/// Whether the tables are known to be as an agent has loaded them, so that what they have may be believed.
+pub fn is_intact(kernel: &mut Kernel) -> Result<bool, KernelError> {
+    let loaded = WHOLE.observe(kernel)?;
+    let of_known_text = |attrs: &Attrs| kernel.made.contains_key(&attrs.text);
+    Ok(loaded.is_some_and(|attrs| attrs.intact && of_known_text(&attrs)))
 }
 
 /// Loads the text in place of whatever is there.

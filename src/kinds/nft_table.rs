@@ -90,11 +90,6 @@ pub fn are_in_force(kernel: &mut Kernel) -> bool {
     FAMILIES.iter().all(|family| is_in_force(kernel, *family))
 }
 
-/// Whether what is bridged is filtered at all.
-pub fn filters_bridges(kernel: &mut Kernel) -> bool {
-    is_in_force(kernel, Family::Bridge)
-}
-
 fn is_in_force(kernel: &mut Kernel, family: Family) -> bool {
     matches!(kernel.nft.table_flags(family, TABLE), Ok(Some(0)))
 }
@@ -103,13 +98,15 @@ fn is_in_force(kernel: &mut Kernel, family: Family) -> bool {
 pub fn replace(kernel: &mut Kernel, elements: &Table<NftElement>) -> Result<(), KindError> {
     let Gate { made, opened } = gate(kernel)?;
     let mut before = WHOLE.removal();
+    let mut there = Ok(());
     if !made.is_empty() {
         fault::point();
+        there = kernel.nft.run(&made);
+    }
+    match there {
+        Ok(()) => before.insert_str(0, &opened),
         // Without it some packets are lost, and none passes that should not.
-        match kernel.nft.run(&made) {
-            Ok(()) => before.insert_str(0, &opened),
-            Err(error) => tracing::warn!(%error, "packets may be lost while tables are replaced"),
-        }
+        Err(error) => tracing::warn!(%error, "packets may be lost while tables are replaced"),
     }
     load(kernel, &before, elements)
 }
@@ -135,13 +132,17 @@ fn gate(kernel: &mut Kernel) -> Result<Gate, KindError> {
             continue;
         }
         let of = format!("{} {TABLE}", family.name());
+        gate.opened += &format!("add element {of} gate {{ 0x0 }}\n");
+        if kernel.nft.elements(family, TABLE, "gate")?.is_some() {
+            // From a replacement that failed.
+            continue;
+        }
         gate.made += &format!("add set {of} gate {{ type mark; }}\n");
         for chain in chains {
             // Any packet has a mark, and of any mark this leaves 0.
             let rule = "meta mark and 0x0 @gate accept";
             gate.made += &format!("insert rule {of} {chain} {rule}\n");
         }
-        gate.opened += &format!("add element {of} gate {{ 0x0 }}\n");
     }
     Ok(gate)
 }

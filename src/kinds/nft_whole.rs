@@ -11,6 +11,8 @@ use sha2::{Digest, Sha256};
 use std::fmt;
 
 const STAMP: &str = "stamp";
+/// What a stamp begins with. Digests of text and structure follow.
+const FORM: &str = "2";
 
 /// Tables of one name in several families; the first has the set `stamp`.
 #[derive(Debug, Clone, Copy)]
@@ -111,11 +113,19 @@ impl Whole {
             [only] => only.comment.clone().unwrap_or_default(),
             _ => String::new(),
         };
-        let (text, made) = comment.split_once(' ').unwrap_or_default();
-        let intact = found.is_some_and(|found| found == made);
-        if intact {
-            keep(kernel, text, made);
-        }
+        let words: Vec<&str> = comment.split(' ').collect();
+        let (text, intact) = match words.as_slice() {
+            [FORM, text, made] => {
+                let intact = found.is_some_and(|found| found == *made);
+                if intact {
+                    keep(kernel, text, made);
+                }
+                (*text, intact)
+            }
+            // Of a version that did not know beforehand: whether it is intact cannot be told any more.
+            [text, _] => (*text, found.is_some()),
+            _ => ("", false),
+        };
         Ok(Some(Attrs {
             text: text.into(),
             intact,
@@ -149,19 +159,22 @@ impl Whole {
         let of_text = digest(text);
         let made = match kernel.made.get(&of_text) {
             Some(made) => made.clone(),
-            None => self.try_out(kernel, text)?,
+            None => {
+                let made = self.try_out(kernel, text)?;
+                keep(kernel, &of_text, &made);
+                made
+            }
         };
         let stamp = format!(
-            "add element {} {} {STAMP} {{ 0x1 comment \"{of_text} {made}\" }}\n",
+            "add element {} {} {STAMP} {{ 0x1 comment \"{FORM} {of_text} {made}\" }}\n",
             self.families[0].name(),
             self.name,
         );
         fault::point();
         kernel.nft.run(&[before, text, elements, &stamp].concat())?;
         // Another version of nft may make something else of it: then it is to be tried out again.
-        kernel.made.remove(&of_text);
-        if self.structure(&mut kernel.nft)?.0.as_ref() == Some(&made) {
-            keep(kernel, &of_text, &made);
+        if self.structure(&mut kernel.nft)?.0.as_ref() != Some(&made) {
+            kernel.made.remove(&of_text);
         }
         Ok(())
     }

@@ -9,8 +9,9 @@ use crate::addr::IfName;
 use crate::generate::MARKER;
 use crate::generate::closed::{self, Devices};
 use crate::host::{Firewall, HostFile};
-use crate::kernel::Kernel;
 use crate::kernel::nft::Family;
+use crate::kernel::{Kernel, KernelError};
+use crate::kinds;
 use crate::model::Facts;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -37,12 +38,7 @@ fn text(kernel: &mut Kernel, host: &HostFile, facts: &Facts) -> Result<Arc<str>,
         {
             uplinks = closed::uplinks_in(&text);
         }
-        let known = kernel
-            .nft
-            .elements(Family::Inet, Firewall::CLOSED, "uplinks")
-            .map_err(|error| error.to_string())?;
-        let known = known.into_iter().flatten();
-        uplinks.extend(known.filter_map(|element| name_of(&element.key)));
+        uplinks.extend(kept(kernel).map_err(|error| error.to_string())?);
         devices =
             Devices::find(&mut kernel.rtnl, facts.links()).map_err(|error| error.to_string())?;
         if devices != Devices::default() {
@@ -54,6 +50,17 @@ fn text(kernel: &mut Kernel, host: &HostFile, facts: &Facts) -> Result<Arc<str>,
         Ok(file) => Ok(file.contents.into()),
         Err(error) => Err(error.to_string()),
     }
+}
+
+/// Devices that the tables let pass already; none if it is not known that an agent has loaded these.
+fn kept(kernel: &mut Kernel) -> Result<BTreeSet<String>, KernelError> {
+    if !kinds::closed::is_intact(kernel)? {
+        return Ok(BTreeSet::new());
+    }
+    let (family, table) = (Family::Inet, Firewall::CLOSED);
+    let known = kernel.nft.elements(family, table, "uplinks")?;
+    let known = known.into_iter().flatten();
+    Ok(known.filter_map(|element| name_of(&element.key)).collect())
 }
 
 /// A name of a device in a set, filled up with zeros. Nothing else gets into the text.

@@ -18,7 +18,7 @@ use crate::host::{self, HostFile};
 use crate::kernel::Kernel;
 use crate::kernel::monitor::{Knock, Monitor, MonitorFilter};
 use crate::kinds::{dnsmasq_file, nft_table};
-use crate::model::{FollowUp, Nic, NicId};
+use crate::model::{FollowUp, Nic, NicId, Pace};
 use crate::text::{self, SENTENCE};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -327,7 +327,9 @@ impl Agent {
                     if !ours {
                         let earliest = self.last_nft_look.map_or(soon, |last| last + NFT_SETTLE);
                         self.pending.nftables = true;
-                        let wait = nft_table::are_in_force(&mut self.kernel);
+                        // What failed a moment ago is tried again with the next second.
+                        let failed = self.stats.troubled.is_some();
+                        let wait = failed || nft_table::are_in_force(&mut self.kernel);
                         self.pending.by(if wait { soon.max(earliest) } else { now });
                     }
                 }
@@ -424,7 +426,11 @@ impl Agent {
         if !first {
             self.remember(&report);
         }
-        if let (Ok(generation), Extent::All | Extent::Nftables) = (generation, &extent) {
+        if let (Ok(mut generation), Extent::All | Extent::Nftables) = (generation, &extent) {
+            if report.failures().any(|(line, _)| line.pace == Pace::AtOnce) {
+                // What we did ourselves before it failed is no reason to try again at once.
+                generation = self.kernel.nft.generation().unwrap_or(generation);
+            }
             self.nft_generation = generation;
             self.last_nft_look = Some(Instant::now());
         }

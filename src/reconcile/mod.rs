@@ -23,5 +23,6 @@ mod revoke;
 pub mod start;
 mod status;
 mod tally;
+mod unfiltered;
 mod unread;
 pub mod world;

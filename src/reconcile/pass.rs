@@ -4,14 +4,14 @@
 use super::look::{look_at_links, look_at_ports, look_at_some};
 use super::repairs::Repairs;
 use super::report::{Line, Report};
+use super::unfiltered;
 use crate::addr::IfName;
 use crate::host::HostFile;
-use crate::kernel::rtnl::Op;
 use crate::kernel::{Kernel, KernelError, fault};
 use crate::kinds::nft_element::{self, Found, NftElement};
 use crate::kinds::nft_set::Set;
 use crate::kinds::nft_table::{self, NftTable};
-use crate::kinds::port_attrs::PortAttrs;
+use crate::kinds::nft_whole::Attrs;
 use crate::kinds::{KernelKind, KindError, Look, Scope, Visitor, visit_kinds};
 use crate::model::nic::Refused;
 use crate::model::{About, Change, Facts, Inputs, Kind, Nic, NicId, Pace, Table, diff};
@@ -57,7 +57,7 @@ enum NftPlan {
     Replace {
         change: Change<NftTable>,
         elements: Table<NftElement>,
-        /// Ports that nothing filters until that is done; empty if something does.
+        /// Ports that are not to be trusted to the tables that there are; empty if these are whole.
         open: Vec<(IfName, u32)>,
     },
     Elements(Vec<Change<NftElement>>),
@@ -265,15 +265,17 @@ impl Planner<'_> {
         }
         match (change, found) {
             (Some(change), found) => {
-                if !self.known {
+                let ours = |have: &Attrs| !have.text.is_empty();
+                if !self.known && matches!(&change, Change::Update { have, .. } if ours(have)) {
                     // Nobody knows which elements are still wanted: all of them stay.
                     for (key, attrs) in found.elements {
                         desired.entry(key).or_insert(attrs);
                     }
                 }
-                let open = match nft_table::filters_bridges(self.look.kernel) {
-                    true => Vec::new(),
-                    false => self.open_ports(),
+                let open = match &change {
+                    // Another version's rules.
+                    Change::Update { have, .. } if have.intact => Vec::new(),
+                    _ => unfiltered::ports(self.whole.host, self.whole.facts),
                 };
                 NftPlan::Replace {
                     change,
@@ -301,18 +303,6 @@ impl Planner<'_> {
                 },
             ) => NftPlan::Unknown,
         }
-    }
-
-    /// Instances' devices in bridges of ours.
-    fn open_ports(&self) -> Vec<(IfName, u32)> {
-        let Inputs { host, facts, .. } = self.whole;
-        let bridges = host.networks.iter().filter_map(|n| facts.svi(n));
-        let bridges: BTreeSet<u32> = bridges.map(|link| link.index).collect();
-        let ports = facts.links().filter(|link| {
-            let ours = link.kind.is_soft() && link.up;
-            ours && link.master.is_some_and(|index| bridges.contains(&index))
-        });
-        ports.map(|link| (link.name.clone(), link.index)).collect()
     }
 
     fn drop_deletes_if_unknown<K: Kind>(&self, changes: &mut Vec<Change<K>>) {
@@ -536,27 +526,6 @@ fn damage(set: Set, wanted: &Table<NftTable>, tables: Table<NftTable>) -> Option
     Some(Change::Update { key, have, want })
 }
 
-/// Puts down ports that nothing filters. They come up again once there are tables.
-fn close(ports: Vec<(IfName, u32)>, kernel: &mut Kernel, report: &mut Report) {
-    let ops: Vec<Op> = ports
-        .iter()
-        .map(|(_, index)| Op::LinkDown { index: *index })
-        .collect();
-    fault::point();
-    let results = kernel.rtnl.apply(&ops);
-    for ((port, _), result) in ports.iter().zip(results) {
-        // As a deletion: that it is brought up again puts right nothing that others did.
-        let object = Line::object::<PortAttrs>(port, true);
-        report.lines.push(Line {
-            kind: PortAttrs::NAME,
-            text: format!("- {} {port}: down, as nothing filters it", PortAttrs::NAME),
-            object,
-            pace: Pace::AtOnce,
-            result: Some(result.map_err(|error| error.to_string())),
-        });
-    }
-}
-
 /// Returns whether the filters are in force.
 fn apply_nft(nft: NftPlan, kernel: &mut Kernel, report: &mut Report) -> bool {
     match nft {
@@ -574,7 +543,7 @@ fn apply_nft(nft: NftPlan, kernel: &mut Kernel, report: &mut Report) -> bool {
             let result = nft_table::replace(kernel, &elements).map_err(|error| error.to_string());
             let done = result.is_ok();
             if !done {
-                close(open, kernel, report);
+                report.lines.extend(unfiltered::put_down(open, kernel));
             }
             report.new_rules = done
                 && matches!(&change, Change::Update { have, want, .. } if have.text != want.text);

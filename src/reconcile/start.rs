@@ -2,11 +2,13 @@
 
 use super::daemon::{Agent, FIRST_RETRY, LxdState, Stats, notify};
 use super::denials::Denials;
+use super::look::look_at_links;
 use super::lxd_task;
 use super::pending::Pending;
 use super::privilege;
 use super::repairs::Repairs;
 use super::tally::Tally;
+use super::unfiltered;
 use super::world::World;
 use crate::control::peer::Allowed;
 use crate::control::server;
@@ -34,7 +36,7 @@ pub enum StartError {
     #[error(transparent)]
     Kernel(#[from] KernelError),
     #[error(
-        "this kernel or nft does not take LXMesh's ruleset; nothing was changed.\n  needed: Linux 6.6 or newer with nft_meta_bridge, nf_conntrack_bridge, nft_log and nfnetlink_log (Debian: any linux-image package, modules loaded with modprobe), nftables 1.0.9 or newer (package nftables).\n  {0}"
+        "this kernel or nft does not take LXMesh's ruleset; nothing was changed, but that ports are down that nothing filters.\n  needed: Linux 6.6 or newer with nft_meta_bridge, nf_conntrack_bridge, nft_log and nfnetlink_log (Debian: any linux-image package, modules loaded with modprobe), nftables 1.0.9 or newer (package nftables).\n  {0}"
     )]
     Ruleset(KindError),
     #[error(
@@ -72,6 +74,7 @@ pub async fn run(host_path: &Path) -> Result<(), StartError> {
         Ok(whole) => whole,
         Err(error) => {
             let _ = std::fs::remove_file(&control_path);
+            put_down_if_open(&mut kernel, &host)?;
             return Err(StartError::Ruleset(error));
         }
     };
@@ -167,6 +170,25 @@ fn load_or_check_ruleset(kernel: &mut Kernel, host: &HostFile) -> Result<bool, K
     }
     nft_table::check(kernel)?;
     Ok(loaded.values().all(|attrs| attrs.intact))
+}
+
+/// Without any tables, or with altered ones, an agent that ends leaves no port up that it cannot filter.
+fn put_down_if_open(kernel: &mut Kernel, host: &HostFile) -> Result<(), KernelError> {
+    let facts = look_at_links(kernel, host)?;
+    let mut look = Look {
+        kernel,
+        host,
+        facts: &facts,
+    };
+    let loaded = nft_table::observe(&mut look).unwrap_or_default();
+    let whole = loaded.values().any(|attrs| attrs.intact);
+    if whole {
+        return Ok(());
+    }
+    for line in unfiltered::put_down(unfiltered::ports(host, &facts), kernel) {
+        tracing::warn!(kind = line.kind, "{}", line.text);
+    }
+    Ok(())
 }
 
 /// `None` if dnsmasq is nobody's or somebody else's to run.

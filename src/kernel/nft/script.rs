@@ -17,7 +17,8 @@ use super::Nft;
 use crate::kernel::KernelError;
 
 const PROGRAMS: [&str; 2] = ["nft", "/usr/sbin/nft"];
-const TIME_LIMIT: Duration = Duration::from_secs(30);
+/// So that two of them end before systemd's watchdog loses patience with the agent.
+const TIME_LIMIT: Duration = Duration::from_secs(12);
 const STDERR_BYTES: u64 = 16 * 1024;
 
 impl Nft {
