@@ -369,6 +369,14 @@ fn loads_that_fail_leave_one_gate_and_are_tried_once_a_second() {
         world.until("the port is down", |world| {
             (!is_up(ns, &world.nics[0].port)).then_some(())
         });
+        // And stays so, whatever happens to it.
+        ns.sh(&format!(
+            "ip link set {0} up; ip link set {0} alias x",
+            world.nics[0].port
+        ));
+        world.until("the port is down again", |world| {
+            (!is_up(ns, &world.nics[0].port)).then_some(())
+        });
         let (before, began) = (passes(&world), Instant::now());
         world.until("more attempts", |world| {
             (passes(world) >= before + 3).then_some(())
@@ -377,12 +385,14 @@ fn loads_that_fail_leave_one_gate_and_are_tried_once_a_second() {
             began.elapsed() > Duration::from_secs(1),
             "it does not rest in between"
         );
+        assert!(!is_up(ns, &world.nics[0].port));
         fs::remove_file(&broken).unwrap();
         world.in_step();
         let rules = ns.sh("nft list table bridge lxmesh");
         assert!(
-            !rules.contains("hole") && !rules.contains("set gate"),
-            "{rules}"
+            !rules.contains("hole") && !rules.contains("set gate {"),
+            "{rules}\n{}",
+            world.log()
         );
     });
 }

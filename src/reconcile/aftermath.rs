@@ -8,6 +8,7 @@ use super::report::{Line, Report};
 use super::tally::same_devices;
 use crate::dhcp;
 use crate::kinds::nft_element::NftElement;
+use crate::kinds::nft_table::NftTable;
 use crate::model::facts::Readiness;
 use crate::model::{Facts, FollowUp, Kind, Pace};
 use crate::policy::fabric::Opened;
@@ -230,6 +231,8 @@ impl Agent {
 
     fn schedule_retry(&mut self, report: &Report) {
         self.deferred = report.deferred.clone();
+        let mut failures = report.failures();
+        self.distrusts = failures.any(|(line, _)| line.kind == NftTable::NAME);
         let failed = report.failures().next().is_some() || !report.unreadable.is_empty();
         if failed || report.escalate {
             let mut failures = report.failures();

@@ -92,6 +92,8 @@ pub struct Agent {
     pub(super) said: BTreeMap<String, String>,
     pub(super) ready: bool,
     pub(super) denials: Denials,
+    /// The tables are not what they should be, and could not be replaced: nothing may be attached by them.
+    pub(super) distrusts: bool,
     /// Rules of another version were replaced, and their connections not ended yet.
     pub(super) owes_unzoned: bool,
     /// So may those with hosts of the fabric that are closed now.
@@ -381,6 +383,11 @@ impl Agent {
             self.say_problems();
         }
         if !everything && !nftables && nics.is_empty() {
+            return;
+        }
+        if self.distrusts && !everything {
+            // A look at a few objects does not see what is wrong with the tables. The retry looks at all.
+            self.retry_at.get_or_insert(Instant::now() + FIRST_RETRY);
             return;
         }
         let first = self.stats.full == 0 || self.world.passed.is_empty() && self.stats.full < 2;

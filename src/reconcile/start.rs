@@ -120,6 +120,7 @@ pub async fn run(host_path: &Path) -> Result<(), StartError> {
         said: BTreeMap::new(),
         ready: false,
         denials: Denials::open(),
+        distrusts: false,
         owes_unzoned: false,
         owes_shut: false,
     };

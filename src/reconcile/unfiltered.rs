@@ -1,4 +1,4 @@
-//! Ports that nothing filters are down until something does.
+//! Ports that nothing filters, or filters that are not what they should be, are down until that is mended.
 
 use super::report::Line;
 use crate::addr::IfName;
@@ -30,7 +30,10 @@ pub fn put_down(ports: Vec<(IfName, u32)>, kernel: &mut Kernel) -> Vec<Line> {
     let results = kernel.rtnl.apply(&ops);
     let lines = ports.iter().zip(results).map(|((port, _), result)| Line {
         kind: PortAttrs::NAME,
-        text: format!("- {} {port}: down, as nothing filters it", PortAttrs::NAME),
+        text: format!(
+            "- {} {port}: down, as its filters are not whole",
+            PortAttrs::NAME
+        ),
         // As a deletion: that it is brought up again puts right nothing that others did.
         object: Line::object::<PortAttrs>(port, true),
         pace: Pace::AtOnce,
