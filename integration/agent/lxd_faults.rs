@@ -163,10 +163,25 @@ fn an_instance_in_error_keeps_its_network() {
     in_netns(|ns| {
         let mut world = busy_world(ns);
         let nic = world.nics[0].clone();
-        world.set(&nic, Status::Error);
+        // Another device of it is not there yet.
+        let mut second = world.nic(&nic.instance, "vpc");
+        second.device = "eth1".into();
+        (second.ipv4, second.ipv6) = (None, None);
+        let mut instance = world.lxd.get("default", &nic.instance);
+        world.add_device(&mut instance, &second);
+        world.lxd.put(instance.clone());
+        world.lxd.emit("instance-updated", "default", &nic.instance);
+        world.settle();
+        instance.status = Status::Error;
+        // LXD may leave out what it knows only of those that run.
+        instance.config.remove("volatile.eth0.host_name");
+        world.lxd.put(instance);
         world.lxd.emit("instance-updated", "default", &nic.instance);
         world.settle();
         assert_eq!(world.differences(), [""; 0]);
+        world.plug(&second);
+        world.expect(&second);
+        world.in_step();
     });
 }
 
@@ -564,27 +579,72 @@ fn access_lists_that_cannot_be_understood_cost_only_who_names_them() {
             "ACL \"bad\", rule 2 of ingress cannot be understood",
         );
         assert_eq!(said.len(), 1);
-        // No list of a whole project: what was known of its instances stays.
-        world.lxd.put_acls("odd", json!({"not": "a list"}));
+        // No list of a whole project: those that were known stay, and keys of the instance count.
+        let good = json!([{"name": "good", "ingress": [allows], "egress": null}]);
+        world.lxd.put_acls("odd", good.clone());
         name_acl(&world, &nics[2], "good");
+        let mut opened = nics[2].clone();
+        opened.in_services.push("tcp/7".into());
+        world.expect(&opened);
+        world.in_step();
+        world.lxd.put_acls("odd", json!({"not": "a list"}));
         another_listing(&mut world);
         world.in_step();
         let status = world.status().unwrap();
         assert_eq!(status["lxd"]["connected"], true, "{status:#}");
-        let said = problems(&world, "instance odd/unread: what LXD says of it");
-        assert!(said[0].contains("network-acls"), "{said:?}");
+        let unread = "instance odd/unread: the network ACLs that it names cannot be read";
+        let said = problems(&world, unread);
+        assert!(
+            said[0].contains("network-acls") && said[0].contains("stay in force"),
+            "{said:?}"
+        );
+        nics[2].in_services.clear();
+        world.set(&nics[2], Status::Running);
+        name_acl(&world, &nics[2], "good");
+        let mut less = nics[2].clone();
+        less.in_services.push("tcp/7".into());
+        world.expect(&less);
+        world.in_step();
+        name_acl(&world, &nics[2], "good, other");
+        let mut closed = nics[2].clone();
+        closed.out_services.clear();
+        world.expect(&closed);
+        world.in_step();
+        assert_eq!(problems(&world, "\"other\" is not known").len(), 1);
+        // Stopped, it needs none. Nothing was known of it then, so it is not connected anew.
+        let listings = world
+            .lxd
+            .requests("/1.0/network-acls?recursion=1&project=odd");
+        let mut stopped = world.lxd.get("odd", "unread");
+        stopped.status = Status::Stopped;
+        world.lxd.put(stopped.clone());
+        world.lxd.emit("instance-stopped", "odd", "unread");
+        world.forget(&nics[2]);
+        world.in_step();
+        assert_eq!(problems(&world, "odd/unread"), [""; 0]);
+        another_listing(&mut world);
+        assert_eq!(problems(&world, "odd/unread"), [""; 0]);
+        let again = world
+            .lxd
+            .requests("/1.0/network-acls?recursion=1&project=odd");
+        // One may have been under way.
+        assert!(again <= listings + 1, "{again} after {listings}");
+        stopped.status = Status::Running;
+        world.lxd.put(stopped);
+        world.lxd.emit("instance-started", "odd", "unread");
+        world.until("it is named", |world| {
+            let said = problems(world, unread);
+            said.first()?.contains("none of its NICs").then_some(())
+        });
+        world.in_step();
         // An agent that starts connects all others, and this one once its lists can be read: that is tried again.
         world.kill();
         world.forget(&nics[2]);
         world.start();
         world.in_step();
-        world.lxd.put_acls(
-            "odd",
-            json!([{"name": "good", "ingress": [allows], "egress": null}]),
-        );
-        let mut opened = nics[2].clone();
-        opened.in_services.push("tcp/7".into());
-        world.expect(&opened);
+        name_acl(&world, &nics[2], "good");
+        world.lxd.put_acls("odd", good);
+        world.expect(&less);
         world.in_step();
     });
 }

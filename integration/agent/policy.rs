@@ -201,14 +201,19 @@ fn the_fabrics_hosts_are_closed_but_for_what_the_host_file_opens() {
         world.until("what is closed has ended", |_| {
             (tracked() == 3).then_some(())
         });
-        // Without the service its connections end, too.
+        // Without the service its connections end, too, whatever becomes of files that are no filter's.
+        let hosts = world.path("dnsmasq/hosts");
+        std::fs::remove_file(&hosts).unwrap();
+        std::fs::create_dir(&hosts).unwrap();
         world.fabric_services.clear();
         world.write_host_file(&open(""));
         world.signal("HUP");
-        world.in_step();
         world.until("what was open has ended", |_| {
             (tracked() == 2).then_some(())
         });
+        world.until_logged("dnsmasq/hosts");
+        std::fs::remove_dir(&hosts).unwrap();
+        world.in_step();
     });
 }
 

@@ -9,6 +9,7 @@ use crate::control::Status;
 use crate::generate::secrets::Exposed;
 use crate::generate::{self, Version};
 use crate::host::{Firewall, HostFile};
+use crate::lxd::Program;
 
 /// Every finding, in the order in which things depend on one another.
 pub fn judge(host: &HostFile, seen: &Seen) -> Vec<Finding> {
@@ -306,14 +307,20 @@ fn lxd(said: &Result<String, String>, unread: &Result<Vec<String>, String>) -> F
                     0 => String::new(),
                     more => format!("; and {more} more"),
                 };
+                let count = match unread.len() {
+                    1 => "an instance".to_string(),
+                    count => format!("{count} instances"),
+                };
+                let program = Program::of(server).name();
                 Finding::problem(
                     "lxd",
                     format!(
-                        "{server} answers, but what it says of {} instances cannot be understood: {}{more}",
-                        unread.len(),
+                        "{server} answers, but what it says of {count} cannot be understood: {}{more}",
                         names.join("; ")
                     ),
-                    "see what lxc info says of them; until then their NICs stay as the running agent knew them, and none is connected anew",
+                    format!(
+                        "see what {program} info says of them; until then their NICs stay as the running agent knew them, and none is connected anew"
+                    ),
                 )
             }
             Err(error) => Finding::problem(
@@ -529,8 +536,16 @@ mod tests {
             ),
             (
                 |s| s.unread = Ok(vec!["prod/broken (missing field)".into()]),
-                "Problem lxd: lxd 5.0.2 answers, but what it says of 1 instances cannot be understood: prod/broken (missing field)",
+                "Problem lxd: lxd 5.0.2 answers, but what it says of an instance cannot be understood: prod/broken (missing field)",
                 "lxc info",
+            ),
+            (
+                |s| {
+                    s.lxd = Ok("incus 6.0.0".into());
+                    s.unread = Ok(vec!["c1 (missing field)".into()]);
+                },
+                "Problem lxd: incus 6.0.0 answers, but what it says of an instance cannot be understood: c1 (missing field)",
+                "see what incus info says",
             ),
             (
                 |s| s.unread = Ok((0..20).map(|n| format!("c{n}")).collect()),

@@ -221,6 +221,7 @@ fn versions(host: &HostFile) -> BTreeMap<&'static str, Result<String, String>> {
 async fn lxd(host: &HostFile) -> (Result<String, String>, Result<Vec<String>, String>) {
     let client = client::find_socket(host.lxd.socket.as_deref())
         .and_then(|socket| Client::new(&socket))
+        .map(|client| client.acls_within(Duration::from_secs(u64::from(LIMIT_S) / 2)))
         .map_err(|error| error.to_string());
     let client = match client {
         Ok(client) => client,
@@ -244,6 +245,7 @@ async fn in_time<T>(asked: impl Future<Output = Result<T, LxdError>>) -> Result<
 
 fn unread(entries: &[Unread]) -> Vec<String> {
     let who = entries.iter().map(|entry| match &entry.id {
+        Some(id) if entry.but_acls.is_some() => format!("{id} (its network ACLs: {})", entry.why),
         Some(id) => format!("{id} ({})", entry.why),
         None => format!("one without a name that can be read ({})", entry.why),
     });

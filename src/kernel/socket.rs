@@ -266,9 +266,9 @@ impl Socket {
         ))
     }
 
-    /// Dumps objects whose messages begin with a header of so many bytes, again if something changed meanwhile. Never returns a part of them: an error
-    /// in the dump's end is an error, and so is a dump interrupted time after time (EINTR), or one of which a part
-    /// cannot be read (EBADMSG).
+    /// Dumps objects whose messages begin with a header of so many bytes, again if something changed meanwhile. Never
+    /// returns a part of them: an error in the dump's end is an error, and so is a dump interrupted time after time
+    /// (EINTR), or one of which a part cannot be read (EBADMSG).
     pub fn dump_of<T>(
         &mut self,
         attempt: fmt::Arguments<'_>,

@@ -1,16 +1,19 @@
 //! Asking LXD or Incus over its unix socket: where the socket is, one request, its limits, and
 //! errors that say what to do. Never writes.
 
-use super::inventory::{self, Acls, Answer, Details, InstanceId, Listing, Unread};
+use super::inventory::{
+    self, Acls, Answer, Details, Instance, InstanceId, Listing, Presence, Unread,
+};
 use super::wire::{self, Envelope};
 use crate::text::{self, SENTENCE};
+use futures_util::StreamExt;
 use reqwest::StatusCode;
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, Deserializer, SeqAccess, Visitor};
 use serde_json::value::RawValue;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// Largest answer taken, bytes: a thousand instances need about 4 MB.
@@ -20,6 +23,12 @@ const MAX_ERROR: usize = 64 << 10;
 /// A listing of a busy server may be slow.
 const LISTING_TIMEOUT: Duration = Duration::from_secs(60);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
+/// The access lists of all projects together: everybody waits for them.
+const ACLS_TIMEOUT: Duration = Duration::from_secs(20);
+/// How many projects' access lists are read at the same time.
+const CONCURRENT_ACLS: usize = 8;
+/// The most projects that are remembered to be slow.
+const MAX_SLOW: usize = 4096;
 
 /// Where LXD (snap, package) and Incus put their sockets, in the order that they are tried.
 const SOCKETS: [&str; 4] = [
@@ -61,6 +70,34 @@ pub enum LxdError {
 pub struct Client {
     socket: PathBuf,
     http: reqwest::Client,
+    acls_within: Duration,
+    /// Projects whose access lists were not read in time: others come before them.
+    slow: Arc<Mutex<BTreeSet<String>>>,
+}
+
+/// The program by which people talk to a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Program {
+    #[default]
+    Lxc,
+    Incus,
+}
+
+impl Program {
+    /// Of a server as [`Client::identify`] names it.
+    pub fn of(server: &str) -> Self {
+        match server.starts_with("incus") {
+            true => Program::Incus,
+            false => Program::Lxc,
+        }
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Program::Lxc => "lxc",
+            Program::Incus => "incus",
+        }
+    }
 }
 
 /// Finds the socket: the configured one, else `LXD_DIR`, else `INCUS_DIR`, else the usual places.
@@ -100,7 +137,17 @@ impl Client {
         Ok(Self {
             socket: socket.to_path_buf(),
             http,
+            acls_within: ACLS_TIMEOUT,
+            slow: Arc::default(),
         })
+    }
+
+    /// Gives up access lists that are not read within half of that time, and after all of it the rest.
+    pub fn acls_within(self, limit: Duration) -> Self {
+        Client {
+            acls_within: limit,
+            ..self
+        }
     }
 
     pub fn socket(&self) -> &Path {
@@ -145,54 +192,65 @@ impl Client {
     pub async fn instances(&self) -> Result<Listing, LxdError> {
         let path = "/1.0/instances?recursion=1&all-projects=true";
         let mut listing: Listing = self.get(path, LISTING_TIMEOUT).await?;
-        self.add_acls(&mut listing).await?;
+        self.add_acls(&mut listing, self.acls_within / 2).await?;
         Ok(listing)
     }
 
     /// Reads the access lists that the instances refer to. Of a project whose lists cannot be read, the
-    /// instances that refer to them cannot be understood; an error is only what concerns all of them.
-    async fn add_acls(&self, listing: &mut Listing) -> Result<(), LxdError> {
-        let mut projects: BTreeMap<String, Result<Acls, String>> = BTreeMap::new();
-        let mut read = Vec::with_capacity(listing.instances.len());
-        for mut instance in std::mem::take(&mut listing.instances) {
-            if instance.acl_names().next().is_none() || !instance.id.is_possible() {
-                read.push(instance);
-                continue;
-            }
-            let project = &instance.id.project;
-            if !projects.contains_key(project) {
-                let acls = match self.acls(project).await {
-                    Ok(acls) => Ok(acls),
-                    Err(error @ (LxdError::Status { .. } | LxdError::Garbage { .. })) => {
-                        Err(format!("the network ACLs that it names: {error}"))
-                    }
-                    Err(error) => return Err(error),
-                };
-                projects.insert(project.clone(), acls);
-            }
-            match &projects[project] {
-                Ok(there) => {
-                    let named = instance.acl_names();
-                    let named = named.filter_map(|name| there.get_key_value(name));
-                    instance.acls = named
-                        .map(|(name, acl)| (name.clone(), acl.clone()))
-                        .collect();
-                    read.push(instance);
-                }
-                Err(why) => {
-                    let unread = Unread::because(instance.id, why.clone(), true);
-                    listing.unread.push(unread);
-                }
-            }
+    /// instances that refer to them are understood but for that; an error is only what concerns all of them.
+    async fn add_acls(&self, listing: &mut Listing, each: Duration) -> Result<(), LxdError> {
+        let asked = listing.instances.iter().filter(|one| needs_acls(one));
+        let asked: BTreeSet<String> = asked.map(|one| one.id.project.clone()).collect();
+        if asked.is_empty() {
+            return Ok(());
         }
-        listing.instances = read;
+        let order = {
+            let slow = self.slow();
+            let (last, first): (Vec<_>, Vec<_>) =
+                asked.iter().cloned().partition(|one| slow.contains(one));
+            [first, last].concat()
+        };
+        let read = within(self.acls_within, order, |project| async move {
+            self.acls(&project, each).await
+        });
+        let mut projects = BTreeMap::new();
+        for (project, answer) in read.await {
+            match &answer {
+                Some(Err(LxdError::Timeout { .. })) => {
+                    self.slow().insert(project.clone());
+                }
+                Some(_) => {
+                    self.slow().remove(&project);
+                }
+                // It may have waited only for others.
+                None => {}
+            }
+            let acls = match answer {
+                Some(answer) => of_project(answer)?,
+                None => Err(format!(
+                    "those of all projects were not read within {} s",
+                    self.acls_within.as_secs()
+                )),
+            };
+            projects.insert(project, acls);
+        }
+        put_acls(listing, &projects);
         Ok(())
     }
 
+    fn slow(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        let mut slow = self.slow.lock().unwrap_or_else(PoisonError::into_inner);
+        // Projects that are gone are not forgotten one by one.
+        if slow.len() >= MAX_SLOW {
+            slow.clear();
+        }
+        slow
+    }
+
     /// The access lists of a project; none where the server knows no such thing.
-    async fn acls(&self, project: &str) -> Result<Acls, LxdError> {
+    async fn acls(&self, project: &str, limit: Duration) -> Result<Acls, LxdError> {
         let path = format!("/1.0/network-acls?recursion=1&project={}", escape(project));
-        match self.get::<Vec<Box<RawValue>>>(&path, REQUEST_TIMEOUT).await {
+        match self.get::<Vec<Box<RawValue>>>(&path, limit).await {
             Ok(acls) => {
                 let acls = acls.iter().filter_map(|entry| wire::Acl::read(entry));
                 Ok(acls.map(|acl| (acl.name.clone(), Arc::new(acl))).collect())
@@ -221,18 +279,23 @@ impl Client {
             // but always under the name asked for.
             Ok(other) => {
                 let why = format!("asked for it, LXD tells of {}", other.id);
-                return Ok(Answer::Unread(Unread::because(id.clone(), why, false)));
+                return Ok(Answer::Unread(Unread::because(id.clone(), why)));
             }
             Err(unread) => {
                 let why = unread.why;
-                return Ok(Answer::Unread(Unread::because(id.clone(), why, false)));
+                return Ok(Answer::Unread(Unread::because(id.clone(), why)));
             }
         };
         let mut listing = Listing {
             instances: vec![instance],
             unread: Vec::new(),
         };
-        self.add_acls(&mut listing).await?;
+        // Few instances are read at once, and whoever waits for a slow project keeps others from it.
+        let each = match self.slow().contains(&id.project) {
+            true => self.acls_within / 20,
+            false => self.acls_within / 2,
+        };
+        self.add_acls(&mut listing, each).await?;
         Ok(match (listing.instances.pop(), listing.unread.pop()) {
             (Some(instance), _) => Answer::There(instance),
             (None, Some(unread)) => Answer::Unread(unread),
@@ -325,6 +388,66 @@ impl Client {
         LxdError::NotAnswering {
             socket: self.socket.clone(),
             why: chain(error),
+        }
+    }
+}
+
+/// Whether access lists say something of it. What is stopped has no NIC that they could close.
+fn needs_acls(instance: &Instance) -> bool {
+    let names_any = instance.acl_names().next().is_some();
+    names_any && instance.presence != Presence::Down && instance.id.is_possible()
+}
+
+/// Reads what belongs to each key, a few at once, the first ones first. After the limit the rest is not
+/// waited for: it has no answer.
+async fn within<T, F: Future<Output = T>>(
+    limit: Duration,
+    keys: Vec<String>,
+    read: impl Fn(String) -> F,
+) -> BTreeMap<String, Option<T>> {
+    let mut all: BTreeMap<String, Option<T>> =
+        keys.iter().cloned().map(|key| (key, None)).collect();
+    let reads = keys.into_iter().map(|key| {
+        let read = read(key.clone());
+        async move { (key, read.await) }
+    });
+    let mut answers = futures_util::stream::iter(reads).buffer_unordered(CONCURRENT_ACLS);
+    let each = async {
+        while let Some((key, answer)) = answers.next().await {
+            all.insert(key, Some(answer));
+        }
+    };
+    // What is there by then counts.
+    let _ = tokio::time::timeout(limit, each).await;
+    all
+}
+
+/// Why a project's access lists cannot be read is its own matter, unless LXD cannot be talked to.
+fn of_project(answer: Result<Acls, LxdError>) -> Result<Result<Acls, String>, LxdError> {
+    match answer {
+        Ok(acls) => Ok(Ok(acls)),
+        Err(
+            error @ (LxdError::Status { .. } | LxdError::Garbage { .. } | LxdError::Timeout { .. }),
+        ) => Ok(Err(error.to_string())),
+        Err(error) => Err(error),
+    }
+}
+
+/// Gives the instances the access lists that they name. Those of which it is not known whether there are any
+/// are no longer among the instances that can be understood.
+fn put_acls(listing: &mut Listing, projects: &BTreeMap<String, Result<Acls, String>>) {
+    for mut instance in std::mem::take(&mut listing.instances) {
+        match projects.get(&instance.id.project) {
+            Some(Ok(there)) if needs_acls(&instance) => {
+                instance.acls = instance.named_of(there);
+                listing.instances.push(instance);
+            }
+            Some(Err(why)) if needs_acls(&instance) => {
+                listing
+                    .unread
+                    .push(Unread::without_acls(instance, why.clone()));
+            }
+            _ => listing.instances.push(instance),
         }
     }
 }
@@ -518,6 +641,201 @@ mod tests {
             assert!(unread.why.contains(said), "{entry}: {}", unread.why);
             assert!(!unread.why.contains("line 1"), "{}", unread.why);
         }
+    }
+
+    fn naming(project: &str, name: &str, status: u32) -> Instance {
+        let json = format!(
+            r#"{{"name":"{name}","project":"{project}","status_code":{status},"expanded_config":{{}},"expanded_devices":{{"eth0":{{"type":"nic","nictype":"p2p","user.lxmesh.parent":"vpc","user.lxmesh.acls":"web"}}}}}}"#
+        );
+        inventory::read(&RawValue::from_string(json).unwrap()).unwrap()
+    }
+
+    /// Of what could not be read, only who names a list and does not rest is the poorer.
+    #[test]
+    fn a_projects_access_lists_cost_only_that_project() {
+        let path = || "/1.0/network-acls".to_string();
+        let socket = || PathBuf::from("/s");
+        for (error, is_its_own) in [
+            (
+                LxdError::Timeout {
+                    path: path(),
+                    seconds: 20,
+                },
+                true,
+            ),
+            (
+                LxdError::Status {
+                    path: path(),
+                    status: 500,
+                    text: String::new(),
+                },
+                true,
+            ),
+            (
+                LxdError::Garbage {
+                    path: path(),
+                    why: String::new(),
+                },
+                true,
+            ),
+            (LxdError::Permission { socket: socket() }, false),
+            (
+                LxdError::NotAnswering {
+                    socket: socket(),
+                    why: String::new(),
+                },
+                false,
+            ),
+        ] {
+            let said = error.to_string();
+            let acls = match of_project(Err(error)) {
+                Ok(acls) => acls,
+                Err(_) => {
+                    assert!(!is_its_own, "{said}");
+                    continue;
+                }
+            };
+            assert!(is_its_own, "{said}");
+            let acl = wire::Acl::read(
+                &RawValue::from_string(r#"{"name":"web","ingress":[],"egress":[]}"#.into())
+                    .unwrap(),
+            );
+            let well = Acls::from([("web".into(), Arc::new(acl.unwrap()))]);
+            let projects = BTreeMap::from([("slow".into(), acls), ("well".into(), Ok(well))]);
+            let mut listing = Listing {
+                instances: vec![
+                    naming("slow", "runs", 103),
+                    naming("slow", "stopped", 102),
+                    naming("slow", "errs", 112),
+                    naming("well", "runs", 103),
+                    naming("unasked", "stopped", 102),
+                ],
+                unread: Vec::new(),
+            };
+            put_acls(&mut listing, &projects);
+            let there = listing.instances.iter();
+            let there: Vec<(String, usize)> = there
+                .map(|one| (one.id.to_string(), one.acls.len()))
+                .collect();
+            let wanted = [
+                ("slow/stopped", 0),
+                ("well/runs", 1),
+                ("unasked/stopped", 0),
+            ];
+            assert_eq!(there, wanted.map(|(id, acls)| (id.to_string(), acls)));
+            let unread: Vec<String> = listing
+                .unread
+                .iter()
+                .map(|one| {
+                    assert!(one.try_again && one.why == said, "{one:?}");
+                    one.id.as_ref().unwrap().to_string()
+                })
+                .collect();
+            assert_eq!(unread, ["slow/runs", "slow/errs"]);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_hangs_keeps_nobody_from_what_is_there() {
+        let hang = |n: usize| format!("hangs{n}");
+        for hanging in [1, CONCURRENT_ACLS - 1, 3 * CONCURRENT_ACLS] {
+            // Slow ones come last, as `add_acls` orders them.
+            let keys = (0..100)
+                .map(|n| format!("well{n}"))
+                .chain((0..hanging).map(hang));
+            let found = within(
+                Duration::from_millis(20),
+                keys.collect(),
+                |key| async move {
+                    match key.starts_with("well") {
+                        true => key.len(),
+                        false => std::future::pending().await,
+                    }
+                },
+            );
+            let found = found.await;
+            assert_eq!(found.len(), 100 + hanging);
+            for (key, answer) in found {
+                assert_eq!(answer.is_some(), key.starts_with("well"), "{key}");
+            }
+        }
+    }
+
+    /// A server whose lists of one project, or of many, are never told.
+    #[tokio::test]
+    async fn a_listing_is_read_though_some_projects_lists_hang() {
+        use std::io::{BufRead, BufReader, Write};
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("socket");
+        let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        // Of more projects than there is time for, all but the last hang.
+        let project = |n: usize| format!("p{n:02}");
+        let count = 3 * CONCURRENT_ACLS + 1;
+        let entries: Vec<String> = (0..count)
+            .map(|n| {
+                format!(
+                    r#"{{"name":"c","project":"{}","status_code":103,"expanded_config":{{}},"expanded_devices":{{"eth0":{{"type":"nic","nictype":"p2p","user.lxmesh.parent":"vpc","user.lxmesh.acls":"web"}}}}}}"#,
+                    project(n)
+                )
+            })
+            .collect();
+        let well = project(count - 1);
+        let is_well = well.clone();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let (entries, well) = (entries.clone(), is_well.clone());
+                std::thread::spawn(move || {
+                    let mut reader = BufReader::new(stream.try_clone().unwrap());
+                    let mut lines = Vec::new();
+                    let mut line = String::new();
+                    while reader.read_line(&mut line).is_ok_and(|length| length > 0) {
+                        if line.trim().is_empty() {
+                            let asked: String = std::mem::take(&mut lines).concat();
+                            let metadata = match asked.contains("/instances?") {
+                                true => format!("[{}]", entries.join(",")),
+                                false if asked.contains("/instances/c?project=p00") => {
+                                    entries[0].clone()
+                                }
+                                false if asked.contains(&well) => {
+                                    r#"[{"name":"web","ingress":[],"egress":[]}]"#.into()
+                                }
+                                false => loop {
+                                    std::thread::park();
+                                },
+                            };
+                            let body = format!(
+                                r#"{{"type":"sync","error_code":0,"error":"","metadata":{metadata}}}"#
+                            );
+                            let head = format!(
+                                "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n",
+                                body.len()
+                            );
+                            let _ = (&stream).write_all((head + &body).as_bytes());
+                        }
+                        lines.push(std::mem::take(&mut line));
+                    }
+                });
+            }
+        });
+        let client = Client::new(&socket).unwrap();
+        let client = client.acls_within(Duration::from_millis(200));
+        // The first times may be too short for the last one. It comes first soon.
+        for _ in 0..100 {
+            let listing = client.instances().await.unwrap();
+            assert_eq!(listing.instances.len() + listing.unread.len(), count);
+            if let [one] = &listing.instances[..] {
+                assert_eq!((&one.id.project, one.acls.len()), (&well, 1));
+                // Those that hang are waited for less where others would have to wait for them.
+                assert!(client.slow().contains(&project(0)) && !client.slow().contains(&well));
+                let answer = client.instance(&InstanceId::of(&project(0), "c")).await;
+                let Ok(Answer::Unread(unread)) = answer else {
+                    panic!("{answer:?}")
+                };
+                assert!(unread.but_acls.is_some() && unread.try_again);
+                return;
+            }
+        }
+        panic!("the lists that LXD tells of were never read");
     }
 
     #[test]

@@ -101,6 +101,8 @@ pub struct Instance {
     pub strays: Vec<Stray>,
     /// Of the access lists that the devices name, those that the project has.
     pub acls: Acls,
+    /// The project's lists cannot be read: these are those that were known, and there may be others.
+    pub acls_unread: bool,
 }
 
 /// A device that is not ours and has keys for LXMesh, or whose instance has keys that it should have.
@@ -125,6 +127,8 @@ pub struct Unread {
     pub why: String,
     /// The answer may be another one soon.
     pub try_again: bool,
+    /// All of it but the access lists that it names could be read.
+    pub but_acls: Option<Box<Instance>>,
 }
 
 /// What LXD has answered about one instance.
@@ -172,16 +176,29 @@ impl Unread {
             of_any_project: project.is_none(),
             why: format!("{why}{}", says.collect::<String>()),
             try_again: false,
+            but_acls: None,
         }
     }
 
-    /// Of an instance that could be read, but not what it refers to.
-    pub fn because(id: InstanceId, why: String, try_again: bool) -> Self {
+    /// Of an instance that was asked for by that name.
+    pub fn because(id: InstanceId, why: String) -> Self {
         Unread {
             id: Some(id),
             of_any_project: false,
             why,
-            try_again,
+            try_again: false,
+            but_acls: None,
+        }
+    }
+
+    /// Of an instance that could be read, but not the access lists that it names.
+    pub fn without_acls(instance: Instance, why: String) -> Self {
+        Unread {
+            id: Some(instance.id.clone()),
+            of_any_project: false,
+            why,
+            try_again: true,
+            but_acls: Some(Box::new(instance)),
         }
     }
 }
@@ -193,6 +210,14 @@ impl Instance {
     /// Names of access lists that its devices refer to.
     pub fn acl_names(&self) -> impl Iterator<Item = &str> {
         self.nics.iter().flat_map(|nic| nic.acl_names())
+    }
+
+    /// Of these access lists, those that its devices refer to.
+    pub fn named_of(&self, acls: &Acls) -> Acls {
+        let named = self.acl_names();
+        let named = named.filter_map(|name| acls.get_key_value(name));
+        let named = named.map(|(name, acl)| (name.clone(), acl.clone()));
+        named.collect()
     }
 }
 
@@ -330,6 +355,7 @@ impl From<wire::Instance> for Instance {
             misplaced,
             strays,
             acls: Acls::new(),
+            acls_unread: false,
         }
     }
 }
@@ -428,6 +454,21 @@ impl Inventory {
                 self.instances.insert(id, fresh);
                 true
             }
+        }
+    }
+
+    /// Takes in what could be read of an instance whose access lists could not be: of these, those that
+    /// were known stay in force, and another one that it names closes. One that was not known to run is not
+    /// known by it. Returns whether it is known, and whether anything is different now.
+    pub fn put_but_acls(&mut self, mut fresh: Instance) -> (bool, bool) {
+        let id = fresh.id.clone();
+        match self.instances.get(&id) {
+            Some(known) if known.presence == Presence::Up => {
+                fresh.acls = fresh.named_of(&known.acls);
+                fresh.acls_unread = true;
+                (true, self.put(id, Some(fresh)))
+            }
+            _ => (false, false),
         }
     }
 

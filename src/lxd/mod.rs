@@ -7,7 +7,7 @@ pub mod inventory;
 pub mod keys;
 pub mod wire;
 
-pub use client::{Client, LxdError};
+pub use client::{Client, LxdError, Program};
 pub use inventory::{
     Acls, Answer, Details, Instance, InstanceId, Inventory, Listing, LxdNic, NotOurs, Presence,
     Stray, Unread,

@@ -344,6 +344,7 @@ mod tests {
             misplaced: Vec::new(),
             strays: Vec::new(),
             acls: Default::default(),
+            acls_unread: false,
         }
     }
 

@@ -441,6 +441,7 @@ fn resolve_one(
         around,
         raw,
         there: &instance.acls,
+        unread: instance.acls_unread,
         own: &own,
         unknown: Cost::of([unknown, &instance.unknown]),
     };

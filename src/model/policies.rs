@@ -18,6 +18,8 @@ pub struct Words<'a> {
     pub raw: &'a LxdNic,
     /// The access lists that there are.
     pub there: &'a Acls,
+    /// There may be others, which cannot be read.
+    pub unread: bool,
     /// Its addresses.
     pub own: &'a [IpAddr],
     /// What keys that are not known cost it.
@@ -40,13 +42,18 @@ impl Words<'_> {
             .collect();
         for name in missing.iter().take(policy::NAMED) {
             let shown = text::shown(name, NAME);
-            complain(format!(
-                "user.lxmesh.acls: \"{shown}\" is not a network ACL of the instance's project, so nothing is allowed to or from this NIC; create it (lxc network acl create) or remove the name"
-            ));
+            complain(match self.unread {
+                false => format!(
+                    "user.lxmesh.acls: \"{shown}\" is not a network ACL of the instance's project, so nothing is allowed to or from this NIC; create it (lxc network acl create) or remove the name"
+                ),
+                true => format!(
+                    "user.lxmesh.acls: \"{shown}\" is not known, because the network ACLs of the instance's project cannot be read, so nothing is allowed to or from this NIC until they can be"
+                ),
+            });
         }
         if let Some(more @ 1..) = missing.len().checked_sub(policy::NAMED) {
             complain(format!(
-                "user.lxmesh.acls: {more} more names are of no network ACL either"
+                "user.lxmesh.acls: {more} more names are of no network ACL that is known either"
             ));
         }
         let mut understood = true;

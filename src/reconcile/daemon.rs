@@ -18,6 +18,7 @@ use crate::host::{self, HostFile};
 use crate::kernel::Kernel;
 use crate::kernel::monitor::{Knock, Monitor, MonitorFilter};
 use crate::kinds::{dnsmasq_file, nft_table};
+use crate::lxd::Program;
 use crate::model::{FollowUp, Nic, NicId, Pace};
 use crate::text::{self, SENTENCE};
 use std::collections::BTreeMap;
@@ -244,6 +245,7 @@ impl Agent {
             Update::Connected(server) => {
                 tracing::info!(server, "connected to LXD");
                 self.tally.lxd_connections += 1;
+                self.world.program = Program::of(&server);
                 self.lxd.server = server;
                 self.lxd.connected = true;
                 self.lxd.error = None;
@@ -449,7 +451,7 @@ impl Agent {
             self.end_unzoned();
             self.owes_shut |= report.new_rules;
             // What the filters still let pass would begin again.
-            if report.failures().next().is_none() {
+            if report.filters_hold() {
                 self.end_shut();
             }
         }

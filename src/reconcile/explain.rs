@@ -12,7 +12,7 @@ use crate::kernel::Kernel;
 use crate::kinds::nft_element::{self, NftElement};
 use crate::kinds::nft_table::{self, NftTable};
 use crate::kinds::{KernelKind, KindError, Look, Scope, Visitor, visit_kinds};
-use crate::lxd::{Client, client};
+use crate::lxd::{Client, Program, client};
 use crate::model::explain::{Explanation, Known, Object, State, named};
 use crate::model::{Found, Inputs, Kind, Nic, Table, compare};
 use std::path::Path;
@@ -23,12 +23,10 @@ pub async fn explain(host_path: &Path, name: &str) -> Result<Explanation, Previe
     let agent = server::ask(&host.agent.control_socket).await;
     let client = Client::new(&client::find_socket(host.lxd.socket.as_deref())?)?;
     let server = client.identify().await?;
-    let program = match server.starts_with("incus") {
-        true => "incus",
-        false => "lxc",
-    };
+    let program = Program::of(&server);
     let mut kernel = Kernel::open()?;
     let mut world = World::default();
+    world.program = program;
     let mut facts = look_at_links(&mut kernel, &host)?;
     world.facts = Some(facts.clone());
     if let Listed::Incredible(why) = world.put_listing(client.instances().await?) {
@@ -40,8 +38,8 @@ pub async fn explain(host_path: &Path, name: &str) -> Result<Explanation, Previe
         .inventory
         .iter()
         .flat_map(|all| all.instances.values());
-    let (instance, device) = named(inventory, name, program)
-        .map_err(|none| PreviewError::Name(world.unread.about(name).unwrap_or(none)))?;
+    let (instance, device) = named(inventory, name, program.name())
+        .map_err(|none| PreviewError::Name(world.unread.about(name, program).unwrap_or(none)))?;
     if !instance.id.is_possible() {
         // Nobody can be asked about it. What it asks for is in `lxmesh status`.
         let text = format!(
@@ -61,7 +59,7 @@ pub async fn explain(host_path: &Path, name: &str) -> Result<Explanation, Previe
         details: &details,
         resolved: &world.resolved,
         facts: &facts,
-        client: program,
+        client: program.name(),
     };
     let mut nics = known.nics(device);
     if let (true, Some(device)) = (nics.is_empty(), device) {

@@ -5,7 +5,7 @@
 use crate::dhcp::at;
 use crate::lxd::events::{Events, Knock};
 use crate::lxd::{Answer, Client, InstanceId, Listing, LxdError, client};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -155,10 +155,10 @@ struct Reads {
     listing_running: bool,
     instances_waiting: BTreeSet<InstanceId>,
     listing_waiting: bool,
-    /// Failed reads, to be tried again.
-    delayed: BTreeSet<What>,
-    due: Instant,
-    pause: Duration,
+    /// Reads to be tried again, or to wait for a moment, each with its time.
+    delayed: BTreeMap<What, Instant>,
+    /// How long each that failed waits the next time: until it succeeds itself, whatever else does.
+    pauses: BTreeMap<What, Duration>,
 }
 
 impl Reads {
@@ -170,9 +170,8 @@ impl Reads {
             listing_running: false,
             instances_waiting: BTreeSet::new(),
             listing_waiting: false,
-            delayed: BTreeSet::new(),
-            due: Instant::now(),
-            pause: FIRST_RETRY,
+            delayed: BTreeMap::new(),
+            pauses: BTreeMap::new(),
         }
     }
 
@@ -238,7 +237,7 @@ impl Reads {
                     }
                     self.start();
                     if result.as_ref().is_ok_and(|update| !update.is_provisional()) {
-                        self.pause = FIRST_RETRY;
+                        self.pauses.remove(&what);
                     }
                     return match result {
                         Ok(update) => Ok((what, update)),
@@ -250,29 +249,31 @@ impl Reads {
     }
 
     fn again_later(&mut self, what: What) {
-        self.delayed.insert(what);
-        self.due = Instant::now() + jittered(self.pause);
-        self.pause = (self.pause * 2).min(LONGEST_RETRY);
+        let pause = self.pauses.entry(what.clone()).or_insert(FIRST_RETRY);
+        self.delayed.insert(what, Instant::now() + jittered(*pause));
+        *pause = (*pause * 2).min(LONGEST_RETRY);
     }
 
     /// Reads an instance when what happened to it has lasted for a second.
     fn soon(&mut self, id: InstanceId) {
         let due = Instant::now() + PAUSE_GRACE;
-        self.due = if self.delayed.is_empty() {
-            due
-        } else {
-            self.due.max(due)
-        };
-        self.delayed.insert(What::One(id));
+        let waits = self.delayed.entry(What::One(id)).or_insert(due);
+        *waits = due.max(*waits);
     }
 
-    /// When failed reads are to be tried again.
+    /// When the first of those that wait is to be read.
     fn due(&self) -> Option<Instant> {
-        (!self.delayed.is_empty()).then_some(self.due)
+        self.delayed.values().min().copied()
     }
 
     fn start_delayed(&mut self) {
-        for what in std::mem::take(&mut self.delayed) {
+        let now = Instant::now();
+        let (due, later) = std::mem::take(&mut self.delayed)
+            .into_iter()
+            .partition(|(_, due)| *due <= now);
+        self.delayed = later;
+        let due: BTreeMap<What, Instant> = due;
+        for what in due.into_keys() {
             match what {
                 What::Listing => self.list(),
                 What::One(id) => self.instances([id]),
@@ -284,6 +285,7 @@ impl Reads {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lxd::Unread;
 
     fn id(number: usize) -> InstanceId {
         InstanceId::of("default", &format!("c{number}"))
@@ -316,6 +318,60 @@ mod tests {
         // What the daemon asks for is asked for by name all the same: a listing would not tell.
         reads.instances((0..1000).map(id));
         assert!(reads.instances_waiting.contains(&id(999)));
+    }
+
+    /// A listing that some entry of keeps from being whole is not read the oftener for all that goes well.
+    #[tokio::test]
+    async fn what_fails_is_tried_again_ever_more_slowly_until_it_succeeds_itself() {
+        let listing = |try_again: bool| {
+            let mut unread = Unread::because(id(1), String::new());
+            unread.try_again = try_again;
+            let listing = Listing {
+                instances: Vec::new(),
+                unread: vec![unread],
+            };
+            (What::Listing, Ok(Update::Listing(listing)))
+        };
+        let one = |n: usize, well: bool| {
+            let result = match well {
+                true => Ok(Update::Instance(id(n), Answer::Gone)),
+                false => Err(LxdError::Timeout {
+                    path: String::new(),
+                    seconds: 20,
+                }),
+            };
+            (What::One(id(n)), result)
+        };
+        let mut reads = reads();
+        // How often each of them in turn doubles its pause.
+        for (result, what, doublings) in [
+            (listing(true), What::Listing, Some(1)),
+            (one(1, true), What::Listing, Some(1)),
+            (one(2, false), What::Listing, Some(1)),
+            (listing(true), What::Listing, Some(2)),
+            (one(2, false), What::One(id(2)), Some(2)),
+            (one(1, true), What::One(id(2)), Some(2)),
+            (listing(false), What::Listing, None),
+            (listing(false), What::One(id(2)), Some(2)),
+            (one(2, true), What::One(id(2)), None),
+        ] {
+            reads.running.spawn(async move { result });
+            match reads.next().await {
+                Ok((what, update)) if update.is_provisional() => reads.again_later(what),
+                Ok(_) => {}
+                Err((what, _)) => reads.again_later(what),
+            }
+            let pause = doublings.map(|times| FIRST_RETRY * 2u32.pow(times));
+            assert_eq!(reads.pauses.get(&what), pause.as_ref(), "{what:?}");
+        }
+        for _ in 0..100 {
+            reads.again_later(What::Listing);
+        }
+        assert_eq!(reads.pauses[&What::Listing], LONGEST_RETRY);
+        let waits = reads.delayed[&What::Listing] - Instant::now();
+        assert!(waits > LONGEST_RETRY / 2, "{waits:?}");
+        // What waits longer does not wait for the others, nor they for it.
+        assert!(reads.due().unwrap() < Instant::now() + LONGEST_RETRY / 2);
     }
 
     #[test]

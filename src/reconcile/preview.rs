@@ -10,7 +10,7 @@ use crate::control::server::ask;
 use crate::control::status::{NicStatus, Status};
 use crate::host::{self, Denied, HostFile, Limits, LoadError};
 use crate::kernel::{Kernel, KernelError};
-use crate::lxd::InstanceId;
+use crate::lxd::{InstanceId, Program};
 use crate::model::{Nic, NicId};
 use std::path::Path;
 use std::sync::Arc;
@@ -20,9 +20,10 @@ pub async fn preview(host_path: &Path) -> Result<Report, PreviewError> {
     let host = host::load(host_path)?;
     let socket = crate::lxd::client::find_socket(host.lxd.socket.as_deref())?;
     let client = crate::lxd::Client::new(&socket)?;
-    client.identify().await?;
+    let server = client.identify().await?;
     let mut kernel = Kernel::open()?;
     let mut world = World::default();
+    world.program = Program::of(&server);
     world.facts = Some(look_at_links(&mut kernel, &host)?);
     if let Listed::Incredible(why) = world.put_listing(client.instances().await?) {
         return Err(PreviewError::Incredible(why));
@@ -43,8 +44,8 @@ pub async fn preview(host_path: &Path) -> Result<Report, PreviewError> {
     let problems = world.resolved.problems.iter().chain(&misfits);
     let problems = problems.map(|problem| ("nic", problem.to_string()));
     report.unreadable.extend(problems);
-    let unread = world.unread.problems(world.inventory.as_ref());
-    let unread = unread.into_values().map(|text| ("instance", text));
+    let unread = world.unread_problems().into_values();
+    let unread = unread.map(|text| ("instance", text));
     report.unreadable.extend(unread);
     Ok(report)
 }
@@ -54,9 +55,10 @@ pub async fn nics(host_path: &Path) -> Result<(HostFile, Vec<Nic>), PreviewError
     let host = host::load(host_path)?;
     let socket = crate::lxd::client::find_socket(host.lxd.socket.as_deref())?;
     let client = crate::lxd::Client::new(&socket)?;
-    client.identify().await?;
+    let server = client.identify().await?;
     let mut kernel = Kernel::open()?;
     let mut world = World::default();
+    world.program = Program::of(&server);
     world.facts = Some(look_at_links(&mut kernel, &host)?);
     if let Listed::Incredible(why) = world.put_listing(client.instances().await?) {
         return Err(PreviewError::Incredible(why));

@@ -1,5 +1,7 @@
 //! What a pass did, as data. The daemon logs it, the operator's commands print it.
 
+use crate::kinds::nft_element::NftElement;
+use crate::kinds::nft_table::NftTable;
 use crate::model::{Change, FollowUp, Kind, Pace};
 use std::time::Duration;
 
@@ -75,6 +77,15 @@ impl Report {
         })
     }
 
+    /// Whether the filters are known to be as they should be, whatever else failed.
+    pub fn filters_hold(&self) -> bool {
+        let failed = self.failures().map(|(line, _)| line.kind);
+        let unread = self.unreadable.iter().map(|(kind, _)| *kind);
+        !failed
+            .chain(unread)
+            .any(|kind| [NftTable::NAME, NftElement::NAME].contains(&kind))
+    }
+
     /// `fdb +1, neighbour +3 -1`, or an empty text.
     pub fn summary(&self) -> String {
         let mut kinds: Vec<(&str, [usize; 3])> = Vec::new();
@@ -106,5 +117,46 @@ impl Report {
             })
             .collect();
         texts.join(", ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_filters_that_failed_or_cannot_be_read_do_not_hold() {
+        let line = |kind, failed: bool| Line {
+            kind,
+            object: String::new(),
+            text: "+ it".into(),
+            pace: Pace::Expected,
+            result: Some(match failed {
+                true => Err("no".into()),
+                false => Ok(()),
+            }),
+        };
+        for (lines, unreadable, hold) in [
+            (vec![], vec![], true),
+            (vec![line("nft_table", false)], vec![], true),
+            (vec![line("nft_table", true)], vec![], false),
+            (vec![line("nft_element", true)], vec![], false),
+            (vec![line("dnsmasq_file", true)], vec![], true),
+            (
+                vec![line("dnsmasq_file", true), line("nft_element", true)],
+                vec![],
+                false,
+            ),
+            (vec![], vec!["dnsmasq_file"], true),
+            (vec![], vec!["nft_table"], false),
+        ] {
+            let unreadable = unreadable.into_iter().map(|kind| (kind, String::new()));
+            let report = Report {
+                lines,
+                unreadable: unreadable.collect(),
+                ..Report::default()
+            };
+            assert_eq!(report.filters_hold(), hold, "{report:?}");
+        }
     }
 }

@@ -27,8 +27,7 @@ impl Agent {
         let problems = resolved.iter().chain(&misfits).map(|p| p.to_string());
         let mut problems: Vec<String> = problems.collect();
         problems.extend(self.claimed_elsewhere());
-        let unread = &self.world.unread;
-        problems.extend(unread.problems(self.world.inventory.as_ref()).into_values());
+        problems.extend(self.world.unread_problems().into_values());
         let dhcp = match &self.dhcp {
             None if self.host.dhcp.enabled => "files only".to_string(),
             None => "off".to_string(),
@@ -128,10 +127,7 @@ impl Agent {
         let Some(facts) = &self.world.facts else {
             return Vec::new();
         };
-        let client = match self.lxd.server.starts_with("incus") {
-            true => "incus",
-            false => "lxc",
-        };
+        let client = self.world.program.name();
         let nics = self.world.resolved.nics.iter();
         let larger = nics.filter_map(|nic| Some((nic, LargerMtu::of(nic, &self.host, facts)?)));
         let mut remarks: Vec<String> = larger

@@ -2,7 +2,7 @@
 //! NICs they have: what was known of them stays in force, and they are named. Pure but for the saying.
 
 use super::daemon::Agent;
-use crate::lxd::{InstanceId, Inventory, Unread};
+use crate::lxd::{Instance, InstanceId, Inventory, Presence, Program, Unread};
 use crate::text::{self, NAME, SENTENCE};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,30 +14,56 @@ const SUBJECT: &str = "lxd entry ";
 /// Those of the last listing, and of what was read since.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Unreadable {
-    named: BTreeMap<InstanceId, String>,
+    named: BTreeMap<InstanceId, Why>,
     /// Those without a name, each by what is wrong with it.
     nameless: BTreeMap<String, usize>,
 }
 
+/// What cannot be understood of one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Why {
+    text: String,
+    /// It is only the access lists that it names.
+    acls: bool,
+}
+
+impl Why {
+    fn of(unread: &Unread) -> Self {
+        Why {
+            text: unread.why.clone(),
+            acls: unread.but_acls.is_some(),
+        }
+    }
+}
+
 impl Unreadable {
-    /// Those of a listing. One whose project is not told is each known instance of its name.
-    pub fn of(unread: Vec<Unread>, known: &Inventory) -> Self {
+    /// Those of a listing. One whose project is not told is each known instance of its name, but for those
+    /// that the same listing tells of well.
+    pub fn of(unread: Vec<Unread>, known: &Inventory, well: &[Instance]) -> Self {
+        let well: BTreeSet<&InstanceId> = well.iter().map(|instance| &instance.id).collect();
         let mut found = Unreadable::default();
         for one in unread {
+            let why = Why::of(&one);
             let Some(id) = one.id else {
                 *found.nameless.entry(one.why).or_default() += 1;
                 continue;
             };
-            let known = known.instances.keys();
-            let same: Vec<&InstanceId> = known
-                .filter(|other| one.of_any_project && other.name == id.name)
-                .collect();
-            if same.is_empty() {
-                found.named.insert(id, one.why);
+            if !one.of_any_project {
+                found.named.insert(id, why);
                 continue;
             }
-            for id in same {
-                found.named.insert(id.clone(), one.why.clone());
+            let known = known.instances.keys();
+            let same: Vec<&InstanceId> = known
+                .filter(|other| other.name == id.name && !well.contains(other))
+                .collect();
+            if same.is_empty() && well.contains(&id) {
+                let text = format!("{} of a project that is not told: {}", id.name, one.why);
+                *found.nameless.entry(text).or_default() += 1;
+            } else if same.is_empty() {
+                found.named.insert(id, why);
+            } else {
+                let same = same.into_iter().map(|id| (id.clone(), why.clone()));
+                found.named.extend(same);
             }
         }
         found
@@ -47,8 +73,8 @@ impl Unreadable {
         self.named.contains_key(id)
     }
 
-    pub fn add(&mut self, id: InstanceId, why: String) {
-        self.named.insert(id, why);
+    pub fn add(&mut self, id: InstanceId, unread: Unread) {
+        self.named.insert(id, Why::of(&unread));
     }
 
     pub fn remove(&mut self, id: &InstanceId) {
@@ -61,20 +87,36 @@ impl Unreadable {
     }
 
     /// What is wrong with each, by who it is: a bounded number of sentences.
-    pub fn problems(&self, known: Option<&Inventory>) -> BTreeMap<String, String> {
-        let is_known = |id: &InstanceId| known.is_some_and(|all| all.instances.contains_key(id));
-        let named = self.named.iter().map(|(id, why)| {
-            let effect = match is_known(id) {
-                true => "what was known of it stays in force",
-                false => "none of its NICs is connected until it can be",
+    pub fn problems(
+        &self,
+        known: Option<&Inventory>,
+        program: Program,
+    ) -> BTreeMap<String, String> {
+        let program = program.name();
+        let named = self.named.iter().map(|(id, Why { text: why, acls })| {
+            let known = known.and_then(|all| all.instances.get(id));
+            let text = if *acls {
+                let effect = match known.is_some_and(|known| known.presence == Presence::Up) {
+                    true => "those that were known stay in force, and whichever NIC names another one lets nothing pass",
+                    false => "none of its NICs is connected until they can be",
+                };
+                format!(
+                    "instance {id}: the network ACLs that it names cannot be read ({why}); {effect}; see {program} network acl list --project {}",
+                    id.project
+                )
+            } else {
+                let effect = match known {
+                    Some(_) => "what was known of it stays in force",
+                    None => "none of its NICs is connected until it can be",
+                };
+                let command = match id.is_possible() {
+                    true => format!("; see {program} info {} --project {}", id.name, id.project),
+                    false => String::new(),
+                };
+                format!(
+                    "instance {id}: what LXD says of it cannot be understood ({why}), so it is not known whether it runs; {effect}{command}"
+                )
             };
-            let command = match id.is_possible() {
-                true => format!("; see lxc info {} --project {}", id.name, id.project),
-                false => String::new(),
-            };
-            let text = format!(
-                "instance {id}: what LXD says of it cannot be understood ({why}), so it is not known whether it runs; {effect}{command}"
-            );
             (id.to_string(), text)
         });
         let nameless = self.nameless.iter().map(|(why, count)| {
@@ -83,7 +125,7 @@ impl Unreadable {
                 _ => format!("{count} instances of LXD's list have"),
             };
             let text = format!(
-                "{what} no name that can be read ({why}); what was known of instances stays in force; see lxc list --all-projects"
+                "{what} no name and project that can be read ({why}); what was known of instances stays in force; see {program} list --all-projects"
             );
             (format!("without a name: {why}"), text)
         });
@@ -101,7 +143,7 @@ impl Unreadable {
     }
 
     /// What is wrong with the instance of that name, if it is one of them.
-    pub fn about(&self, name: &str) -> Option<String> {
+    pub fn about(&self, name: &str, program: Program) -> Option<String> {
         let is = |id: &&InstanceId| {
             let names = [id.to_string(), format!("{}/{}", id.project, id.name)];
             let mut names = names.iter();
@@ -114,14 +156,14 @@ impl Unreadable {
             named: [(id.clone(), self.named[id].clone())].into(),
             nameless: BTreeMap::new(),
         };
-        one.problems(None).into_values().next()
+        one.problems(None, program).into_values().next()
     }
 }
 
 impl Agent {
     /// Names each, once.
     pub(super) fn say_unread(&mut self) {
-        let now = self.world.unread.problems(self.world.inventory.as_ref());
+        let now = self.world.unread_problems();
         let subjects: BTreeSet<String> = now.keys().map(|who| format!("{SUBJECT}{who}")).collect();
         let said = self.said.keys();
         let over = said.filter(|said| said.starts_with(SUBJECT) && !subjects.contains(*said));
@@ -144,6 +186,7 @@ mod tests {
             of_any_project: any,
             why: why.into(),
             try_again: false,
+            but_acls: None,
         }
     }
 
@@ -151,9 +194,9 @@ mod tests {
     fn so_many_are_named_and_the_others_counted() {
         let all = (0..1000).map(|n| unread(&format!("c{n:03}"), false, "bad"));
         let nameless = (0..500).map(|_| unread("", false, "no name"));
-        let found = Unreadable::of(all.chain(nameless).collect(), &Inventory::default());
+        let found = Unreadable::of(all.chain(nameless).collect(), &Inventory::default(), &[]);
         assert_eq!(found.count(), 1500);
-        let told = found.problems(None);
+        let told = found.problems(None, Program::Incus);
         assert_eq!(told.len(), NAMED + 1);
         assert_eq!(
             told["and more"],
@@ -161,7 +204,7 @@ mod tests {
         );
         assert_eq!(
             told["c000"],
-            "instance c000: what LXD says of it cannot be understood (bad), so it is not known whether it runs; none of its NICs is connected until it can be; see lxc info c000 --project default"
+            "instance c000: what LXD says of it cannot be understood (bad), so it is not known whether it runs; none of its NICs is connected until it can be; see incus info c000 --project default"
         );
     }
 
@@ -171,8 +214,9 @@ mod tests {
         let found = Unreadable::of(
             vec![unread(&odd, false, "bad"), unread("", false, &odd)],
             &Inventory::default(),
+            &[],
         );
-        for (who, text) in found.problems(None) {
+        for (who, text) in found.problems(None, Program::Lxc) {
             assert!(
                 text::is_visible_text(&who) && text::is_visible_text(&text),
                 "{text}"
@@ -193,16 +237,42 @@ mod tests {
             let instance = crate::lxd::inventory::read(&entry).unwrap();
             known.instances.insert(instance.id.clone(), instance);
         }
-        let found = Unreadable::of(vec![unread("c1", true, "bad")], &known);
-        let who: Vec<String> = found.problems(Some(&known)).into_keys().collect();
+        let found = Unreadable::of(vec![unread("c1", true, "bad")], &known, &[]);
+        let problems = found.problems(Some(&known), Program::Lxc);
+        let who: Vec<&String> = problems.keys().collect();
         assert_eq!(who, ["a/c1", "b/c1"]);
-        let text = &found.problems(Some(&known))["a/c1"];
+        let text = &problems["a/c1"];
         assert!(
             text.contains("what was known of it stays in force"),
             "{text}"
         );
-        assert!(found.about("a/c1/eth0").is_some() && found.about("c1").is_none());
-        let other = Unreadable::of(vec![unread("c2", true, "bad")], &known);
+        assert!(found.about("a/c1/eth0", Program::Lxc).is_some());
+        assert!(found.about("c1", Program::Lxc).is_none());
+        let other = Unreadable::of(vec![unread("c2", true, "bad")], &known, &[]);
         assert!(other.has(&InstanceId::of("default", "c2")));
+        // Those that the same listing tells of well are not meant.
+        let well = |projects: &[&str]| -> Vec<Instance> {
+            let all = known.instances.values();
+            let all = all.filter(|one| projects.contains(&one.id.project.as_str()));
+            all.cloned().collect()
+        };
+        for (projects, wanted) in [(&["a"][..], "b/c1"), (&["b"], "a/c1"), (&["a", "b"], "c1")] {
+            let entry = vec![unread("c1", true, "bad")];
+            let found = Unreadable::of(entry, &known, &well(projects));
+            let problems = found.problems(Some(&known), Program::Lxc);
+            assert_eq!(problems.into_keys().collect::<Vec<_>>(), [wanted]);
+        }
+        let mut own = well(&["a"]).remove(0);
+        own.id.project = "default".into();
+        let well = [&well(&["a", "b"])[..], &[own.clone()]].concat();
+        known.instances.insert(own.id.clone(), own);
+        let found = Unreadable::of(vec![unread("c1", true, "bad")], &known, &well);
+        let problems = found.problems(Some(&known), Program::Lxc);
+        let who: Vec<&String> = problems.keys().collect();
+        assert_eq!(
+            who,
+            ["without a name: c1 of a project that is not told: bad"]
+        );
+        assert_eq!(found.count(), 1);
     }
 }

@@ -7,7 +7,7 @@ use crate::addr::{IfName, IpAddr, Mac};
 use crate::host::HostFile;
 use crate::kernel::monitor::{Knock, MonitorFilter};
 use crate::kinds::port_attrs;
-use crate::lxd::{Answer, Instance, InstanceId, Inventory, Listing, Presence};
+use crate::lxd::{Answer, Instance, InstanceId, Inventory, Listing, Presence, Program};
 use crate::model::claims::{Held, Holder};
 use crate::model::nic::{Draft, Resolved, draft, resolve};
 use crate::model::{Facts, Nic, NicId, NicProblem};
@@ -23,6 +23,8 @@ pub struct World {
     pub inventory: Option<Inventory>,
     /// Instances of which LXD tells in a way that cannot be understood.
     pub unread: Unreadable,
+    /// By which people ask LXD about them.
+    pub program: Program,
     pub resolved: Resolved,
     /// NICs as of the last pass, which `facts` belong to.
     pub passed: Vec<Nic>,
@@ -118,15 +120,22 @@ impl World {
         // Of instances that are known, nothing is lost by entries that say nothing.
         let says_nothing = unread.is_empty() || self.inventory.is_none();
         if instances.is_empty() && says_nothing && attached > 0 {
-            let unread = Unreadable::of(unread, &Inventory::default());
+            let unread = Unreadable::of(unread, &Inventory::default(), &[]);
+            let unread = unread.problems(None, self.program);
             return Listed::Incredible(Incredible {
                 attached,
-                unread: unread.problems(None).into_values().collect(),
+                unread: unread.into_values().collect(),
             });
         }
         let inventory = self.inventory.get_or_insert_default();
         let missing = inventory.missing_from(&instances).into_iter();
-        let unreadable = Unreadable::of(unread, inventory);
+        for instance in unread.iter().filter_map(|one| one.but_acls.as_deref()) {
+            let (_, changed) = inventory.put_but_acls(instance.clone());
+            if changed {
+                self.drafts.remove(&instance.id);
+            }
+        }
+        let unreadable = Unreadable::of(unread, inventory, &instances);
         let unnamed = missing.filter(|id| !unreadable.has(id)).collect();
         for instance in instances {
             self.put_instance(instance.id.clone(), Answer::There(instance));
@@ -136,16 +145,24 @@ impl World {
     }
 
     /// Takes in one instance, or its absence. Before the first listing a single instance would
-    /// make all others look gone. What cannot be understood changes nothing.
+    /// make all others look gone. What cannot be understood changes nothing; access lists that cannot be
+    /// read leave those that were known.
     pub fn put_instance(&mut self, id: InstanceId, answer: Answer) {
         let Some(inventory) = &mut self.inventory else {
             return;
         };
         let instance = match answer {
             Answer::Unread(unread) => {
-                self.unread.add(id, unread.why);
+                if let Some(instance) = unread.but_acls.clone()
+                    && inventory.put_but_acls(*instance).1
+                {
+                    self.drafts.remove(&id);
+                }
+                self.unread.add(id, unread);
                 return;
             }
+            // The inventory prefers what it knows itself.
+            Answer::There(instance) if inventory.instances.contains_key(&id) => Some(instance),
             Answer::There(instance) => Some(as_it_was(instance, self.facts.as_ref())),
             Answer::Gone => None,
         };
@@ -153,6 +170,11 @@ impl World {
         if inventory.put(id.clone(), instance) {
             self.drafts.remove(&id);
         }
+    }
+
+    /// What is wrong with each instance that cannot be understood, by who it is.
+    pub fn unread_problems(&self) -> BTreeMap<String, String> {
+        self.unread.problems(self.inventory.as_ref(), self.program)
     }
 
     /// For another host file: everything has to be worked out anew.
@@ -471,7 +493,7 @@ impl Index {
 }
 
 /// Of an instance of unknown presence the NICs that are attached count as a running one's: an agent that has
-/// just started knows of no others that it had. The inventory prefers what it knows itself.
+/// just started knows of no others that it had.
 fn as_it_was(mut instance: Instance, facts: Option<&Facts>) -> Instance {
     if instance.presence != Presence::Unknown {
         return instance;
@@ -537,6 +559,7 @@ mod tests {
             misplaced: Vec::new(),
             strays: Vec::new(),
             acls: Default::default(),
+            acls_unread: false,
         }
     }
 
@@ -638,6 +661,7 @@ mod tests {
             of_any_project: false,
             why: "it is odd".into(),
             try_again: false,
+            but_acls: None,
         }
     }
 
@@ -652,10 +676,7 @@ mod tests {
         let unnamed = [InstanceId::of("default", "c")].into();
         assert_eq!(world.put_listing(odd), Listed::Taken { unnamed });
         assert_eq!(world.inventory, before);
-        let said = |world: &World| -> Vec<String> {
-            let problems = world.unread.problems(world.inventory.as_ref());
-            problems.into_keys().collect()
-        };
+        let said = |world: &World| -> Vec<String> { world.unread_problems().into_keys().collect() };
         assert_eq!(said(&world), ["b", "new", "without a name: it is odd"]);
         // Read by name it is well again, or still is not.
         world.put_instance(instance("b").id, Answer::There(instance("b")));
@@ -712,6 +733,146 @@ mod tests {
         ] {
             let found = as_it_was(error.clone(), facts.as_ref());
             assert_eq!((found.presence, found.nics.len()), (presence, nics));
+        }
+    }
+
+    /// Its keys are the instance's own; of the lists, those that were known go on, and another one closes.
+    #[test]
+    fn access_lists_that_cannot_be_read_stay_as_they_were_and_keys_do_not() {
+        use crate::lxd::{Acl, Acls};
+        let acls = |names: &[&str]| -> Acls {
+            let one = |name: &&str| {
+                let json = format!(r#"{{"name":"{name}","ingress":[],"egress":[]}}"#);
+                let json = serde_json::value::RawValue::from_string(json).unwrap();
+                (
+                    name.to_string(),
+                    std::sync::Arc::new(Acl::read(&json).unwrap()),
+                )
+            };
+            names.iter().map(one).collect()
+        };
+        let naming = |names: &str, services: &str, presence: Presence| {
+            let mut one = instance("a");
+            one.presence = presence;
+            one.nics.push(LxdNic {
+                device: "eth0".into(),
+                acls: names.into(),
+                in_services: services.into(),
+                ..LxdNic::default()
+            });
+            one
+        };
+        let known = |presence: Presence| Instance {
+            acls: acls(&["web", "db"]),
+            ..naming("web db", "any", presence)
+        };
+        use Presence::{Down, Unknown, Up};
+        // What was known, what is read, and the services and lists that are in force then.
+        let table = [
+            (
+                Some(Up),
+                naming("web db", "any", Up),
+                Some(("any", &["web", "db"][..])),
+            ),
+            (
+                Some(Up),
+                naming("web db", "", Up),
+                Some(("", &["web", "db"])),
+            ),
+            (Some(Up), naming("web", "any", Up), Some(("any", &["web"]))),
+            (
+                Some(Up),
+                naming("web new", "any", Up),
+                Some(("any", &["web"])),
+            ),
+            (
+                Some(Up),
+                naming("web", "", Unknown),
+                Some(("any", &["web", "db"])),
+            ),
+            (
+                Some(Down),
+                naming("web db", "", Up),
+                Some(("any", &["web", "db"])),
+            ),
+            (None, naming("web db", "any", Up), None),
+        ];
+        for (before, fresh, wanted) in table {
+            for listed in [true, false] {
+                let mut world = World::default();
+                let first = before.map(known).into_iter().chain([instance("other")]);
+                world.put_listing(Listing {
+                    instances: first.collect(),
+                    unread: Vec::new(),
+                });
+                let unread = Unread::without_acls(fresh.clone(), "HTTP 500".into());
+                if listed {
+                    let mut all = listing([instance("other")]);
+                    all.unread.push(unread);
+                    let unnamed = BTreeSet::new();
+                    assert_eq!(world.put_listing(all), Listed::Taken { unnamed });
+                } else {
+                    world.put_instance(fresh.id.clone(), Answer::Unread(unread));
+                }
+                let inventory = world.inventory.as_ref().unwrap();
+                let found = inventory.instances.get(&fresh.id);
+                let found = found.map(|one| {
+                    let names: Vec<&str> = one.acls.keys().map(String::as_str).collect();
+                    (one.nics[0].in_services.as_str(), names)
+                });
+                let wanted = wanted.map(|(services, names)| {
+                    (services, acls(names).into_keys().collect::<Vec<_>>())
+                });
+                let found = found.map(|(services, names)| {
+                    (services, names.into_iter().map(String::from).collect())
+                });
+                assert_eq!(found, wanted, "{before:?} {fresh:?}");
+                let said = &world.unread_problems()["a"];
+                let effect = match before {
+                    Some(Up) => "those that were known stay in force",
+                    _ => "none of its NICs is connected until",
+                };
+                assert!(
+                    said.contains("(HTTP 500)") && said.contains(effect),
+                    "{said}"
+                );
+            }
+        }
+    }
+
+    /// One that was not attached, for want of its bridge or because another host has its address, stays known
+    /// as well; so does one whose host-side device LXD does not tell meanwhile.
+    #[test]
+    fn of_an_instance_in_error_all_that_was_known_stays() {
+        let nic = |device: &str, port: Option<&str>| LxdNic {
+            device: device.into(),
+            host_name: port.map(String::from),
+            ..LxdNic::default()
+        };
+        let svi = Link::sample(3, "svi-vpc", LinkKind::Other, None);
+        let mut facts = Facts::new([attached(), svi]);
+        facts.svis.insert("svi-vpc".parse().unwrap());
+        let mut up = instance("a");
+        up.nics = vec![nic("eth0", Some("veth1")), nic("eth1", Some("veth2"))];
+        for port in [Some("veth1"), None] {
+            let mut error = up.clone();
+            error.presence = Presence::Unknown;
+            error.nics[0] = nic("eth0", port);
+            for listed in [true, false] {
+                let mut world = World {
+                    facts: Some(facts.clone()),
+                    ..World::default()
+                };
+                world.put_listing(listing([up.clone()]));
+                match listed {
+                    true => {
+                        world.put_listing(listing([error.clone()]));
+                    }
+                    false => world.put_instance(up.id.clone(), Answer::There(error.clone())),
+                }
+                let inventory = world.inventory.as_ref().unwrap();
+                assert_eq!(inventory.instances[&up.id], up);
+            }
         }
     }
 

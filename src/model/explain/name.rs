@@ -62,6 +62,7 @@ mod tests {
             misplaced: Vec::new(),
             strays: Vec::new(),
             acls: Default::default(),
+            acls_unread: false,
         }
     }
 

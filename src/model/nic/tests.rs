@@ -55,6 +55,7 @@ fn instance(number: u8, started: &str, alter: impl Fn(&mut LxdNic)) -> Instance 
         misplaced: Vec::new(),
         strays: Vec::new(),
         acls: Default::default(),
+        acls_unread: false,
     }
 }
 
@@ -335,6 +336,24 @@ fn a_rule_of_an_access_list_that_cannot_be_read_closes_its_side() {
     assert!(found.nics[0].inward.rules.is_empty());
     assert_eq!(found.nics[0].outward.rules.len(), 1);
     assert!(texts(&found)[0].contains("rule 2 of ingress cannot be understood (it is odd)"));
+}
+
+#[test]
+fn an_access_list_that_is_not_known_closes_and_its_remedy_is_true() {
+    for (unread, said, remedy) in [
+        (false, "is not a network ACL", true),
+        (true, "project cannot be read", false),
+    ] {
+        let mut one = instance(1, "", |nic| nic.acls = "web".into());
+        one.acls_unread = unread;
+        let found = resolved(&[one], &[]);
+        let nic = &found.nics[0];
+        assert!(nic.inward.rules.is_empty() && nic.outward.rules.is_empty());
+        let texts = texts(&found);
+        assert_eq!(texts.len(), 1, "{texts:?}");
+        assert!(texts[0].contains(said), "{texts:?}");
+        assert_eq!(texts[0].contains("create it"), remedy, "{texts:?}");
+    }
 }
 
 /// However many keys and devices there are.
