@@ -43,6 +43,8 @@ mod policy;
 mod repairs;
 #[path = "support/mod.rs"]
 mod support;
+#[path = "agent/tables.rs"]
+mod tables;
 #[path = "agent/tenants.rs"]
 mod tenants;
 #[path = "agent/user.rs"]

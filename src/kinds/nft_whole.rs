@@ -27,7 +27,7 @@ pub struct Whole {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attrs {
     /// First 16 hexadecimal digits of the SHA-256 of the text that was loaded; empty if no agent
-    /// has loaded it.
+    /// has loaded it, or one that stamped otherwise.
     pub text: String,
     /// False if chains, rules or sets have been changed since.
     pub intact: bool,
@@ -122,8 +122,9 @@ impl Whole {
                 }
                 (*text, intact)
             }
-            // Of a version that did not know beforehand: whether it is intact cannot be told any more.
-            [text, _] => (*text, found.is_some()),
+            // Of a version that did not know beforehand. Whether it is intact cannot be told any more: it is replaced,
+            // but not before it is known what it has to let through.
+            [_, _] => ("", found.is_some()),
             _ => ("", false),
         };
         Ok(Some(Attrs {
