@@ -205,6 +205,10 @@ impl World<'_> {
             else {
                 continue;
             };
+            // nft may write nothing if the table is replaced while it reads.
+            if listing.trim().is_empty() {
+                continue;
+            }
             let listing: Value = serde_json::from_str(&listing).expect("nft writes JSON");
             for object in listing["nftables"].as_array().into_iter().flatten() {
                 let Some(set) = object.get("set").or(object.get("map")) else {
