@@ -197,19 +197,25 @@ impl World<'_> {
         }
     }
 
+    /// A table of the agent's; `None` if there is none. What nft writes while somebody replaces the table need not
+    /// be whole: then it is asked again.
+    fn listing(&self, family: &str) -> Option<Value> {
+        let mut said = String::new();
+        for _ in 0..10 {
+            let list = format!("nft -j list table {family} lxmesh");
+            said = self.ns.try_sh(&list).ok()?;
+            if let Ok(listing) = serde_json::from_str(&said) {
+                return Some(listing);
+            }
+        }
+        panic!("nft writes no JSON: {said:?}")
+    }
+
     fn found_sets(&self, lines: &mut Lines) {
         for family in ["bridge", "inet", "arp"] {
-            let Ok(listing) = self
-                .ns
-                .try_sh(&format!("nft -j list table {family} lxmesh"))
-            else {
+            let Some(listing) = self.listing(family) else {
                 continue;
             };
-            // nft may write nothing if the table is replaced while it reads.
-            if listing.trim().is_empty() {
-                continue;
-            }
-            let listing: Value = serde_json::from_str(&listing).expect("nft writes JSON");
             for object in listing["nftables"].as_array().into_iter().flatten() {
                 let Some(set) = object.get("set").or(object.get("map")) else {
                     continue;
