@@ -8,7 +8,6 @@ use super::report::{Line, Report};
 use super::tally::same_devices;
 use crate::dhcp;
 use crate::kinds::nft_element::NftElement;
-use crate::kinds::nft_table::NftTable;
 use crate::model::facts::Readiness;
 use crate::model::{Facts, FollowUp, Kind, Pace};
 use crate::policy::fabric::Opened;
@@ -94,7 +93,7 @@ impl Agent {
         self.log_pass(extent, report);
         self.order_dhcp(report);
         self.schedule_announcements(report);
-        self.schedule_retry(report);
+        self.schedule_retry(extent, report);
         self.say_readiness();
         self.report_to_systemd();
     }
@@ -229,10 +228,11 @@ impl Agent {
         servers.order(order);
     }
 
-    fn schedule_retry(&mut self, report: &Report) {
+    fn schedule_retry(&mut self, extent: &Extent, report: &Report) {
         self.deferred = report.deferred.clone();
-        let mut failures = report.failures();
-        self.distrusts = failures.any(|(line, _)| line.kind == NftTable::NAME);
+        if !matches!(extent, Extent::Nics(_)) {
+            self.distrusts = report.escalate || !report.filters_hold();
+        }
         let failed = report.failures().next().is_some() || !report.unreadable.is_empty();
         if failed || report.escalate {
             let mut failures = report.failures();

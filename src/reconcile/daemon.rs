@@ -93,7 +93,7 @@ pub struct Agent {
     pub(super) said: BTreeMap<String, String>,
     pub(super) ready: bool,
     pub(super) denials: Denials,
-    /// The tables are not what they should be, and could not be replaced: nothing may be attached by them.
+    /// The tables are not what they should be, or could not be read: nothing may be attached by them.
     pub(super) distrusts: bool,
     /// Rules of another version were replaced, and their connections not ended yet.
     pub(super) owes_unzoned: bool,
