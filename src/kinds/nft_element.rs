@@ -460,6 +460,10 @@ pub fn observe(look: &mut Look<'_>, scope: &Scope<NftElement>) -> Result<Found, 
             }
         }
     }
+    if let Some(set) = damaged {
+        let set = set.name();
+        tracing::warn!(set, "there is an element of a form that is not LXMesh's");
+    }
     Ok(Found {
         elements: found,
         complete,
@@ -547,7 +551,7 @@ pub fn script(elements: &Table<NftElement>) -> String {
     for (set, elements) in by_set {
         out.push_str(&format!(
             "add element {} {TABLE} {} {{ {} }}\n",
-            super::nft_table::family_name(set.family()),
+            set.family().name(),
             set.name(),
             elements.join(", ")
         ));

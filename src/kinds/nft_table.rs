@@ -57,10 +57,6 @@ fn rules() -> &'static str {
 /// Sets, chains and rules without elements.
 static BODY: LazyLock<String> = LazyLock::new(|| format!("{SETS}{}", rules()));
 
-pub fn family_name(family: Family) -> &'static str {
-    family.name()
-}
-
 impl Kind for NftTable {
     const NAME: &'static str = "nft_table";
     const OWNS: Owns = Owns::WholeObjects;

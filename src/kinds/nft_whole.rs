@@ -11,6 +11,8 @@ use sha2::{Digest, Sha256};
 use std::fmt;
 
 const STAMP: &str = "stamp";
+/// `NFT_TABLE_F_DORMANT`.
+const DORMANT: u32 = 1;
 /// What a stamp begins with. Digests of text and structure follow.
 const FORM: &str = "2";
 
@@ -83,11 +85,15 @@ impl Whole {
 
     /// What takes away what an agent has left that was killed while it tried a text out.
     pub fn tried_out(&self) -> String {
-        let other = Whole {
+        self.other().removal()
+    }
+
+    /// The same tables under the name by which a text is tried out.
+    fn other(&self) -> Whole {
+        Whole {
             name: self.reference,
             ..*self
-        };
-        other.removal()
+        }
     }
 
     /// What makes them, empty, and fails if one is there.
@@ -104,7 +110,7 @@ impl Whole {
 
     /// Reads what is loaded; `None` if there is no table at all.
     pub fn observe(&self, kernel: &mut Kernel) -> Result<Option<Attrs>, KernelError> {
-        let (found, any) = self.structure(&mut kernel.nft)?;
+        let (found, any) = self.structure(&mut kernel.nft, 0)?;
         if !any {
             return Ok(None);
         }
@@ -133,15 +139,15 @@ impl Whole {
         }))
     }
 
-    /// Digest of what there is of the tables; `None` if one is missing or dormant. Whether any is there.
-    fn structure(&self, nft: &mut Nft) -> Result<(Option<String>, bool), KernelError> {
+    /// Digest of what there is of the tables; `None` if one is missing or has other flags. Whether any is there.
+    fn structure(&self, nft: &mut Nft, flags: u32) -> Result<(Option<String>, bool), KernelError> {
         let mut digest = Sha256::new();
         let (mut all, mut any) = (true, false);
         for family in self.families {
             let found = nft.structure(*family, self.name)?;
             any |= found.is_some();
             match found {
-                Some(structure) if structure.flags == 0 => digest.update(structure.digest),
+                Some(structure) if structure.flags == flags => digest.update(structure.digest),
                 _ => all = false,
             }
         }
@@ -174,7 +180,7 @@ impl Whole {
         fault::point();
         kernel.nft.run(&[before, text, elements, &stamp].concat())?;
         // Another version of nft may make something else of it: then it is to be tried out again.
-        if self.structure(&mut kernel.nft)?.0.as_ref() != Some(&made) {
+        if self.structure(&mut kernel.nft, 0)?.0.as_ref() != Some(&made) {
             kernel.made.remove(&of_text);
         }
         Ok(())
@@ -182,10 +188,7 @@ impl Whole {
 
     /// Digest of what the text makes, from tables of another name that no packet meets.
     fn try_out(&self, kernel: &mut Kernel, text: &str) -> Result<String, KernelError> {
-        let other = Whole {
-            name: self.reference,
-            ..*self
-        };
+        let other = self.other();
         let mut script = self.tried_out();
         for line in text.lines() {
             let of_table = line.starts_with("table ") || line.starts_with("delete table ");
@@ -200,23 +203,15 @@ impl Whole {
         }
         fault::point();
         kernel.nft.run(&script)?;
-        let mut digest = Sha256::new();
-        let mut all = true;
-        for family in other.families {
-            match kernel.nft.structure(*family, other.name)? {
-                Some(structure) => digest.update(structure.digest),
-                None => all = false,
-            }
-        }
+        let (made, _) = other.structure(&mut kernel.nft, DORMANT)?;
         fault::point();
         kernel.nft.run(&self.tried_out())?;
-        match all {
-            true => Ok(hex(&digest.finalize())),
-            false => Err(KernelError::ours(
+        made.ok_or_else(|| {
+            KernelError::ours(
                 format_args!("trying the text of table {} out", self.name),
                 libc::ENOENT,
-                "somebody has removed what it made",
-            )),
-        }
+                "somebody has removed or woken what it made",
+            )
+        })
     }
 }

@@ -235,9 +235,7 @@ impl Agent {
         }
         let failed = report.failures().next().is_some() || !report.unreadable.is_empty();
         if failed || report.escalate {
-            let mut failures = report.failures();
-            let of_guard = failures.any(|(line, _)| line.pace == Pace::AtOnce);
-            if of_guard || report.escalate {
+            if report.failed_guard() || report.escalate {
                 // What keeps others out is not put off.
                 self.retry_pause = FIRST_RETRY;
             }

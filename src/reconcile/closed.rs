@@ -38,7 +38,6 @@ fn text(kernel: &mut Kernel, host: &HostFile, facts: &Facts) -> Result<Arc<str>,
         {
             uplinks = closed::uplinks_in(&text);
         }
-        uplinks.extend(kept(kernel).map_err(|error| error.to_string())?);
         devices =
             Devices::find(&mut kernel.rtnl, facts.links()).map_err(|error| error.to_string())?;
         if devices != Devices::default() {
@@ -46,21 +45,27 @@ fn text(kernel: &mut Kernel, host: &HostFile, facts: &Facts) -> Result<Arc<str>,
         }
     }
     uplinks.extend(closed::uplinks(host, underlay, &devices));
+    if host.host.uplinks.is_none() {
+        uplinks.extend(kept(kernel, &uplinks).map_err(|error| error.to_string())?);
+    }
     match closed::render(host, &uplinks) {
         Ok(file) => Ok(file.contents.into()),
         Err(error) => Err(error.to_string()),
     }
 }
 
-/// Devices that the tables let pass already; none if it is not known that an agent has loaded these.
-fn kept(kernel: &mut Kernel) -> Result<BTreeSet<String>, KernelError> {
-    if !kinds::closed::is_intact(kernel)? {
-        return Ok(BTreeSet::new());
-    }
+/// Devices besides those that the tables let pass already; none if it is not known that an agent has loaded these.
+fn kept(kernel: &mut Kernel, besides: &BTreeSet<String>) -> Result<BTreeSet<String>, KernelError> {
     let (family, table) = (Family::Inet, Firewall::CLOSED);
     let known = kernel.nft.elements(family, table, "uplinks")?;
     let known = known.into_iter().flatten();
-    Ok(known.filter_map(|element| name_of(&element.key)).collect())
+    let known = known.filter_map(|element| name_of(&element.key));
+    let mut kept: BTreeSet<String> = known.filter(|name| !besides.contains(name)).collect();
+    // To be looked at only where there is something to believe.
+    if !kept.is_empty() && !kinds::closed::is_intact(kernel)? {
+        kept.clear();
+    }
+    Ok(kept)
 }
 
 /// A name of a device in a set, filled up with zeros. Nothing else gets into the text.

@@ -19,7 +19,7 @@ use crate::kernel::Kernel;
 use crate::kernel::monitor::{Knock, Monitor, MonitorFilter};
 use crate::kinds::{dnsmasq_file, nft_table};
 use crate::lxd::Program;
-use crate::model::{FollowUp, Nic, NicId, Pace};
+use crate::model::{FollowUp, Nic, NicId};
 use crate::text::{self, SENTENCE};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -436,7 +436,7 @@ impl Agent {
             self.remember(&report);
         }
         if let (Ok(mut generation), Extent::All | Extent::Nftables) = (generation, &extent) {
-            if report.failures().any(|(line, _)| line.pace == Pace::AtOnce) {
+            if report.failed_guard() {
                 // What we did ourselves before it failed is no reason to try again at once.
                 generation = self.kernel.nft.generation().unwrap_or(generation);
             }

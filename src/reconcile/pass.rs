@@ -9,7 +9,6 @@ use crate::addr::IfName;
 use crate::host::HostFile;
 use crate::kernel::{Kernel, KernelError, fault};
 use crate::kinds::nft_element::{self, Found, NftElement};
-use crate::kinds::nft_set::Set;
 use crate::kinds::nft_table::{self, NftTable};
 use crate::kinds::nft_whole::Attrs;
 use crate::kinds::{KernelKind, KindError, Look, Scope, Visitor, visit_kinds};
@@ -260,8 +259,8 @@ impl Planner<'_> {
         change = change.filter(|change| {
             self.known || !matches!(change, Change::Update { have, .. } if have.intact)
         });
-        if let (None, Some(set)) = (&change, found.damaged) {
-            change = damage(set, &wanted, tables);
+        if change.is_none() && found.damaged.is_some() {
+            change = damage(&wanted, tables);
         }
         match (change, found) {
             (Some(change), found) => {
@@ -515,11 +514,7 @@ impl Plan {
 }
 
 /// Tables in one of whose sets is what no element of ours is like.
-fn damage(set: Set, wanted: &Table<NftTable>, tables: Table<NftTable>) -> Option<Change<NftTable>> {
-    tracing::warn!(
-        set = set.name(),
-        "there is an element of a form that is not LXMesh's"
-    );
+fn damage(wanted: &Table<NftTable>, tables: Table<NftTable>) -> Option<Change<NftTable>> {
     let (key, mut have) = tables.into_iter().next()?;
     let want = wanted.get(&key)?.clone();
     have.intact = false;

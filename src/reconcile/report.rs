@@ -77,6 +77,11 @@ impl Report {
         })
     }
 
+    /// Whether something failed without which something is open, or nothing passes.
+    pub fn failed_guard(&self) -> bool {
+        self.failures().any(|(line, _)| line.pace == Pace::AtOnce)
+    }
+
     /// Whether the filters are known to be as they should be, whatever else failed.
     pub fn filters_hold(&self) -> bool {
         let failed = self.failures().map(|(line, _)| line.kind);
