@@ -6,7 +6,7 @@ import os
 import pathlib
 import sys
 
-from labkit import fleet, reach
+from labkit import fleet, platforms, reach
 from labkit.console import LabError, say, step, table
 from labkit.lab import Lab, alone
 from labkit.scenarios import run
@@ -30,7 +30,7 @@ def main():
 
 def _parser():
     parser = argparse.ArgumentParser(
-        prog="integration/lab", description="Whole LXMesh hosts on one machine: Debian, LXD, FRR, the product."
+        prog="integration/lab", description="Whole LXMesh hosts on one machine: Debian, LXD or Incus, FRR, the product."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -38,6 +38,7 @@ def _parser():
     up.set_defaults(command=_up)
     up.add_argument("--hosts", type=int, default=3, metavar="N", help="number of supervisors (default 3)")
     up.add_argument("--reflectors", type=int, default=2, metavar="N", help="number of reflectors (default 2)")
+    _platform(up)
     up.add_argument("--no-vm", action="store_true", help="run the hosts on this machine's own kernel")
     up.add_argument("--no-product", action="store_true", help="everything but LXMesh itself")
     up.add_argument("--deb", metavar="FILE", help="install this package instead of building one")
@@ -63,6 +64,7 @@ def _parser():
     test.set_defaults(command=_test)
     test.add_argument("names", nargs="*", metavar="NAME")
     test.add_argument("--list", action="store_true", help="say which there are, and run none")
+    _platform(test)
     test.add_argument("--no-vm", action="store_true", help="run the hosts on this machine's own kernel")
     test.add_argument("--deb", metavar="FILE", help="install this package instead of building one")
     test.add_argument("--keep", action="store_true", help="leave the lab running afterwards")
@@ -73,9 +75,24 @@ def _parser():
     return parser
 
 
+def _platform(parser):
+    names = ", ".join(f"{one.name} ({one.text})" for one in platforms.PLATFORMS)
+    parser.add_argument("--platform", metavar="NAME",
+                        help=f"what the hosts are: {names}; by default what is up, else {platforms.DEFAULT.name}")
+
+
+def _lab(options, *plan):
+    """The lab that is up, which is of the platform asked for, or the one to be started."""
+    platform = platforms.named(options.platform) if options.platform else None
+    lab = Lab(*plan, platform=platform or platforms.DEFAULT)
+    if platform and lab.platform != platform:
+        raise LabError(f"the lab is up as {lab.platform.name}; `integration/lab down` first")
+    return lab
+
+
 def _up(options):
     try:
-        lab = Lab(FleetPlan(options.hosts, options.reflectors))
+        lab = _lab(options, FleetPlan(options.hosts, options.reflectors))
     except ValueError as error:
         raise LabError(str(error)) from None
     ran_before = lab.is_up()
@@ -176,13 +193,14 @@ def _test(options):
     if options.list:
         print(table([["SCENARIO", "SHOWS THAT"], *run.listing()]))
         return 0
-    wanted = run.chosen(options.names)
-    lab = Lab()
+    lab = _lab(options)
+    wanted = run.chosen(options.names, lab.platform)
     was_up = lab.is_up()
     report = None
     try:
         if not was_up:
-            words = ["up"] + (["--no-vm"] if options.no_vm else []) + (["--deb", options.deb] if options.deb else [])
+            words = ["up", "--platform", lab.platform.name]
+            words += (["--no-vm"] if options.no_vm else []) + (["--deb", options.deb] if options.deb else [])
             _up(_parser().parse_args(words))
             lab = Lab()
         elif options.deb:

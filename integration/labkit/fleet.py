@@ -138,7 +138,11 @@ _START_AGENT = "systemctl --quiet --no-reload enable lxmesh-agent && systemctl s
 
 # A container that ran before there was an agent has stopped asking for routers: its kernel
 # waits up to an hour between solicitations, and a router need not speak for ten minutes.
-_RESTART_CONTAINERS = "for name in $(lxc list -f csv -c n status=running); do lxc restart --force $name; done"
+_RESTART_CONTAINERS = """\
+for place in /sys/fs/cgroup/lxc.payload.*; do
+    [ ! -d "$place" ] || "$1" restart --force "${place##*/lxc.payload.}"
+done
+"""
 
 
 def _deploy_one(host, content, text):
@@ -151,18 +155,18 @@ def _deploy_one(host, content, text):
     if host.role == "supervisor":
         host.sh(_START_AGENT, timeout=120)
         if new:
-            host.sh(_RESTART_CONTAINERS, timeout=120)
+            host.run(["sh", "-c", _RESTART_CONTAINERS, "restart", host.manager.client], timeout=120)
 
 
 _LAUNCH = """\
 set -eu
-name=$1 network=$2 address4=$3 address6=$4
-if ! lxc info "$name" > /dev/null 2>&1; then
-    lxc init bb "$name" > /dev/null
-    lxc config device add "$name" eth0 nic nictype=p2p name=eth0 user.lxmesh.parent="$network" \\
+client=$1 name=$2 network=$3 address4=$4 address6=$5; shift 5
+if ! "$client" info "$name" > /dev/null 2>&1; then
+    "$client" init bb "$name" "$@" > /dev/null
+    "$client" config device add "$name" eth0 nic nictype=p2p name=eth0 user.lxmesh.parent="$network" \\
         user.lxmesh.ipv4.address="$address4" user.lxmesh.ipv6.address="$address6" > /dev/null
 fi
-[ -d "/sys/fs/cgroup/lxc.payload.$name" ] || lxc start "$name"
+[ -d "/sys/fs/cgroup/lxc.payload.$name" ] || "$client" start "$name"
 """
 
 
@@ -183,5 +187,6 @@ def _number(host):
 
 def _launch_one(host):
     number = _number(host)
-    arguments = [f"c{number}", NETWORK, *addresses_of(number)]
+    name = f"c{number}"
+    arguments = [host.manager.client, name, NETWORK, *addresses_of(number), *host.target]
     host.run(["sh", "-c", _LAUNCH, "launch", *arguments], timeout=180)

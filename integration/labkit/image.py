@@ -1,6 +1,6 @@
-"""The lab image: one Debian 13 root file system, for the machine and every host in it.
+"""The lab image: one Debian root file system, for the machine and every host in it.
 
-Cached by a hash of its recipe (image/ and this file). An image is either complete or
+Cached by its platform and a hash of its recipe (image/, this file, the platform's release and packages). An image is either complete or
 absent: it is built beside its final name and renamed.
 """
 
@@ -10,17 +10,17 @@ import pathlib
 import shutil
 import subprocess
 
-from labkit import requirements
+from labkit import platforms, requirements
 from labkit.console import LabError, step
 from labkit.settings import KIT, cache_directory
 
 RECIPE = KIT / "image"
 DISK_SIZE = "3G"
-KEPT_IMAGES = 2
+KEPT_IMAGES = 4
 
 
-def recipe_hash():
-    digest = hashlib.sha256()
+def recipe_hash(platform):
+    digest = hashlib.sha256(repr((platform.suite, platform.older_suite, platform.manager.packages)).encode())
     files = [KIT / "image.py"] + [path for path in RECIPE.rglob("*") if path.is_file()]
     for path in sorted(files):
         executable = os.access(path, os.X_OK)
@@ -39,36 +39,36 @@ class Image:
         self.root = directory / "root"  # the same tree, for hosts without the machine
 
 
-def directory():
+def directory(platform=platforms.DEFAULT):
     """Where the image of the current recipe is, or will be."""
-    return cache_directory() / f"image-{recipe_hash()}"
+    return cache_directory() / f"image-{platform.name}-{recipe_hash(platform)}"
 
 
-def ensure():
+def ensure(platform=platforms.DEFAULT):
     """The image of the current recipe, built if the cache lacks it."""
-    place = directory()
+    place = directory(platform)
     if not place.is_dir():
         requirements.for_image_build()
-        _build(place)
+        _build(place, platform)
         _forget_old(place)
     os.utime(place)
     return Image(place)
 
 
-def _packages():
+def _packages(platform):
     lines = (RECIPE / "packages").read_text().splitlines()
-    return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    return [line.strip() for line in lines if line.strip() and not line.startswith("#")] + list(platform.manager.packages)
 
 
-def _build(directory):
+def _build(directory, platform):
     directory.parent.mkdir(parents=True, exist_ok=True)
     work = directory.with_name(directory.name + ".new")
     _remove(work)
     work.mkdir()
     log_path = directory.parent / "image-build.log"
     root = work / "root"
-    with step(f"building the Debian image (log: {log_path})") as remark, open(log_path, "w") as log:
-        _logged(log, log_path, _mmdebstrap(root))
+    with step(f"building the image of {platform.name} (log: {log_path})") as remark, open(log_path, "w") as log:
+        _logged(log, log_path, _mmdebstrap(root, platform))
         shutil.copytree(RECIPE / "overlay", root, dirs_exist_ok=True, symlinks=True)
         _logged(log, log_path, ["sh", str(RECIPE / "customise"), str(root)])
         kernels = sorted((root / "boot").glob("vmlinuz-*"))
@@ -87,10 +87,15 @@ def _build(directory):
     work.rename(directory)
 
 
-def _mmdebstrap(root):
+def _mmdebstrap(root, platform):
     no_documents = [
         f"--dpkgopt=path-exclude=/usr/share/{part}/*" for part in ("doc", "man", "info", "locale")
     ]
+    mirror = requirements.debian_mirror()
+    older = [f"deb {mirror} {platform.older_suite} main"] if platform.older_suite else []
+    # The lists of a release that is in the making are valid for a week, and a mirror may stand still for longer.
+    # Who has signed them is verified all the same.
+    still = ["--aptopt=Acquire::Check-Valid-Until \"false\""] if platform.older_suite else []
     return [
         # what it mounts goes with it, however it ends
         "unshare", "--mount", "nice", "mmdebstrap", "--mode=root", "--variant=minbase", "--format=directory",
@@ -99,8 +104,9 @@ def _mmdebstrap(root):
         "--essential-hook=mkdir -p $1/etc/initramfs-tools && "
         "echo update_initramfs=no > $1/etc/initramfs-tools/update-initramfs.conf",
         "--dpkgopt=force-confold",
-        f"--include={','.join(_packages())}",
-        requirements.TRIXIE, str(root), requirements.debian_mirror(),
+        *still,
+        f"--include={','.join(_packages(platform))}",
+        platform.suite, str(root), f"deb {mirror} {platform.suite} main", *older,
     ]
 
 

@@ -9,7 +9,7 @@ import secrets
 import shlex
 import sys
 
-from labkit import image
+from labkit import image, platforms
 from labkit.console import LabError, say, step
 from labkit.native import Native
 from labkit.remote import Host, Place
@@ -55,15 +55,16 @@ def alone():
 class Lab:
     """The running lab, or the one to be started. Hosts are in `hosts`, by name order."""
 
-    def __init__(self, plan=None):
+    def __init__(self, plan=None, platform=platforms.DEFAULT):
         recorded = _recorded()
         self.native = bool(recorded and recorded["native"])
+        self.platform = platforms.named(recorded.get("platform", platforms.DEFAULT.name)) if recorded else platform
         self.plan = FleetPlan(**recorded["plan"]) if recorded else (plan or FleetPlan())
         self._make_places()
 
     def _make_places(self):
         self.machine = Native() if self.native else Machine()
-        self.hosts = [Host(host_plan, self._transport) for host_plan in self.plan.hosts]
+        self.hosts = [Host(host_plan, self._transport, self.platform) for host_plan in self.plan.hosts]
         # the machine around the hosts: kernel-wide settings, the underlay bridge
         self.outside = Place("lab machine", self._transport, [])
 
@@ -86,7 +87,7 @@ class Lab:
 
     def is_of_this_tree(self):
         """The image that it runs is the one that this tree would make."""
-        return _recorded().get("image") == image.directory().name
+        return _recorded().get("image") == image.directory(self.platform).name
 
     def each(self, hosts, action):
         """Runs action(host) for all hosts at the same time; {name: result}. All errors are told."""
@@ -109,23 +110,24 @@ class Lab:
             raise LabError("the lab is up in its machine; `integration/lab down` first")
 
     def start(self, native=False):
-        """Machine, hosts, LXD: everything but the product. Reuses what is up already."""
+        """Machine, hosts, LXD or Incus: everything but the product. Reuses what is up already."""
         if not self.is_up():
             if self.machine.pid() is not None:
                 say("a machine is left of a start that did not come to its end; stopping it")
                 self.machine.stop()
             self.native = native
             self._make_places()
-            base = image.ensure()
+            base = image.ensure(self.platform)
             self.machine.start(base)
             RUN.mkdir(mode=0o700, parents=True, exist_ok=True)
             FLEET_FILE.write_text(json.dumps({
                 "native": native,
                 "image": base.directory.name,
+                "platform": self.platform.name,
                 "plan": {"supervisors": self.plan.supervisors, "reflectors": self.plan.reflectors},
             }))
         self.start_hosts()
-        self.start_lxd()
+        self.start_managers()
 
     def start_hosts(self):
         names = [f"{host.name}={host.address}" for host in self.hosts]
@@ -136,9 +138,17 @@ class Lab:
             for host, other in zip(self.hosts, self.hosts[1:] + self.hosts[:1]):
                 host.wait_for(f"ping -q -c 1 -W 1 {other.address}", timeout=20)
 
-    def start_lxd(self):
-        with step("starting LXD on the supervisors and importing the container image"):
-            self.each(self.supervisors, lambda host: host.run([f"{INSIDE}/lxd-ready"], timeout=300))
+    def start_managers(self):
+        manager = self.platform.manager.name
+        with step(f"starting {manager} on the supervisors and importing the container image"):
+            if not self.platform.clustered:
+                self.each(self.supervisors, lambda host: host.start_manager())
+                return
+            first, *others = self.supervisors
+            first.start_manager()
+            # one after the other: each changes who the cluster is
+            for host in others:
+                host.start_manager(joins=first)
 
     def stop(self, keep_logs=False):
         """Ends everything. With `keep_logs` the machine's console is copied to the cache first."""

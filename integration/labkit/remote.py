@@ -146,13 +146,14 @@ class Background:
 
 
 class Container(Place):
-    """An LXD container. `run` is inside it; `net.run` uses the host's tools in its network."""
+    """A container of LXD or Incus. `run` is inside it; `net.run` uses the host's tools in its network."""
 
     def __init__(self, host, name, transport, project="default"):
         self.host = host
         self.instance = name
         self.project = project
-        payload = name if project == "default" else f"{project}_{name}"
+        # the name of its control group
+        self.payload = payload = name if project == "default" else f"{project}_{name}"
         enter = f"{INSIDE}/in-container"
         super().__init__(f"{host.name}/{name}", transport, host._enter, [enter, payload])
         self.net = Place(f"{host.name}/{name} (network)", transport, host._enter, [enter, "--net", payload])
@@ -172,18 +173,35 @@ class Container(Place):
 class Host(Place):
     """A supervisor or reflector, a whole Debian system."""
 
-    def __init__(self, plan, transport):
+    def __init__(self, plan, transport, platform):
         super().__init__(plan.name, transport, [f"{INSIDE}/in", plan.name])
         self.plan = plan
+        self.platform = platform
+        self.manager = platform.manager
         self.address = plan.address
         self.role = plan.role
 
     def container(self, name, project="default"):
         return Container(self, name, self._transport, project)
 
-    def lxc(self, *words, **options):
-        """`host.lxc("start", "c1")`; returns standard output."""
-        return self.run(["lxc", *words], **options).stdout
+    def client(self, *words, **options):
+        """`host.client("start", "c1")`, by lxc or incus; returns standard output."""
+        return self.run([self.manager.client, *words], **options).stdout
+
+    @property
+    def target(self):
+        """Words that make a new instance here, and not on another member of its cluster."""
+        return ["--target", self.name] if self.platform.clustered else []
+
+    def start_manager(self, joins=None):
+        """LXD or Incus answers, with what a container needs; in a cluster it `joins` that host's."""
+        words = [f"{INSIDE}/instances-ready", self.manager.daemon]
+        if self.platform.clustered:
+            words += [self.name, self.address]
+            members = joins.client("cluster", "list", "--format=csv").splitlines() if joins else []
+            if joins and not any(line.startswith(f"{self.name},") for line in members):
+                words.append(joins.client("cluster", "add", self.name).split()[-1])
+        self.run(words, timeout=300)
 
     def push(self, content, path, mode="0644"):
         """Writes a file on the host: `content` is text, bytes or a pathlib.Path."""

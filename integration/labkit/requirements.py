@@ -16,7 +16,6 @@ from labkit.console import LabError, step
 BACKPORTS_LIST = pathlib.Path("/etc/apt/sources.list.d/lxmesh-lab-backports.sources")
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 OLDEST_QEMU = 8
-TRIXIE = "trixie"
 
 
 def release():

@@ -13,10 +13,11 @@ import traceback
 
 from labkit.console import LabError
 from labkit.lab import alone
+from labkit.platforms import PLATFORMS
 from labkit.report import FAILED, Report
 from labkit.settings import REPOSITORY
 from testkit import groups, remains
-from testkit.machine import Machine
+from testkit.machine import LABS, Machine
 
 
 def main():
@@ -35,8 +36,8 @@ def main():
             # what is cleared away took memory, and may have been a lab
             if lacks := Machine().lacks(names):
                 return _refused(f"cannot run here: {lack}" for lack in lacks)
-            with alone() if {"lab", "long"} & set(names) else contextlib.nullcontext():
-                return _run(run, options.groups)
+            with alone() if LABS & set(names) else contextlib.nullcontext():
+                return _run(run, options.groups, options.platforms)
     except remains.Busy as busy:
         return _refused([f"another run is on this computer, and they would disturb each other: {busy}; wait for its end"])
     except LabError as error:
@@ -50,25 +51,30 @@ def _refused(reasons):
 
 
 def _arguments():
-    listing = "\n".join(f"  {name:7} {text}" for name, text in groups.GROUPS.items())
+    listing = "\n".join(f"  {name:9} {text}" for name, text in groups.GROUPS.items())
     parser = argparse.ArgumentParser(
         prog="integration/test", formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Runs the tests, by default all groups but `long`. Installs what is missing.",
         epilog=f"groups:\n{listing}\n\n{__doc__.partition(chr(10) * 2)[2]}",
     )
-    parser.add_argument("groups", nargs="*", metavar="GROUP", help="only these, in this order")
+    parser.add_argument("groups", nargs="*", metavar="GROUP",
+                        help="only these, in this order; after `platforms`, names of platforms may follow")
     options = parser.parse_args()
-    options.groups = list(dict.fromkeys(options.groups))
+    known = [one.name for one in PLATFORMS]
+    options.platforms = [name for name in known if name in options.groups]
+    options.groups = [name for name in dict.fromkeys(options.groups) if name not in known]
+    if options.platforms and "platforms" not in options.groups:
+        parser.error(f"{options.platforms[0]} is a platform: `platforms {options.platforms[0]}` runs its scenarios")
     for name in options.groups:
         if name not in groups.GROUPS:
             parser.error(f"{name} is none of {', '.join(groups.GROUPS)}")
     return options
 
 
-def _run(run, named):
+def _run(run, named, platforms):
     begun = time.monotonic()
     report = Report()
-    runner = groups.Runner(report, run)
+    runner = groups.Runner(report, run, platforms)
     ended = 0
     try:
         groups.install_packages()

@@ -11,10 +11,12 @@ import traceback
 
 from labkit import requirements
 from labkit.lab import Lab
+from labkit.platforms import DEFAULT, PLATFORMS
+from labkit.platforms import named as platform_named
 from labkit.report import FAILED, PASSED, REPEATED
 from labkit.scenarios import run as scenarios
 from labkit.settings import REPOSITORY
-from testkit import programs, remains, rust
+from testkit import programs, remains, rust, turns
 
 # group: what it has. `long` is run by name only, as are single scenarios (`integration/lab test NAME`).
 GROUPS = {
@@ -24,8 +26,11 @@ GROUPS = {
              "on the running kernel",
     "lab": "whole hosts with LXD, FRR, dnsmasq, strongSwan and networkd in a VM",
     "long": "by name only: the lab's long scenarios, the tutorial, and the package in fresh Debian systems",
+    "platforms": "by name only: all usual scenarios on those platforms, or on each; goes on where it was ended",
 }
 USUAL = ("unit", "crates", "netns", "lab")
+# What a usual run has of one of the other platforms, by turns; of a cluster, its own scenarios besides.
+OF_OTHERS = ("reach", "services", "repair")
 
 PACKAGES = (
     "gcc libc6-dev iproute2 nftables conntrack dnsmasq-base frr frr-pythontools iputils-ping systemd dbus libcap2-bin procps "
@@ -44,10 +49,12 @@ _PACKAGE_PARTS = ("build", "repeat", "lint", "install", "autopkgtest", "native")
 class Runner:
     """Runs groups one after the other, whatever becomes of each; `minutes` says how long each took."""
 
-    def __init__(self, report, run):
+    def __init__(self, report, run, named=()):
         self.report = report
         self.run = run
         self.minutes = {}
+        # those of the group `platforms`
+        self._platforms = [platform_named(name) for name in named] or PLATFORMS
 
     @contextlib.contextmanager
     def timed(self, what):
@@ -122,40 +129,41 @@ class Runner:
                 if not was_up:
                     self.lab_down()
 
-    def scenarios(self, deb, which=()):
+    def scenarios(self, deb, which=(), platform=DEFAULT):
         """The lab's scenarios with this package, in the lab that is up."""
-        programs.say("lab: scenarios")
-        reason = self._some_scenarios(deb, which)
-        if missing := self._without_result(which):
-            programs.say("lab: scenarios without a result once more")
+        programs.say(f"{platform.group}: scenarios")
+        reason = self._some_scenarios(deb, which, platform)
+        if missing := self._without_result(which, platform):
+            programs.say(f"{platform.group}: scenarios without a result once more")
             first = len(self.report.results)
-            last = self._some_scenarios(deb, missing)
+            last = self._some_scenarios(deb, missing, platform)
             # a name stands for those that begin with it, too, and they may have a result already
             self.report.results[first:] = [one for one in self.report.results[first:] if one.name in {*missing, "preparation", "ends in order"}]
             self.report.repeated_since(first, f"no result the first time: {reason}")
-            self._not_run(f"no result: {last}", which)
+            self._not_run(f"no result: {last}", which, platform)
 
-    def _some_scenarios(self, deb, names):
+    def _some_scenarios(self, deb, names, platform):
         """Runs them; the last thing that was said. What each came to is in the report."""
         handle, results = tempfile.mkstemp(dir=self.run.temporary)
         os.close(handle)
         os.unlink(results)
         before = self.report.failed
-        status, lines = programs.shown(["integration/lab", "test", *names, "--results", results, "--deb", deb])
+        status, lines = programs.shown(["integration/lab", "test", *names, "--results", results, "--deb", deb,
+                                         "--platform", platform.name])
         self.report.read(results)
         reason = _last(lines, status)
-        if status != 0 and self.report.failed == before and not self._without_result(names):
-            self.report.add("lab", "ends in order", FAILED, reason)
+        if status != 0 and self.report.failed == before and not self._without_result(names, platform):
+            self.report.add(platform.group, "ends in order", FAILED, reason)
         return reason
 
-    def _without_result(self, which):
-        known = {result.name for result in self.report.results if result.group == "lab"}
-        return [one.name for one in scenarios.chosen(list(which)) if one.name not in known]
+    def _without_result(self, which, platform=DEFAULT):
+        known = {result.name for result in self.report.results if result.group == platform.group}
+        return [one.name for one in scenarios.chosen(list(which), platform) if one.name not in known]
 
-    def _not_run(self, reason, which=()):
+    def _not_run(self, reason, which=(), platform=DEFAULT):
         """Scenarios of which nothing is known have failed."""
-        for name in self._without_result(which):
-            self.report.add("lab", name, FAILED, reason)
+        for name in self._without_result(which, platform):
+            self.report.add(platform.group, name, FAILED, reason)
 
     def _package(self, group):
         lines = self.check(group, "its package is built", BUILD_PACKAGE)
@@ -163,6 +171,37 @@ class Runner:
 
     def lab_down(self):
         programs.shown(["integration/lab", "down"])
+
+    def platforms(self):
+        """All usual scenarios on the named platforms, or on each: those that have not passed yet with this package."""
+        if not (deb := self._package("platforms")):
+            return
+        for platform in self._platforms:
+            with self.timed(platform.name):
+                record = turns.Record(platform, deb)
+                missing = record.missing()
+                print(f"{platform.name}: {record.line()}; to be run: {', '.join(missing) or 'none'}", flush=True)
+                if missing and self.check(platform.group, "its machine and hosts start", _start(platform)) is not None:
+                    try:
+                        command = ["integration/lab", "test", *missing, "--results", record.part, "--deb", deb, "--platform", platform.name]
+                        programs.shown(command)
+                    finally:
+                        record.take_in()
+                        self.lab_down()
+                for name in record.missing():
+                    self.report.add(platform.group, name, FAILED, record.reason(name))
+                self.report.results += record.passed()
+                print(f"{platform.name}: {record.line()}", flush=True)
+
+    def other_platform(self, deb):
+        """What a usual run has of another platform than the lab's own."""
+        platform = turns.next_platform()
+        which = [*OF_OTHERS, *(["cluster"] if platform.clustered else [])]
+        with self.timed(platform.name):
+            if self.check(platform.group, "its machine and hosts start", _start(platform)) is not None:
+                self.scenarios(deb, which, platform)
+            else:
+                self._not_run("no lab", which, platform)
 
     def long(self):
         with self.timed("long"):
@@ -189,7 +228,7 @@ class Runner:
             "crates": programs.Beside(CRATES, self.output("crates"), idle=True),
         }
         try:
-            self._usual(beside)
+            self._usual(beside, was_up)
         except BaseException:
             for one in beside.values():
                 one.stop()
@@ -198,7 +237,7 @@ class Runner:
             if not was_up:
                 self.lab_down()
 
-    def _usual(self, beside):
+    def _usual(self, beside, was_up):
         self.attempt(self.unit)
         beside["package"] = programs.Beside(BUILD_PACKAGE, self.output("package"), idle=True)
         self.attempt(self.netns)
@@ -210,6 +249,12 @@ class Runner:
                 self.scenarios(deb[-1])
             else:
                 self._not_run("no lab")
+        if was_up:
+            print(f"a lab was up before: nothing is run on {turns.next_platform().name}", flush=True)
+        else:
+            self.lab_down()
+            if deb is not None:
+                self.other_platform(deb[-1])
         self._ended("crates", "cargo deny", beside["crates"], CRATES)
         for name, one in beside.items():
             self.minutes[f"{name} (beside others)"] = one.minutes
@@ -229,7 +274,11 @@ class Runner:
 
 
 BUILD_PACKAGE = ["debian/build"]
-START_LAB = ["integration/lab", "up", "--no-product"]
+def _start(platform):
+    return ["integration/lab", "up", "--no-product", "--platform", platform.name]
+
+
+START_LAB = _start(DEFAULT)
 # The advisory database is not on the package registries; it is read where it can be had.
 CRATES = ["sh", "-euc", f"""\
 if ! cargo deny --version 2> /dev/null | grep -q {CARGO_DENY}; then

@@ -5,7 +5,7 @@ import pathlib
 import re
 import shutil
 
-from labkit import image, requirements
+from labkit import image, platforms, requirements
 from labkit.lab import Lab
 from labkit.settings import REPOSITORY, cache_directory
 from labkit.vm import short_of_memory
@@ -16,8 +16,11 @@ COMPILED_GIB = 6
 IMAGE_GIB = 3
 LAB_GIB = 6
 LONG_GIB = 20
+# The groups that start a lab, or use the one that is up.
+LABS = {"lab", "long", "platforms"}
 # The scenarios' hosts.
 SUPERVISORS = 3
+_LABS = "lab, long and platforms"
 
 
 class Machine:
@@ -57,26 +60,28 @@ class Machine:
         needed = {self.target: COMPILED_GIB if not (self.target / "debug").exists() else 1}
         if "long" in groups:
             needed[self.target] += LONG_GIB
-        if {"lab", "long"} & set(groups):
+        if LABS & set(groups):
             lacks += self._lacks_for_lab(needed, groups)
         return lacks + _too_small(needed)
 
     def _lacks_for_lab(self, needed, groups):
         lacks = []
         if self.kernel.machine != "x86_64":
-            lacks.append(f"the lab's machine is x86-64, and this one {self.kernel.machine}: name other groups than lab and long")
+            lacks.append(f"the lab's machine is x86-64, and this one {self.kernel.machine}: name other groups than {_LABS}")
         lab = Lab()
         if lab.is_up():
             down = "`integration/lab down` first"
             if "long" in groups:
                 lacks.append(f"a lab is up, and `long` starts several of its own: {down}")
+            elif "lab" in groups and lab.platform != platforms.DEFAULT:
+                lacks.append(f"a lab is up as {lab.platform.name}, and {platforms.DEFAULT.name} is needed: {down}")
             elif len(lab.supervisors) < SUPERVISORS:
                 lacks.append(f"a lab is up with {len(lab.supervisors)} supervisors, and the scenarios need {SUPERVISORS}: {down}")
             elif not lab.is_of_this_tree():
                 lacks.append(f"a lab is up, made from another version of its image: {down}")
             return lacks
         if short := short_of_memory(self.available):
-            lacks.append(f"{short}, or name other groups than lab and long")
+            lacks.append(f"{short}, or name other groups than {_LABS}")
         needed[self.cache] = LAB_GIB + (0 if image.directory().is_dir() else IMAGE_GIB)
         return lacks
 

@@ -10,10 +10,11 @@ import tempfile
 import time
 import unittest
 
-from labkit import lab
+from labkit import lab, platforms
 from labkit.console import LabError
 from labkit.report import FAILED, PASSED, REPEATED, Report
-from testkit import groups, machine, programs, remains, rust
+from labkit.scenarios import run as scenarios
+from testkit import groups, machine, programs, remains, rust, turns
 
 # Stands for a test program: names and lines as Rust's own harness has them.
 _PROGRAM = """\
@@ -191,6 +192,55 @@ class Groups(unittest.TestCase):
         with contextlib.redirect_stderr(io.StringIO()):
             self.runner.attempt(broken)
         self.assertEqual(self.runner.report.results[0].reason, "ValueError: a mistake")
+
+
+class Turns(unittest.TestCase):
+    """Scenarios on platforms, over several runs."""
+
+    def setUp(self):
+        directory = tempfile.TemporaryDirectory()
+        self.addCleanup(directory.cleanup)
+        self.directory = pathlib.Path(directory.name)
+        self.deb = self.directory / "a.deb"
+        self.deb.write_text("one")
+        self.platform = platforms.named("debian-13-incus")
+
+    def record(self):
+        return turns.Record(self.platform, self.deb, self.directory)
+
+    def test_what_has_passed_is_not_run_again_and_what_failed_is(self):
+        record = self.record()
+        self.assertEqual(record.missing(), [one.name for one in scenarios.chosen([], self.platform)])
+        report = Report(record.part)
+        report.add("x", "reach", PASSED)
+        report.add("x", "mtu", REPEATED, "once")
+        report.add("x", "services", FAILED, "why")
+        # killed here: the next one takes in what there is
+        again = self.record()
+        self.assertNotIn("reach", again.missing())
+        self.assertNotIn("mtu", again.missing())
+        self.assertIn("services", again.missing())
+        self.assertEqual(again.reason("services"), "why")
+        self.assertEqual([result.name for result in again.passed()], ["reach", "mtu"])
+        self.assertRegex(again.line(), "^2 of ")
+        self.assertFalse(record.part.exists())
+
+    def test_another_package_begins_anew(self):
+        record = self.record()
+        Report(record.part).add("x", "reach", PASSED)
+        record.take_in()
+        self.assertNotIn("reach", self.record().missing())
+        self.deb.write_text("two")
+        self.assertIn("reach", self.record().missing())
+
+    def test_scenarios_are_for_the_platforms_that_they_fit(self):
+        alone, clustered = ({one.name for one in scenarios.chosen([], platforms.named(name))}
+                            for name in ("debian-13-lxd", "debian-13-incus"))
+        self.assertEqual(clustered - alone, {name for name in clustered if name.startswith("cluster-")})
+        self.assertEqual(alone - clustered, {"move"})
+        self.assertTrue(clustered - alone)
+        with self.assertRaises(LabError):
+            scenarios.chosen(["cluster"], platforms.DEFAULT)
 
 
 # After that many seconds what a test waits for will not come.

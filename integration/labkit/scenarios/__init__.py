@@ -1,4 +1,4 @@
-"""What the lab must show: named tests on real LXD, FRR, dnsmasq and networkd.
+"""What the lab must show: named tests on real LXD or Incus, FRR, dnsmasq and networkd.
 
 A theme is a module; a test is a function with the decorator `scenario`, called with a Scene.
 Tests run in the order of the themes here, gentle ones first. Each leaves the hosts as it
@@ -8,7 +8,7 @@ found them.
 import importlib
 
 THEMES = (
-    "addresses", "policy", "lifecycle", "move", "claims", "routes", "datapath", "restarts", "repair", "frr", "lxd_faults", "foreign", "apply",
+    "addresses", "policy", "lifecycle", "move", "cluster", "claims", "routes", "datapath", "restarts", "repair", "frr", "lxd_faults", "foreign", "apply",
     "closed", "ipsec_wire", "ipsec", "confined",
 )
 # importing a theme registers its tests

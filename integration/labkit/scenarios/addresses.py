@@ -13,7 +13,7 @@ MTU = 1450  # what the underlay's 1500 leaves beside VXLAN over IPv4
 def by_dhcp(scene):
     """addresses and MTU come by DHCP from the agent's dnsmasq, not from the container's configuration"""
     for guest in scene.everyone:
-        keys = guest.lxc("config", "device", "show", guest.name)
+        keys = guest.client("config", "device", "show", guest.name)
         static = [line for line in keys.splitlines() if line.strip().startswith(("ipv4.address", "ipv6.address"))]
         check(not static, f"{guest.label} has addresses from LXD: {static}")
         scene.forget_leases(guest)

@@ -6,7 +6,6 @@ import time
 
 from labkit import fleet
 from labkit.scenarios.registry import check, scenario
-from labkit.settings import INSIDE
 
 CONF = fleet.HOST_FILE
 STATE = "/var/lib/lxmesh-gen"
@@ -210,8 +209,8 @@ def apply_reboot(scene):
         check(_files(host) == files, lambda: f"{files}\n{_files(host)}")
         check("vxlan-extra" not in host.sh("ip -o link"), "the network is still there")
         # the lab's instances do not start by themselves
-        host.run([f"{INSIDE}/lxd-ready"], timeout=300)
-        guest.lxc("start", guest.name, timeout=180)
+        host.start_manager()
+        guest.client("start", guest.name, timeout=180)
         scene.dressed(guest)
         scene.reaches(guest, scene.c1.ipv4, scene.c2.ipv6)
         scene.note(f"from the restart to the container's first answer: {time.monotonic() - begun:.0f} s")

@@ -61,7 +61,7 @@ def across_hosts(scene):
         for address in (holder.ipv4, holder.ipv6):
             _all_know(scene, address, mac)
     for key, address in zip(("ipv4", "ipv6"), fleet.addresses_of(_NUMBER)):
-        thief.lxc("config", "device", "set", "t71", "eth0", f"user.lxmesh.{key}.address={address}")
+        thief.client("config", "device", "set", "t71", "eth0", f"user.lxmesh.{key}.address={address}")
         _all_know(scene, address, thief.nic().mac)
     _no_problems(scene, *scene.sups)
     scene.remove_guest(thief)
@@ -74,13 +74,13 @@ def passed_on(scene):
     mac = scene.present(first).mac
     second = scene.guest(scene.sups[1], "t73", _NUMBER)
     _named(scene, scene.sups[1], "t73 device eth0", second.ipv4, mac)
-    first.lxc("stop", "-f", first.name)
+    first.client("stop", "-f", first.name)
     scene.present(second)
     scene.dressed(second)
     scene.reaches(scene.c3, second.ipv4, second.ipv6)
     _no_problems(scene, *scene.sups)
     # Back again: now the other one waits.
-    first.lxc("start", first.name)
+    first.client("start", first.name)
     _named(scene, scene.sups[0], "t72 device eth0", first.ipv4, second.nic().mac)
     scene.reaches(scene.c3, second.ipv4, second.ipv6)
     scene.remove_guest(second)
@@ -124,7 +124,7 @@ def after_restart(scene):
     holder = scene.guest(host, "t76", _NUMBER)
     mac = scene.present(holder).mac
     for key, address in (("ipv4", holder.ipv4), ("ipv6", holder.ipv6)):
-        thief.lxc("config", "device", "set", "t75", "eth0", f"user.lxmesh.{key}.address={address}")
+        thief.client("config", "device", "set", "t75", "eth0", f"user.lxmesh.{key}.address={address}")
     for restart in (False, True):
         if restart:
             host.run(["systemctl", "restart", AGENT], timeout=120)
@@ -155,7 +155,7 @@ def host_names(scene):
     try:
         with scene.no_ping_lost((scene.c1, scene.c2.ipv4), (scene.c2, scene.c3.ipv6), what="names of the host's devices"):
             for name, why in names.items():
-                guest.lxc("config", "set", "t77", f"volatile.eth0.host_name={name}")
+                guest.client("config", "set", "t77", f"volatile.eth0.host_name={name}")
                 _named(scene, host, "t77 device eth0", f"its device {name} is", why)
                 # The device that it had is out of its bridge.
                 master = host.json(["ip", "-j", "link", "show", port])[0].get("master")
@@ -165,7 +165,7 @@ def host_names(scene):
             _named(scene, host, "t77 device eth0", "its device lab-own is")
             check(host.sh(look) == before, f"changed by a new agent:\n{before}\n{host.sh(look)}")
     finally:
-        guest.lxc("config", "set", "t77", f"volatile.eth0.host_name={port}", check=False)
+        guest.client("config", "set", "t77", f"volatile.eth0.host_name={port}", check=False)
         host.sh("ip link del lab-own", check=False)
     scene.present(guest)
     scene.reaches(scene.c1, guest.ipv4)

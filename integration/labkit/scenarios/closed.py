@@ -10,7 +10,6 @@ from labkit.scenarios import frames as f
 from labkit.scenarios import state
 from labkit.scenarios.registry import check, scenario
 from labkit.scenarios.scene import AGENT
-from labkit.settings import INSIDE
 
 _PROBE = "/var/tmp/lxmesh-lab-closed.py"
 _PORT, _LISTENING = 9777, 9778
@@ -150,7 +149,7 @@ def _restarts(scene, count, first):
     try:
         host.sh(f"systemctl start {_UNIT}")
         for _ in range(count):
-            eve.lxc("restart", "-f", eve.name, timeout=180)
+            eve.client("restart", "-f", eve.name, timeout=180)
         scene.dressed(eve)
         told = _heard(host)
         scene.note(f"{told['starts']} starts seen, {told['sent']} frames sent")
@@ -162,7 +161,7 @@ def _restarts(scene, count, first):
         with _without_agent(host):
             host.sh(f"nft delete table inet lxmesh_closed; nft delete table arp lxmesh_closed; systemctl start {_UNIT}")
             try:
-                eve.lxc("restart", "-f", eve.name, timeout=180)
+                eve.client("restart", "-f", eve.name, timeout=180)
                 for _ in range(10):
                     time.sleep(3)
                     open_host = _heard(host)
@@ -214,7 +213,7 @@ def _attack(scene, guest):
     host = guest.host
     host.push(_PROBE_TEXT, _PROBE)
     query = f"/1.0/instances/{guest.name}/state?project={guest.project}"
-    pid = json.loads(host.lxc("query", query))["pid"]
+    pid = json.loads(host.client("query", query))["pid"]
     other = next(one for one in scene.sups if one is not host)
     before = _counted(host)
     arrived = json.loads(host.run(["python3", _PROBE, str(pid), _port_of(guest), host.address, other.address]).stdout)
@@ -250,7 +249,7 @@ def agent_stopped(scene):
         host.sh("nft delete table inet lxmesh_closed; nft delete table arp lxmesh_closed")
         try:
             query = f"/1.0/instances/{guest.name}/state?project={guest.project}"
-            pid = json.loads(host.lxc("query", query))["pid"]
+            pid = json.loads(host.client("query", query))["pid"]
             words = ["python3", _PROBE, str(pid), _port_of(guest), host.address, scene.sups[1].address]
             arrived = json.loads(host.run(words).stdout)
         finally:
@@ -265,8 +264,8 @@ def refused(scene):
     """the device of a NIC that is refused is put down, is listed, and is connected once it may be"""
     host = scene.sups[0]
     guest = scene.guest(host, "closed2", 62, start=False)
-    guest.lxc("config", "device", "set", guest.name, "eth0", "user.lxmesh.parent=nowhere")
-    guest.lxc("start", guest.name, timeout=180)
+    guest.client("config", "device", "set", guest.name, "eth0", "user.lxmesh.parent=nowhere")
+    guest.client("start", guest.name, timeout=180)
     port = _port_of(guest)
 
     def probe():
@@ -276,7 +275,7 @@ def refused(scene):
     scene.until(f"{port} is down", probe)
     host.sh(f"ip link set {port} up")
     scene.until(f"{port} is down again", probe)
-    guest.lxc("config", "device", "set", guest.name, "eth0", "user.lxmesh.parent=vpc")
+    guest.client("config", "device", "set", guest.name, "eth0", "user.lxmesh.parent=vpc")
     scene.dressed(guest)
     scene.reaches(guest, scene.c2.ipv4)
 
@@ -310,7 +309,7 @@ def reboot(scene):
     guest, near = scene.guest(host, "closed3", 63), scene.guest(host, "closed4", 64)
     for one in (guest, near):
         scene.dressed(one)
-        one.lxc("config", "set", one.name, "boot.autostart=true")
+        one.client("config", "set", one.name, "boot.autostart=true")
     _prepare_listening(scene, guest, near)
     host.sh(f"systemctl disable {AGENT}; systemctl enable {_UNIT}")
     try:
@@ -320,7 +319,7 @@ def reboot(scene):
         scene.until(f"{host.name}: restarted",
                     lambda: [f"{host.name} still runs"] if scene.lab.outside.sh(leader) == running else [],
                     patience=180, interval=1)
-        host.run([f"{INSIDE}/lxd-ready"], timeout=300)
+        host.start_manager()
         scene.until("the container has started", lambda: [] if _port_of(guest) else ["no device yet"], patience=180)
         order = host.sh("systemctl show -P ActiveEnterTimestampMonotonic lxmesh-firewall; "
                         "for u in lxd snap.lxd.daemon incus; do systemctl show -P ActiveEnterTimestampMonotonic $u; done")
@@ -340,6 +339,6 @@ def reboot(scene):
         _end_listening(host)
     scene.dressed(guest)
     # the lab's other instances do not start by themselves
-    scene.c3.lxc("start", scene.c3.name, check=False, timeout=180)
+    scene.c3.client("start", scene.c3.name, check=False, timeout=180)
     scene.dressed(scene.c3)
     scene.reaches(scene.c3, scene.c1.ipv4)

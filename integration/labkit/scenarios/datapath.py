@@ -30,11 +30,11 @@ def _configured(*settings):
     """(guest, {key: value}) for the block, one command per guest."""
     try:
         for guest, keys in settings:
-            guest.lxc("config", "set", guest.name, *(f"{key}={value}" for key, value in keys.items()))
+            guest.client("config", "set", guest.name, *(f"{key}={value}" for key, value in keys.items()))
         yield
     finally:
         for guest, keys in settings:
-            script = ";".join(f"lxc config unset {guest.name} {key}" for key in keys)
+            script = ";".join(f"{guest.host.manager.client} config unset {guest.name} {key}" for key in keys)
             guest.host.sh(script, check=False)
 
 

@@ -36,11 +36,11 @@ def start_and_stop(scene):
     guest = _t1(scene)
     nic = scene.present(guest)
     scene.reaches(scene.c1, guest.ipv4, guest.ipv6, f"{nic.link_local}%eth0")
-    guest.lxc("stop", "-f", guest.name)
+    guest.client("stop", "-f", guest.name)
     scene.absent(nic)
-    with guest.host.running(["lxc", "monitor", "--type=lifecycle", "--format=json"]) as events:
+    with guest.host.running([guest.host.manager.client, "monitor", "--type=lifecycle", "--format=json"]) as events:
         time.sleep(1)
-        guest.lxc("start", guest.name)
+        guest.client("start", guest.name)
         scene.present(guest)
         said = events.stop()
     scene.note(_latency(guest, said))
@@ -82,9 +82,9 @@ def pause_and_resume(scene):
     """a paused instance is withdrawn everywhere; resumed, it is back"""
     guest = _t1(scene)
     nic = scene.present(guest)
-    guest.lxc("pause", guest.name)
+    guest.client("pause", guest.name)
     scene.absent(nic)
-    guest.lxc("start", guest.name)
+    guest.client("start", guest.name)
     scene.present(guest)
     scene.reaches(scene.c1, guest.ipv4, guest.ipv6)
 
@@ -94,11 +94,11 @@ def rename(scene):
     """a renamed instance goes on under its new name and leaves nothing under the old one"""
     guest = _t1(scene)
     old = scene.present(guest)
-    guest.lxc("stop", "-f", "t1")
-    guest.lxc("rename", "t1", "t1-renamed")
+    guest.client("stop", "-f", "t1")
+    guest.client("rename", "t1", "t1-renamed")
     guest.name = "t1-renamed"
     try:
-        guest.lxc("start", guest.name)
+        guest.client("start", guest.name)
         scene.present(guest)
         names = [nic["instance"] for nic in scene.status(guest.host)["nics"]]
         check("t1-renamed" in names and "t1" not in names, f"lxmesh status names {names}")
@@ -106,10 +106,10 @@ def rename(scene):
         check(any(line.endswith(",t1-renamed") for line in lines), f"DHCP does not know the new name: {lines}")
         check(not any(line.endswith(",t1") for line in lines), f"DHCP knows the old name: {lines}")
     finally:
-        guest.lxc("stop", "-f", guest.name, check=False)
-        guest.lxc("rename", guest.name, "t1")
+        guest.client("stop", "-f", guest.name, check=False)
+        guest.client("rename", guest.name, "t1")
         guest.name = "t1"
-        guest.lxc("start", "t1")
+        guest.client("start", "t1")
     fresh = scene.present(guest)
     if fresh.port != old.port:
         scene.absent(dataclasses.replace(old, mac=_NOBODY, ipv4=None, ipv6=None))
@@ -124,7 +124,7 @@ def address_change(scene):
     before = guest.ipv4, guest.ipv6
 
     def change(four, six):
-        guest.lxc(
+        guest.client(
             "config", "device", "set", guest.name, "eth0",
             f"user.lxmesh.ipv4.address={four}", f"user.lxmesh.ipv6.address={six}",
         )
@@ -165,7 +165,7 @@ def profile_change(scene):
     """keys of a profile count: given, changed and taken away, the services follow"""
     guest = _t1(scene)
     nic = scene.present(guest)
-    lxc = guest.host.lxc
+    client = guest.host.client
 
     def services(*ports):
         wanted = {f"{guest.nic().port} . tcp . {port}" for port in ports}
@@ -176,26 +176,26 @@ def profile_change(scene):
 
         scene.until(f"in services are {ports}", probe)
 
-    lxc("profile", "create", _PROFILE)
+    client("profile", "create", _PROFILE)
     try:
-        lxc("profile", "set", _PROFILE, "user.lxmesh.in_services=tcp/9001")
-        guest.lxc("profile", "add", guest.name, _PROFILE)
+        client("profile", "set", _PROFILE, "user.lxmesh.in_services=tcp/9001")
+        guest.client("profile", "add", guest.name, _PROFILE)
         services(9001)
-        lxc("profile", "set", _PROFILE, "user.lxmesh.in_services=tcp/9002 tcp/9003")
+        client("profile", "set", _PROFILE, "user.lxmesh.in_services=tcp/9002 tcp/9003")
         services(9002, 9003)
-        lxc("profile", "unset", _PROFILE, "user.lxmesh.in_services")
+        client("profile", "unset", _PROFILE, "user.lxmesh.in_services")
         services()
         # a profile may bring a NIC, too
-        lxc(
+        client(
             "profile", "device", "add", _PROFILE, "eth7", "nic", "nictype=p2p", "name=eth7", "user.lxmesh.parent=vpc",
             "user.lxmesh.ipv4.address=192.0.2.223", "user.lxmesh.ipv6.address=2001:db8::223",
         )
         other = scene.present(guest, "eth7")
-        lxc("profile", "device", "remove", _PROFILE, "eth7")
+        client("profile", "device", "remove", _PROFILE, "eth7")
         scene.absent(other)
     finally:
-        guest.lxc("profile", "remove", guest.name, _PROFILE, check=False)
-        lxc("profile", "delete", _PROFILE, check=False)
+        guest.client("profile", "remove", guest.name, _PROFILE, check=False)
+        client("profile", "delete", _PROFILE, check=False)
     check(scene.present(guest).mac == nic.mac, "the container's own NIC changed")
 
 
@@ -204,8 +204,8 @@ def nic_not_ours(scene):
     """NICs beside ours that are not managed, one point-to-point and one on another bridge, are left alone"""
     guest = _t1(scene)
     nic = scene.present(guest)
-    guest.lxc("config", "device", "add", guest.name, "eth1", "nic", "nictype=p2p", "name=eth1")
-    guest.lxc("config", "device", "add", guest.name, "eth2", "nic", "nictype=bridged", "parent=lab-foreign", "name=eth2")
+    guest.client("config", "device", "add", guest.name, "eth1", "nic", "nictype=p2p", "name=eth1")
+    guest.client("config", "device", "add", guest.name, "eth2", "nic", "nictype=bridged", "parent=lab-foreign", "name=eth2")
     try:
         bare, bridged = guest.nic("eth1"), guest.nic("eth2")
         look = state.read(guest.host)
@@ -227,14 +227,14 @@ def nic_not_ours(scene):
         check(not look.missing_here(nic), f"our NIC lacks {look.missing_here(nic)}")
     finally:
         for device in ("eth1", "eth2"):
-            guest.lxc("config", "device", "remove", guest.name, device, check=False)
+            guest.client("config", "device", "remove", guest.name, device, check=False)
 
 
 @scenario("other-project")
 def other_project(scene):
     """an instance of another project, with the name of one of ours, is connected like any other"""
     host = scene.sups[1]
-    host.lxc("project", "create", _PROJECT, "-c", "features.images=false", "-c", "features.profiles=false")
+    host.client("project", "create", _PROJECT, "-c", "features.images=false", "-c", "features.profiles=false")
     try:
         guest = scene.guest(host, "c2", 25, project=_PROJECT)
         nic = scene.present(guest)
@@ -249,7 +249,7 @@ def other_project(scene):
     finally:
         for guest in [guest for guest in scene.guests if guest.project == _PROJECT]:
             scene.remove_guest(guest)
-        host.lxc("project", "delete", _PROJECT, check=False)
+        host.client("project", "delete", _PROJECT, check=False)
 
 
 @scenario("tenants")
@@ -260,25 +260,27 @@ def tenants(scene):
     keys = ("features.images=false", "restricted=true", "restricted.networks.access=none",
             # What the lab's own profile needs.
             "restricted.containers.nesting=allow", "restricted.containers.privilege=allow")
-    host.lxc("project", "create", _PROJECT, *[word for key in keys for word in ("-c", key)])
+    host.client("project", "create", _PROJECT, *[word for key in keys for word in ("-c", key)])
 
     def added(device, *words):
         """What LXD says to a NIC in the project."""
-        return host.sh(f"lxc --project {_PROJECT} config device add t2 {device} nic {' '.join(words)} 2>&1", check=False)
+        return host.sh(f"{host.manager.client} --project {_PROJECT} config device add t2 {device} nic {' '.join(words)} 2>&1", check=False)
 
     def host_file(change):
         host.sh(f"cp -p {fleet.HOST_FILE} /run/host.toml.new; {change}; cp -p /run/host.toml.new {fleet.HOST_FILE}; systemctl reload {AGENT}")
 
     host.sh(f"cp -p {fleet.HOST_FILE} /run/host.toml.before")
     try:
-        host.sh(f"lxc profile show default | sed /raw.lxc/d | lxc --project {_PROJECT} profile edit default; lxc --project {_PROJECT} init bb t2")
+        client = f"{host.manager.client} --project {_PROJECT}"
+        host.sh(f"{host.manager.client} profile show default | sed /raw.lxc/d | {client} profile edit default; "
+                f"{client} init bb t2 {' '.join(host.target)}")
         # LXD's default: only NICs that belong to a network of LXD's own.
         said = added("eth0", "nictype=p2p", "name=eth0")
         check("Only managed network devices are allowed" in said, f"LXD says {said}")
-        host.lxc("project", "set", _PROJECT, "restricted.devices.nic", "allow")
+        host.client("project", "set", _PROJECT, "restricted.devices.nic", "allow")
         said = added("eth1", "nictype=bridged", "parent=svi-vpc", "name=eth1")
         check("Network not allowed in project" in said, f"LXD says {said}")
-        host.lxc("--project", _PROJECT, "delete", "t2")
+        host.client("--project", _PROJECT, "delete", "t2")
         host_file(f"printf '\\n[[tenant]]\\nproject = \"{_PROJECT}\"\\nnetworks = []\\n' >> /run/host.toml.new")
         guest = scene.guest(host, "t2", 27, project=_PROJECT)
 
@@ -300,10 +302,10 @@ def tenants(scene):
         scene.present(scene.c2)
     finally:
         host_file("cp -p /run/host.toml.before /run/host.toml.new")
-        host.lxc("--project", _PROJECT, "delete", "-f", "t2", check=False)
+        host.client("--project", _PROJECT, "delete", "-f", "t2", check=False)
         for guest in [guest for guest in scene.guests if guest.project == _PROJECT]:
             scene.remove_guest(guest)
-        host.lxc("project", "delete", _PROJECT, check=False)
+        host.client("project", "delete", _PROJECT, check=False)
 
 
 @scenario("device-removal")
@@ -311,9 +313,9 @@ def device_removal(scene):
     """a NIC removed from a running instance leaves nothing behind; added again, it is complete"""
     guest = _t1(scene)
     nic = scene.present(guest)
-    guest.lxc("config", "device", "remove", guest.name, "eth0")
+    guest.client("config", "device", "remove", guest.name, "eth0")
     scene.absent(nic)
-    guest.lxc(
+    guest.client(
         "config", "device", "add", guest.name, "eth0", "nic", "nictype=p2p", "name=eth0", "user.lxmesh.parent=vpc",
         f"user.lxmesh.ipv4.address={guest.ipv4}", f"user.lxmesh.ipv6.address={guest.ipv6}",
     )

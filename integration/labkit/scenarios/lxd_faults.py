@@ -14,9 +14,9 @@ _DROP_IN = f"/run/systemd/system/{AGENT}.service.d/lab-proxy.conf"
 
 
 def _stop_lxd(host):
-    """Stops LXD and not its containers, which a stop of the socket alone would bring along; the
+    """Stops LXD (or Incus) and not its containers, which a stop of the socket alone would bring along; the
     socket goes first, or the agent's next question would start LXD again."""
-    for unit in ("lxd.socket", "lxd.service"):
+    for unit in host.manager.units:
         host.run(["systemctl", "stop", "--job-mode=ignore-dependencies", unit], timeout=120)
 
 
@@ -49,7 +49,7 @@ def lxd_stopped(scene):
             time.sleep(3)
             scene.unchanged(host, before, "the agent restarted while LXD is stopped")
         finally:
-            host.run(["systemctl", "start", "lxd.socket", "lxd.service"], timeout=120)
+            host.run(["systemctl", "start", *host.manager.units], timeout=120)
         scene.calm()
     scene.unchanged(host, before, "LXD is back")
 
@@ -68,7 +68,7 @@ def instance_gone(scene):
         scene.until("the container has ended", lambda: host.sh(
             "[ ! -d /sys/fs/cgroup/lxc.payload.t2 ] || echo still there").split())
     finally:
-        host.run(["systemctl", "start", "lxd.socket", "lxd.service"], timeout=120)
+        host.run(["systemctl", "start", *host.manager.units], timeout=120)
     scene.absent(nic)
     scene.remove_guest(guest)
 
@@ -83,9 +83,9 @@ def _behind_proxy(scene, host):
     def set_mode(mode):
         host.sh(f": > {_DIRECTORY}/served; echo {mode} > {_DIRECTORY}/mode")
 
-    with until_ready(host, ["python3", _PROXY, _DIRECTORY]):
+    with until_ready(host, ["python3", _PROXY, _DIRECTORY, host.manager.socket]):
         try:
-            host.push(f"[Service]\nEnvironment=LXD_DIR={_DIRECTORY}\n", _DROP_IN)
+            host.push(f"[Service]\nEnvironment={host.manager.directory_variable}={_DIRECTORY}\n", _DROP_IN)
             host.sh(f"systemctl daemon-reload && systemctl restart {AGENT}")
             scene.calm()
             yield set_mode

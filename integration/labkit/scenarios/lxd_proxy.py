@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Stands between the agent and LXD on a host, and answers badly when told to.
 
-`lxd_proxy.py DIRECTORY`: listens at DIRECTORY/unix.socket and speaks with LXD at
-/var/lib/lxd/unix.socket. DIRECTORY/mode has one word, read for each request:
+`lxd_proxy.py DIRECTORY SOCKET`: listens at DIRECTORY/unix.socket and speaks with LXD or Incus at
+SOCKET. DIRECTORY/mode has one word, read for each request:
   pass     hand everything through
   error    HTTP 500 for every question about instances
   refused  HTTP 500 for everything
@@ -23,8 +23,6 @@ import socket
 import sys
 import threading
 import time
-
-LXD = "/var/lib/lxd/unix.socket"
 
 
 class Proxy:
@@ -102,7 +100,7 @@ class Proxy:
     def stream(self, client, head, mode):
         """Hands an event stream through while the mode stays."""
         lxd = socket.socket(socket.AF_UNIX)
-        lxd.connect(LXD)
+        lxd.connect(SOCKET)
         lxd.sendall(head)
 
         def copy(source, target):
@@ -140,7 +138,7 @@ def _head(connection):
 def _ask_lxd(path):
     """LXD's own answer: status, body."""
     with socket.socket(socket.AF_UNIX) as lxd:
-        lxd.connect(LXD)
+        lxd.connect(SOCKET)
         # version 1.0 gets an answer that ends with the connection, and no chunks
         lxd.sendall(f"GET {path} HTTP/1.0\r\nHost: lxd\r\n\r\n".encode())
         answer = b""
@@ -158,4 +156,5 @@ def _send(client, status, body, announced=None):
 
 
 if __name__ == "__main__":
+    SOCKET = sys.argv[2]
     Proxy(sys.argv[1]).serve()

@@ -3,6 +3,7 @@
 import dataclasses
 import time
 
+from labkit.platforms import ALONE
 from labkit.scenarios import state
 from labkit.scenarios.registry import check, scenario
 
@@ -10,13 +11,13 @@ _MAC = "00:16:3e:00:00:31"
 _NUMBER = 31
 
 
-@scenario("move")
+@scenario("move", needs=ALONE)
 def move(scene):
     """stopped here and started there with the same MAC and addresses, traffic follows, there and back"""
     here, there = scene.sups[0], scene.sups[1]
     places = {host.name: scene.guest(host, "m1", _NUMBER, start=False, mac=_MAC) for host in (here, there)}
     guest = places[here.name]
-    guest.lxc("start", "m1")
+    guest.client("start", "m1")
     scene.dressed(guest)
     scene.present(guest)
     for source, target in ((here, there), (there, here)):
@@ -25,9 +26,9 @@ def move(scene):
         try:
             pings.started()
             begun = time.monotonic()
-            old.lxc("stop", "-f", "m1")
+            old.client("stop", "-f", "m1")
             stopped = time.monotonic() - begun
-            new.lxc("start", "m1")
+            new.client("start", "m1")
             started = time.monotonic() - begun
             # traffic follows, while everybody keeps asking
             scene.dressed(new)

@@ -30,12 +30,12 @@ def _services(scene, **of):
         for name, value in of.items():
             guest, direction = guests[name.split("_")[0]], name.split("_")[1]
             key = _KEYS[direction]
-            guest.lxc("config", "set", guest.name, f"{key}={value}")
+            guest.client("config", "set", guest.name, f"{key}={value}")
             set_keys.append((guest, key))
         yield
     finally:
         for guest, key in set_keys:
-            guest.lxc("config", "unset", guest.name, key, check=False)
+            guest.client("config", "unset", guest.name, key, check=False)
 
 
 def _expect(scene, source, wanted):
@@ -99,9 +99,9 @@ def change_of_instance(scene):
         })
         port = c2.nic().port
         with _bystander(scene), scene.no_ping_lost((scene.c1, c2.ipv4), what="the changed container itself"):
-            c2.lxc("config", "set", c2.name, f"{_IN}=tcp/8080")
+            c2.client("config", "set", c2.name, f"{_IN}=tcp/8080")
             _expect(scene, scene.c1, {f"tcp/80@{c2.ipv4}": False, f"tcp/8080@{c2.ipv4}": True, f"tcp/8080@{c2.ipv6}": True})
-            c2.lxc("config", "unset", c2.name, _IN)
+            c2.client("config", "unset", c2.name, _IN)
             _expect(scene, scene.c1, {f"tcp/80@{c2.ipv4}": False, f"tcp/8080@{c2.ipv4}": False})
         check(c2.nic().port == port, "the NIC was re-created, which this test was to avoid")
 
@@ -115,13 +115,13 @@ def change_of_device(scene):
         try:
             with _bystander(scene):
                 for allowed, denied in ((80, 8080), (8080, 80)):
-                    c2.lxc("config", "device", "set", c2.name, "eth0", f"{_IN}=tcp/{allowed}")
+                    c2.client("config", "device", "set", c2.name, "eth0", f"{_IN}=tcp/{allowed}")
                     scene.dressed(c2)
                     _expect(scene, scene.c1, {
                         f"tcp/{allowed}@{c2.ipv4}": True, f"tcp/{allowed}@{c2.ipv6}": True, f"tcp/{denied}@{c2.ipv4}": False,
                     })
         finally:
-            c2.lxc("config", "device", "unset", c2.name, "eth0", _IN)
+            c2.client("config", "device", "unset", c2.name, "eth0", _IN)
         scene.dressed(c2)
         scene.present(c2)
         _expect(scene, scene.c1, {f"tcp/80@{c2.ipv4}": False, f"tcp/8080@{c2.ipv4}": False})
@@ -134,7 +134,7 @@ def withdrawn(scene):
     with _services(scene, c1_out="tcp/5600", c3_in="tcp/5600"), scene.serving(c3, "tcp/5600"):
         _expect(scene, scene.c1, {f"tcp/5600@{c3.ipv4}": True})
         with until_ready(scene.c1.place.net, ["python3", TOOL, "talk", c3.ipv4, "5600"]) as talking:
-            c3.lxc("config", "unset", c3.name, _IN)
+            c3.client("config", "unset", c3.name, _IN)
             _expect(scene, scene.c1, {f"tcp/5600@{c3.ipv4}": False})
             # The client says so by itself, 10 s after its last echo.
             said = json.loads(list(talking.lines())[-1])
@@ -192,20 +192,20 @@ def tags(scene):
         mark = "import socket\ns=socket.socket();s.setsockopt(1,36,0xffff);s.settimeout(4)\ns.connect((%r,5001))"
         forged = c3.place.net.run(["python3", "-c", mark % c2.ipv4], check=False)
         check(forged.returncode != 0 and "imed out" in forged.stderr, f"a forged mark got through: {forged.stderr}")
-        c1.lxc("config", "unset", c1.name, _KEYS["tags"])
+        c1.client("config", "unset", c1.name, _KEYS["tags"])
         _expect(scene, c1, {f"tcp/5001@{c2.ipv4}": False, f"tcp/5001@{extra.ipv6}": False})
 
 
 @contextlib.contextmanager
 def _acl(host, name, *rules):
     """An ACL of LXD for the block; rules are (direction, "key=value ...")."""
-    host.lxc("network", "acl", "create", name)
+    host.client("network", "acl", "create", name)
     try:
         for direction, words in rules:
-            host.lxc("network", "acl", "rule", "add", name, direction, *words.split())
+            host.client("network", "acl", "rule", "add", name, direction, *words.split())
         yield
     finally:
-        host.lxc("network", "acl", "delete", name, check=False)
+        host.client("network", "acl", "delete", name, check=False)
 
 
 @scenario("acls")
@@ -223,9 +223,9 @@ def acls(scene):
         _expect(scene, c3, {f"tcp/5002@{extra.ipv4}": False, f"tcp/5002@{extra.ipv6}": True, f"tcp/5001@{extra.ipv4}": True})
         said = host.run(["lxmesh", "trace", c3.ipv4, "c101", "tcp/5002"], check=False)
         check(said.returncode == 2 and "ACL labweb ingress rule" in said.stdout, f"trace: {said.stdout}{said.stderr}")
-        host.lxc("network", "acl", "rule", "add", "labweb", "ingress", "action=allow", "protocol=tcp", "destination_port=5004")
+        host.client("network", "acl", "rule", "add", "labweb", "ingress", "action=allow", "protocol=tcp", "destination_port=5004")
         _expect(scene, c1, {f"tcp/5004@{extra.ipv6}": True})
-        host.lxc("network", "acl", "rule", "remove", "labweb", "ingress", "action=drop")
+        host.client("network", "acl", "rule", "remove", "labweb", "ingress", "action=drop")
         _expect(scene, c3, {f"tcp/5002@{extra.ipv4}": True})
 
 
@@ -254,7 +254,7 @@ def limits(scene):
         check(connected() == 200, "not even without a limit of its own do all connect")
         before = state.read(host).counters["too_many_connections"]
         try:
-            c1.lxc("config", "set", c1.name, f"{key}=64")
+            c1.client("config", "set", c1.name, f"{key}=64")
             scene.until("the limit is there", lambda: [] if state.read(host).sets.get("limit_conns") else ["no limit"])
             now = connected()
             check(now <= 64, f"{now} connections in spite of the limit")
@@ -263,7 +263,7 @@ def limits(scene):
             scene.note(f"{now} of 200 connected, {dropped} packets dropped")
             scene.reaches(extra, c1.ipv4, c1.ipv6)
         finally:
-            c1.lxc("config", "unset", c1.name, key)
+            c1.client("config", "unset", c1.name, key)
 
 
 @scenario("one-way-flows")
@@ -285,14 +285,14 @@ def one_way_flows(scene):
     key = "user.lxmesh.limits.new_connections"
     with _services(scene, c1_out="udp/5710", c101_in="udp/5710"):
         try:
-            c1.lxc("config", "set", c1.name, f"{key}=10")
+            c1.client("config", "set", c1.name, f"{key}=10")
             scene.until("the limit is there", lambda: [] if state.read(c1.host).sets.get("limit_new") else ["no limit"])
             one, many = cut("one"), cut("many")
             check(one == 0, f"{one} of 300 packets of one flow were cut")
             check(many > 0, "300 flows were not limited")
             scene.note(f"of 300 packets in one flow {one} were cut, in as many flows {many}")
         finally:
-            c1.lxc("config", "unset", c1.name, key)
+            c1.client("config", "unset", c1.name, key)
 
 
 class _Entry:
@@ -391,8 +391,8 @@ def audit(scene):
     audit_key, log_key = "user.lxmesh.audit", "user.lxmesh.log_drops"
 
     def keys(value):
-        script = "for name in c1 c101; do lxc config set $name {}={} {}={}; done"
-        host.sh(script.format(audit_key, value, log_key, "true"))
+        script = "for name in c1 c101; do {} config set $name {}={} {}={}; done"
+        host.sh(script.format(host.manager.client, audit_key, value, log_key, "true"))
 
     with scene.serving(extra, "tcp/5001"):
         try:
@@ -414,4 +414,4 @@ def audit(scene):
             _expect(scene, c1, denied)
             scene.says(host, rf"dropped from instance {about} \(rule out_denied\)")
         finally:
-            host.sh(f"for name in c1 c101; do lxc config unset $name {audit_key}; lxc config unset $name {log_key}; done")
+            host.sh(f"for name in c1 c101; do for key in {audit_key} {log_key}; do {host.manager.client} config unset $name $key; done; done")

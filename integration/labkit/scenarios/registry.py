@@ -12,18 +12,23 @@ class Scenario:
     text: str  # what it shows, one line
     run: typing.Callable
     usual: bool = True  # else only when it is named
+    needs: str = ""  # a trait, only on platforms that have it
+
+    def fits(self, platform):
+        return not self.needs or self.needs in platform.traits
 
 
 class Failure(Exception):
     """An assertion that does not hold; the text has what was seen."""
 
 
-def scenario(name, usual=True):
-    """Registers a test under a name, for every run or for those that name it; the first line of its docstring says what it shows."""
+def scenario(name, usual=True, needs=""):
+    """Registers a test under a name, for every run or for those that name it, and for every platform or for those that
+    have what it needs (a trait of labkit.platforms); the first line of its docstring says what it shows."""
 
     def register(function):
         text = (function.__doc__ or "").strip().splitlines()[0]
-        _SCENARIOS.append(Scenario(name, text, function, usual))
+        _SCENARIOS.append(Scenario(name, text, function, usual, needs))
         return function
 
     return register

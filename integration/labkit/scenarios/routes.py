@@ -60,7 +60,7 @@ def host_routes(scene):
     strangers = [address for address in (scene.c1.ipv4, scene.c1.ipv6) if address in everywhere]
     check(not strangers, f"host routes of a network that has none: {strangers}")
     for guest in guests.values():
-        guest.lxc("stop", "-f", guest.name, timeout=120)
+        guest.client("stop", "-f", guest.name, timeout=120)
     for table in tables.values():
         _until_routes(scene, host, table, {})
     _until_announced(scene, host, set())

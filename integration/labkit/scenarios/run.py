@@ -3,6 +3,7 @@
 import time
 import traceback
 
+from labkit import platforms
 from labkit.console import LabError
 from labkit.report import FAILED, PASSED, REPEATED, Report
 from labkit.scenarios.registry import Failure, all_scenarios
@@ -12,10 +13,10 @@ _JOURNAL_LINES = 40
 LONG = "long"
 
 
-def chosen(names):
+def chosen(names, platform=platforms.DEFAULT):
     """The scenarios of those names, or of themes (a name's beginning); all the usual ones without names; with
-    the name `long` those that are none of the usual ones."""
-    known = all_scenarios()
+    the name `long` those that are none of the usual ones. Of all these, those that fit the platform."""
+    known = [one for one in all_scenarios() if one.fits(platform)]
     if not names:
         return [one for one in known if one.usual]
     if names == [LONG]:
@@ -24,14 +25,17 @@ def chosen(names):
     for name in names:
         found = [one for one in known if one.name == name or one.name.startswith(name + "-") or _theme(one) == name and one.usual]
         if not found:
-            raise LabError(f"no scenario {name!r}; `integration/lab test --list` names them")
+            raise LabError(f"no scenario {name!r} on {platform.name}; `integration/lab test --list` names them")
         picked += found
     return [one for one in known if one in picked]
 
 
 def listing():
     """[(name, what it shows)] in the order of the run."""
-    return [(one.name, one.text if one.usual else f"{one.text} (only by name)") for one in all_scenarios()]
+    def text(one):
+        return one.text + ("" if one.usual else " (only by name)") + (f" (needs {one.needs})" if one.needs else "")
+
+    return [(one.name, text(one)) for one in all_scenarios()]
 
 
 def _theme(one):
@@ -42,6 +46,7 @@ def run(lab, scenarios, results=None):
     """Runs them all; returns the Report, which is in the file `results`, too."""
     begun = time.monotonic()
     report = Report(results)
+    group = lab.platform.group
     scene = Scene(lab)
     error, took = _attempt(scene, lambda: scene.prepare())
     if error:
@@ -49,12 +54,12 @@ def run(lab, scenarios, results=None):
         first = error
         error, took = _attempt(scene, lambda: scene.prepare())
         if not error:
-            report.add("lab", "preparation", REPEATED, first)
+            report.add(group, "preparation", REPEATED, first)
     if error:
         # without what all build on, none of them can run
         _tell(scene, "preparation", "FAILED TWICE", took, error)
         for one in scenarios:
-            report.add("lab", one.name, FAILED, f"not run: preparation: {error}")
+            report.add(group, one.name, FAILED, f"not run: preparation: {error}")
         scenarios = []
     else:
         print(f"  .. prepared in {took:.1f} s", flush=True)
@@ -68,7 +73,7 @@ def run(lab, scenarios, results=None):
             _tell(scene, one.name, "FAIL", took, error)
             _restore(scene)
         else:
-            report.add("lab", one.name, PASSED)
+            report.add(group, one.name, PASSED)
             _tell(scene, one.name, "ok", took)
     # An emulated machine that others make slow loses a packet now and then. What fails is tried
     # once more, in plain sight; what fails twice has failed.
@@ -76,11 +81,11 @@ def run(lab, scenarios, results=None):
         scene.notes.clear()
         error, took = _attempt(scene, lambda: _one(scene, one, True))
         if error:
-            report.add("lab", one.name, FAILED, error)
+            report.add(group, one.name, FAILED, error)
             _tell(scene, one.name, "FAILED TWICE", took, error)
             _restore(scene)
         else:
-            report.add("lab", one.name, REPEATED, first)
+            report.add(group, one.name, REPEATED, first)
             _tell(scene, one.name, "ok at the second try", took)
     error, took = _attempt(scene, scene.finish)
     if error:

@@ -20,15 +20,15 @@ PATIENCE_S = 60
 
 _LAUNCH = """\
 set -eu
-name=$1 project=$2 mac=$3; shift 3
-lxc --project "$project" init bb "$name" > /dev/null
+client=$1 target=$2 name=$3 project=$4 mac=$5; shift 5
+"$client" --project "$project" init bb "$name" $target > /dev/null
 [ -z "$mac" ] || set -- "$@" hwaddr="$mac"
-lxc --project "$project" config device add "$name" eth0 nic nictype=p2p name=eth0 "$@" > /dev/null
+"$client" --project "$project" config device add "$name" eth0 nic nictype=p2p name=eth0 "$@" > /dev/null
 """
 
 
 class Guest:
-    """A container of a test: where it is, what LXD says of its NIC."""
+    """A container of a test: where it is, what LXD or Incus says of its NIC."""
 
     def __init__(self, scene, host, name, ipv4, ipv6, project="default"):
         self.scene = scene
@@ -46,13 +46,18 @@ class Guest:
     def label(self):
         return self.name if self.project == "default" else f"{self.project}/{self.name}"
 
-    def lxc(self, *words, **options):
-        return self.host.lxc("--project", self.project, *words, **options)
+    def client(self, *words, **options):
+        """By lxc or incus, in its project; returns standard output."""
+        return self.host.client("--project", self.project, *words, **options)
+
+    def runs(self):
+        """Whether its processes are on its host."""
+        return self.host.run(["test", "-d", f"/sys/fs/cgroup/lxc.payload.{self.place.payload}"], check=False).returncode == 0
 
     def nic(self, device="eth0"):
-        """The NIC as LXD describes it now."""
+        """The NIC as LXD or Incus describes it now."""
         query = f"/1.0/instances/{self.name}?project={self.project}"
-        instance = json.loads(self.host.lxc("query", query))
+        instance = json.loads(self.host.client("query", query))
         config = instance["expanded_config"]
         keys = instance["expanded_devices"].get(device, {})
         return state.Nic(
@@ -260,13 +265,14 @@ class Scene:
         self.guests.append(guest)
         words = [f"user.lxmesh.parent={network}", f"user.lxmesh.ipv4.address={four}", f"user.lxmesh.ipv6.address={six}"]
         words += [f"user.lxmesh.{key}={value}" for key, value in keys.items()]
-        host.run(["sh", "-c", _LAUNCH, "launch", name, project, mac, *words], timeout=180)
+        target = " ".join(host.target)
+        host.run(["sh", "-c", _LAUNCH, "launch", host.manager.client, target, name, project, mac, *words], timeout=180)
         if start:
-            guest.lxc("start", name, timeout=180)
+            guest.client("start", name, timeout=180)
         return guest
 
     def remove_guest(self, guest):
-        guest.lxc("delete", "-f", guest.name, check=False, timeout=180)
+        guest.client("delete", "-f", guest.name, check=False, timeout=180)
         if guest in self.guests:
             self.guests.remove(guest)
 
@@ -371,12 +377,12 @@ class Scene:
 
         content = pathlib.Path(__file__).with_name("tool.py").read_bytes()
         self.on_all(lambda host: host.push(content, TOOL, "0755"))
-        exists = self.extra.host.run(["lxc", "info", self.extra.name], check=False).returncode == 0
+        exists = self.extra.host.run([self.extra.host.manager.client, "info", self.extra.name], check=False).returncode == 0
         if not exists:
             self.guest(self.extra.host, self.extra.name, 101)
             self.guests.clear()
-        elif not self.extra.host.sh(f"lxc list -c s -f csv '^{self.extra.name}$'").startswith("RUNNING"):
-            self.extra.lxc("start", self.extra.name)
+        elif not self.extra.runs():
+            self.extra.client("start", self.extra.name)
         for guest in self.everyone:
             self.dressed(guest)
         self.calm()
@@ -392,23 +398,22 @@ class Scene:
         def services(host):
             script = (
                 "rm -rf /run/systemd/system/lxmesh-agent.service.d; systemctl daemon-reload;"
-                "systemctl start lxd.socket lxd; systemctl start frr systemd-networkd;"
-                f"systemctl restart {AGENT}; lxd waitready --timeout=60"
+                f"systemctl start {' '.join(host.manager.units)}; systemctl start frr systemd-networkd;"
+                f"systemctl restart {AGENT}; {host.manager.ready} --timeout=60"
             )
             host.sh(script, check=False, timeout=180)
 
         self.on_all(services)
         for guest in self.everyone:
-            words = shlex.quote(f"^{guest.name}$")
-            if not guest.host.sh(f"lxc list -c s -f csv {words}", check=False).startswith("RUNNING"):
-                guest.lxc("start", guest.name, check=False)
+            if not guest.runs():
+                guest.client("start", guest.name, check=False)
 
     def finish(self):
         """Removes what `prepare` made."""
         from labkit.scenarios import foreign
 
         self.remove_guests()
-        self.extra.lxc("delete", "-f", self.extra.name, check=False)
+        self.extra.client("delete", "-f", self.extra.name, check=False)
         self.on_all(foreign.remove)
 
 
