@@ -9,6 +9,7 @@ pub mod checks;
 pub mod expected;
 pub mod fake_lxd;
 pub mod listener;
+pub mod nft_names;
 pub mod silence;
 pub mod world;
 
