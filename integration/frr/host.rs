@@ -351,7 +351,7 @@ impl Host {
             .filter(|e| e["protocol"].as_str() == Some(protocol));
         made.map(|e| {
             let state = text(&e["state"][0]);
-            let learned = if e.get("extern_learn").is_some() {
+            let learned = if e.get("extern_learn").is_some_and(|value| *value != false) {
                 " extern_learn"
             } else {
                 ""

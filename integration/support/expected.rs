@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use serde_json::Value;
 
+use super::is_set;
 use super::world::{NETWORKS, Network, Nic, World, network};
 
 pub type Lines = BTreeSet<String>;
@@ -78,7 +79,7 @@ impl World<'_> {
             for entry in self.list(&format!("ip -d -j neighbour show dev svi-{name}")) {
                 if entry["protocol"] == "242" {
                     let (address, mac) = (text(&entry["dst"]), text(&entry["lladdr"]));
-                    let learned = entry.get("extern_learn").is_some();
+                    let learned = is_set(&entry, "extern_learn");
                     lines.insert(format!(
                         "neighbour svi-{name} {address} {mac} {} {learned}",
                         entry["state"]

@@ -66,6 +66,11 @@ impl Drop for Ns {
     }
 }
 
+/// Whether iproute2 shows a flag in an object: as true, or without a value (null).
+pub fn is_set(object: &Value, flag: &str) -> bool {
+    object.get(flag).is_some_and(|value| *value != false)
+}
+
 impl Ns {
     /// The namespace that this thread is in.
     pub fn of_this_thread() -> Self {
