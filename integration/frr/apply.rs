@@ -20,7 +20,7 @@ struct Fabric {
 /// What apply writes is the host's own; what the machine has there is left alone.
 const OWN_DIRECTORIES: &str = "
 for directory in systemd sysctl.d modules-load.d; do
-    mkdir -p /run/test/etc/$directory
+    mkdir -p /run/test/etc/$directory /etc/$directory
     mount --bind /run/test/etc/$directory /etc/$directory
 done
 mkdir /run/test/lib
@@ -220,11 +220,10 @@ fn what_nobody_confirms_is_undone_and_what_somebody_confirms_stays() {
 
 /// The names of a text for nft as an earlier version had them, and its way to empty chains.
 const EARLIER: &str = "\
-    s/filter_in/arrive/; s/to_tunnel/tunnel/; s/fabric_hosts/hosts/; s/from_strangers/strangers/
+    s/filter_in/arrive/; s/to_tunnel/inward/; s/fabric_hosts/hosts/; s/from_strangers/strangers/
     s/^flush table inet lxmesh_host/flush chain inet lxmesh_host arrive\\n\
-    flush chain inet lxmesh_host tunnel\\nflush chain inet lxmesh_host by_uplink/";
+    flush chain inet lxmesh_host inward\\nflush chain inet lxmesh_host by_uplink/";
 
-/// nft 1.1.7 would not take one of the names any more.
 #[test]
 fn chains_of_an_earlier_packet_filter_go_with_its_text_and_come_back_with_it() {
     let fabric = Fabric::new();
@@ -243,7 +242,7 @@ fn chains_of_an_earlier_packet_filter_go_with_its_text_and_come_back_with_it() {
         parts.into_iter().collect::<Vec<_>>().join("\n")
     };
     let before = listing();
-    assert!(before.contains("chain tunnel {") && before.contains("198.51.100.77"));
+    assert!(before.contains("chain inward {") && before.contains("198.51.100.77"));
     let said = fabric.apply(ADD_REFLECTOR, "--no-health --confirm 5");
     assert_ne!(listing(), before, "{said}");
     until("nobody has confirmed", &true, || fabric.is_settled());
@@ -251,7 +250,7 @@ fn chains_of_an_earlier_packet_filter_go_with_its_text_and_come_back_with_it() {
     let said = fabric.apply(ADD_REFLECTOR, "--no-health");
     assert!(said.ends_with("applied\nstatus 0\n"), "{said}");
     let now = listing();
-    for gone in ["arrive", "chain tunnel", "set hosts4", "counter strangers"] {
+    for gone in ["arrive", "chain inward", "set hosts4", "counter strangers"] {
         assert!(
             before.contains(gone) && !now.contains(gone),
             "{gone}:\n{now}"
