@@ -325,7 +325,7 @@ fn filled_in(template: &str) -> String {
 }
 
 #[test]
-fn no_name_in_a_text_for_nft_can_become_a_word_of_its_grammar() {
+fn no_name_in_a_text_for_nft_can_become_a_word_of_its_grammar_and_no_protocol_needs_a_file() {
     let mut texts = BTreeMap::new();
     for (fleet, host, address) in HOSTS {
         let outputs = render(fleet, address).into_iter();
@@ -347,6 +347,11 @@ fn no_name_in_a_text_for_nft_can_become_a_word_of_its_grammar() {
     let mut all = BTreeSet::new();
     for (place, text) in &texts {
         assert_eq!(nft_names::unsafe_names(text), BTreeSet::new(), "{place}");
+        assert_eq!(
+            nft_names::foreign_protocols(text),
+            BTreeSet::new(),
+            "{place}"
+        );
         all.extend(nft_names::names(text));
     }
     // Of each template.

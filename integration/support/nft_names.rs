@@ -67,6 +67,43 @@ fn names_of_line(line: &str) -> Vec<String> {
     found.map(str::to_string).collect()
 }
 
+/// Words of the grammar for protocols. All others are looked up in `/etc/protocols`.
+const PROTOCOLS: [&str; 7] = ["tcp", "udp", "icmp", "icmpv6", "sctp", "esp", "igmp"];
+
+/// Protocols that nft knows only where there is such a file.
+pub fn foreign_protocols(text: &str) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for line in text.lines() {
+        for field in ["ip6 nexthdr ", "ip protocol ", "meta l4proto "] {
+            for (at, _) in line.match_indices(field) {
+                let compared = line[at + field.len()..].trim_start_matches("!= ");
+                let several = compared.strip_prefix("{ ");
+                let words = match several {
+                    Some(words) => words.split(" }").next().unwrap_or_default(),
+                    None => compared.split(' ').next().unwrap_or_default(),
+                };
+                let words = words.split(", ").map(str::trim);
+                let words =
+                    words.filter(|word| word.starts_with(|c: char| c.is_ascii_alphabetic()));
+                found.extend(
+                    words
+                        .filter(|word| !PROTOCOLS.contains(word))
+                        .map(str::to_string),
+                );
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn protocols_of_a_file_are_seen() {
+    let text = "meta protocol ip6 ip6 nexthdr != { tcp, hopopt, $x } ip protocol ospf accept\n\
+        ip protocol igmp iif . meta l4proto . th dport @a_b meta l4proto ipv6-icmp ip6 nexthdr 44\n";
+    let expected = ["hopopt", "ospf", "ipv6-icmp"].map(str::to_string);
+    assert_eq!(foreign_protocols(text), expected.into());
+}
+
 #[test]
 fn a_name_of_one_word_is_seen_wherever_it_stands() {
     let text = r#"
