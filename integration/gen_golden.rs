@@ -6,6 +6,9 @@
     reason = "nobody reads a test's files half written"
 )]
 
+#[path = "support/nft_names.rs"]
+mod nft_names;
+
 use lxmesh::generate::{self, LocalFacts, MARKER, OutputFile, RenderError, RoleError, Target};
 use lxmesh::host::{self, HostFile};
 use std::collections::{BTreeMap, BTreeSet};
@@ -310,4 +313,55 @@ fn a_host_without_a_place_or_with_two_is_refused_with_a_remedy() {
         ambiguous.to_string().contains("198.51.100.7, 198.51.100.8"),
         "{ambiguous}"
     );
+}
+
+/// A template's text with something in place of its values.
+fn filled_in(template: &str) -> String {
+    let mut text = template.replace("{{ table }}", "lxmesh_x");
+    for value in ["{{ family }}", "{{ other.family }}"] {
+        text = text.replace(value, "4");
+    }
+    text.replace("{{", "").replace("}}", "")
+}
+
+#[test]
+fn no_name_in_a_text_for_nft_can_become_a_word_of_its_grammar_and_no_protocol_needs_a_file() {
+    let mut texts = BTreeMap::new();
+    for (fleet, host, address) in HOSTS {
+        let outputs = render(fleet, address).into_iter();
+        let outputs = outputs.filter(|output| output.path.extension().is_some_and(|e| e == "nft"));
+        texts.extend(
+            outputs.map(|o| (format!("{fleet}, {host}: {}", o.path.display()), o.contents)),
+        );
+    }
+    let templates = Path::new(env!("CARGO_MANIFEST_DIR")).join("templates");
+    for directory in [templates.join("firewall"), templates] {
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_some_and(|extension| extension == "nft") {
+                let text = filled_in(&fs::read_to_string(&path).unwrap());
+                texts.insert(path.display().to_string(), text);
+            }
+        }
+    }
+    let mut all = BTreeSet::new();
+    for (place, text) in &texts {
+        assert_eq!(nft_names::unsafe_names(text), BTreeSet::new(), "{place}");
+        assert_eq!(
+            nft_names::foreign_protocols(text),
+            BTreeSet::new(),
+            "{place}"
+        );
+        all.extend(nft_names::names(text));
+    }
+    // Of each template.
+    for name in [
+        "filter_in",
+        "device_pace",
+        "egress_accept",
+        "nic_ports",
+        "icmp_errors",
+    ] {
+        assert!(all.contains(name), "{name} was not found");
+    }
 }

@@ -99,7 +99,10 @@ fn a_new_network_and_a_new_reflector_interrupt_nothing() {
         _ => None,
     });
     let delta = deltas.next().unwrap();
-    let filter = Step::LoadNft("/etc/lxmesh/firewall.nft".into());
+    let filter = Step::LoadNft {
+        path: "/etc/lxmesh/firewall.nft".into(),
+        leaves: Vec::new(),
+    };
     assert!(plan.steps.contains(&filter), "{:?}", plan.steps);
     assert_eq!(
         delta,
@@ -237,7 +240,10 @@ fn a_packet_filter_whose_file_goes_filters_no_longer() {
         };
         plan(&[change], Some(&file), &file).steps
     };
-    let load = Step::LoadNft("/etc/lxmesh/firewall.nft".into());
+    let load = Step::LoadNft {
+        path: "/etc/lxmesh/firewall.nft".into(),
+        leaves: Vec::new(),
+    };
     assert_eq!(change(None, Some(text)), [load]);
     let delete = Step::DeleteTable {
         family: "inet".into(),

@@ -10,6 +10,7 @@ pub mod commands;
 mod fault;
 pub mod health;
 mod journal;
+mod nft;
 mod rollback;
 
 use crate::generate::plan::{FileChange, Plan, plan};

@@ -158,7 +158,7 @@ fn a_kernel_or_nft_that_lacks_what_the_rules_need_is_named_and_nothing_is_change
         // An nft that knows as little as the oldest kernels.
         let bin = world.path("bin");
         std::fs::create_dir(&bin).unwrap();
-        let nft = "#!/bin/sh\ncat > /dev/null\necho 'Error: Could not process rule: No such file or directory' >&2\necho 'meta ibrname @svis' >&2\nexit 1\n";
+        let nft = "#!/bin/sh\ncat > /dev/null\necho 'Error: Could not process rule: No such file or directory' >&2\necho 'meta ibrname @svi_names' >&2\nexit 1\n";
         std::fs::write(bin.join("nft"), nft).unwrap();
         ns.sh(&format!("chmod 755 {}/nft", bin.display()));
         world.environment.insert(

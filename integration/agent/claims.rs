@@ -467,7 +467,8 @@ fn a_device_that_is_none_of_an_instance_is_left_alone_and_named() {
             assert_eq!(ns.sh(ask), before, "{round}");
             world.strangers_are(&strangers);
             // Not by its name alone either: an uplink would be cut.
-            let ports = ns.sh("nft list set inet lxmesh ports; nft list set arp lxmesh ports");
+            let ports =
+                ns.sh("nft list set inet lxmesh nic_ports; nft list set arp lxmesh nic_ports");
             assert!(
                 !ports.contains("under0") && !ports.contains("\"lo\""),
                 "{ports}"
@@ -510,7 +511,7 @@ fn a_device_of_the_host_that_gets_a_name_which_a_nic_waits_for_is_none_of_the_ni
         world.until("the agent knows the NIC", |world| {
             (world.status()?["nics"].as_array()?.len() == 1).then_some(())
         });
-        let sets = "nft list set inet lxmesh ports; nft list set arp lxmesh ports";
+        let sets = "nft list set inet lxmesh nic_ports; nft list set arp lxmesh nic_ports";
         assert!(!ns.sh(sets).contains("wan0"), "{}", ns.sh(sets));
         ns.sh("ip link add wan0 type ifb; ip address add 203.0.113.31/24 dev wan0; ip link set wan0 up");
         until_problem(&mut world, "its device wan0 is neither a veth");

@@ -6,7 +6,9 @@ use super::support::fake_lxd::{Instance, Status};
 use super::support::world::{Nic, World};
 use super::support::{Ns, in_netns};
 use lxmesh::generate::closed;
+use lxmesh::kernel::nft::{Family, Nft};
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
 use std::fs;
 
@@ -73,7 +75,7 @@ fn the_tables_come_again_if_they_are_flushed_deleted_or_altered() {
             "nft insert rule inet lxmesh_closed from_device accept",
             "nft 'add chain inet lxmesh_closed from_device { policy drop; }'",
             "nft 'add table arp lxmesh_closed { flags dormant; }'",
-            "nft delete table inet lxmesh_closed; nft add table inet lxmesh_closed; nft add set inet lxmesh_closed uplinks '{ type ipv4_addr; }'",
+            "nft delete table inet lxmesh_closed; nft add table inet lxmesh_closed; nft add set inet lxmesh_closed uplink_names '{ type ipv4_addr; }'",
         ] {
             let before = until_loaded(&mut world);
             ns.sh(damage);
@@ -106,7 +108,7 @@ fn the_file_of_the_generator_is_what_the_agent_keeps() {
         ns.sh(&format!("nft -f {file}"));
         let mut world = world.started();
         let first = until_loaded(&mut world);
-        let uplinks = |ns: &Ns| ns.sh("nft list set inet lxmesh_closed uplinks");
+        let uplinks = |ns: &Ns| ns.sh("nft list set inet lxmesh_closed uplink_names");
         assert!(uplinks(ns).contains("host0"));
         let stamp = |loaded: &str| {
             loaded
@@ -146,7 +148,7 @@ fn a_veth_on_the_way_to_everywhere_is_an_uplink_and_stays_one_without_its_route(
         );
         let mut world = World::new(ns).started();
         let first = until_loaded(&mut world);
-        let uplinks = ns.sh("nft list set inet lxmesh_closed uplinks");
+        let uplinks = ns.sh("nft list set inet lxmesh_closed uplink_names");
         assert!(
             uplinks.contains("\"up0\"") && !uplinks.contains("up1"),
             "{uplinks}"
@@ -160,6 +162,59 @@ fn a_veth_on_the_way_to_everywhere_is_an_uplink_and_stays_one_without_its_route(
     });
 }
 
+/// As an agent loads a text for tables of a name: with a stamp that knows text and tables, in a set of this name.
+fn stamped(ns: &Ns, families: &[Family], table: &str, text: &str, set: &str) {
+    ns.nft(text);
+    let digits = |digest: &[u8]| -> String {
+        let digits = digest.iter().take(8);
+        digits.map(|byte| format!("{byte:02x}")).collect()
+    };
+    let mut made = Sha256::new();
+    let mut nft = Nft::open().unwrap();
+    for family in families {
+        made.update(nft.structure(*family, table).unwrap().unwrap().digest);
+    }
+    let (text, made) = (digits(&Sha256::digest(text)), digits(&made.finalize()));
+    let family = families[0].name();
+    ns.nft(&format!(
+        "add element {family} {table} {set} {{ 1 comment \"2 {text} {made}\" }}"
+    ));
+}
+
+/// An upgrade alters nothing, and what was known before it is known after it.
+#[test]
+fn tables_with_the_names_of_an_earlier_version_are_believed_and_replaced() {
+    in_netns(|ns| {
+        ns.sh("ip link add up0 type veth peer name up1; ip link set up0 up; ip link set up1 up");
+        let world = World::new(ns);
+        let host = lxmesh::host::load(&world.path("host.toml")).unwrap();
+        let text = closed::render(&host, &BTreeSet::from(["up0".to_string()])).unwrap();
+        let mut text = text.contents;
+        for (now, earlier) in [("uplink_names", "uplinks"), ("load_stamp", "stamp")] {
+            assert!(text.contains(now));
+            text = text.replace(now, earlier);
+        }
+        let (bridge, inet, arp) = (Family::Bridge, Family::Inet, Family::Arp);
+        stamped(ns, &[inet, arp], "lxmesh_closed", &text, "stamp");
+        let tables = "table bridge lxmesh {\nset stamp { type mark; }\n}\ntable inet lxmesh { }\ntable arp lxmesh { }\n";
+        stamped(ns, &[bridge, inet, arp], "lxmesh", tables, "stamp");
+        let said = world.output(&["plan"]);
+        let said = String::from_utf8(said.stdout).unwrap();
+        for kind in ["closed", "nft_table"] {
+            let mut lines = said.lines();
+            let line = lines.find(|line| line.contains(&format!(" {kind} ")));
+            let line = line.unwrap_or_else(|| panic!("{kind}: {said}"));
+            assert_eq!(line.matches(" intact").count(), 2, "{line}");
+        }
+        let mut world = world.started();
+        world.in_step();
+        let ruleset = ns.sh("nft list ruleset");
+        assert!(!ruleset.contains("set stamp {") && !ruleset.contains("set uplinks {"));
+        let uplinks = ns.sh("nft list set inet lxmesh_closed uplink_names");
+        assert!(uplinks.contains("\"up0\""), "{uplinks}");
+    });
+}
+
 /// Whose tables these are is not known, so nobody's device gets past them because they have it.
 #[test]
 fn uplinks_of_tables_that_another_made_are_not_believed() {
@@ -168,18 +223,18 @@ fn uplinks_of_tables_that_another_made_are_not_believed() {
         until_loaded(&mut world);
         let port = world.nics[0].port.clone();
         for damage in [
-            "delete table inet lxmesh_closed; add table inet lxmesh_closed; add set inet lxmesh_closed uplinks { type ifname; elements = { PORT }; }",
-            "table inet lxmesh_closed; delete table inet lxmesh_closed; add table inet lxmesh_closed; add set inet lxmesh_closed uplinks { type ifname; elements = { PORT }; }; add set inet lxmesh_closed stamp { type mark; }; add element inet lxmesh_closed stamp { 1 comment \"2 0 0\" }",
+            "delete table inet lxmesh_closed; add table inet lxmesh_closed; add set inet lxmesh_closed uplink_names { type ifname; elements = { PORT }; }",
+            "table inet lxmesh_closed; delete table inet lxmesh_closed; add table inet lxmesh_closed; add set inet lxmesh_closed uplink_names { type ifname; elements = { PORT }; }; add set inet lxmesh_closed load_stamp { type mark; }; add element inet lxmesh_closed load_stamp { 1 comment \"2 0 0\" }",
         ] {
             ns.nft(&damage.replace("PORT", &format!("\"{port}\"")));
             world.until(damage, |world| {
                 loaded(world.ns)?;
-                let uplinks = ns.sh("nft list set inet lxmesh_closed uplinks");
+                let uplinks = ns.sh("nft list set inet lxmesh_closed uplink_names");
                 (!uplinks.contains(&port)).then_some(())
             });
         }
         world.in_step();
-        let uplinks = ns.sh("nft list set inet lxmesh_closed uplinks");
+        let uplinks = ns.sh("nft list set inet lxmesh_closed uplink_names");
         assert!(!uplinks.contains(&port), "{uplinks}");
     });
 }

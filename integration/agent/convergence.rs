@@ -43,7 +43,7 @@ const DAMAGES: [&str; 17] = [
     "ip link set PORT type bridge_slave learning on flood on guard off",
     "ip link set SVI type bridge mcast_querier 0",
     "ip link set PORT type bridge_slave isolated on proxy_arp on",
-    "nft 'delete element bridge lxmesh ports { \"PORT\" }'",
+    "nft 'delete element bridge lxmesh nic_ports { \"PORT\" }'",
     "nft 'flush set bridge lxmesh in_svc'",
     "nft delete table bridge lxmesh",
     "nft delete table inet lxmesh",

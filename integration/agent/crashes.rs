@@ -88,9 +88,9 @@ fn looks_again(world: &mut World<'_>) -> bool {
 fn open(world: &World<'_>, before: &[Nic]) -> Vec<String> {
     let found = world.found();
     let has = |line: String| found.contains(&line);
-    let held = |family: &str, port: &str| has(format!("set {family} ports {port}"));
+    let held = |family: &str, port: &str| has(format!("set {family} nic_ports {port}"));
     let sources = |end: String| {
-        let ids = ["set bridge id4 ", "set bridge id6 "];
+        let ids = ["set bridge nic_id4 ", "set bridge nic_id6 "];
         let mut lines = found.iter();
         lines.any(|line| ids.iter().any(|id| line.starts_with(id)) && line.ends_with(&end))
     };
@@ -119,7 +119,8 @@ fn open(world: &World<'_>, before: &[Nic]) -> Vec<String> {
             }
             // What FRR announces, and what leads packets there, has its sender's filter in force.
             ["fdb", _, mac, "on", port] => {
-                let known = held("bridge", port) && has(format!("set bridge mac {port} . {mac}"));
+                let known =
+                    held("bridge", port) && has(format!("set bridge nic_macs {port} . {mac}"));
                 blame(known, format!("announced, but not in the filters: {line}"));
             }
             ["neighbour", _, address, mac, ..] => {

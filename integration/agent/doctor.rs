@@ -67,7 +67,7 @@ fn complete(world: &mut World<'_>) {
     world.write_host_file(&text);
     // At the pass that the bridges call for, the agent finds the uplink.
     world.until("the uplink is known", |world| {
-        let set = world.ns.sh("nft list set inet lxmesh_closed uplinks");
+        let set = world.ns.sh("nft list set inet lxmesh_closed uplink_names");
         set.contains("\"under\"").then_some(())
     });
 }

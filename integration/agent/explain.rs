@@ -86,7 +86,7 @@ fn a_connected_nic_has_every_object_and_one_that_lost_some_lacks_just_those() {
                 "missing",
             ),
             (
-                "nft 'delete element bridge lxmesh id4 { \"PORT\" . MAC . V4 }'",
+                "nft 'delete element bridge lxmesh nic_id4 { \"PORT\" . MAC . V4 }'",
                 "nft_element",
                 "missing",
             ),

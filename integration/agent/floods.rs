@@ -121,9 +121,9 @@ fn an_interface_that_goes_down_and_up_all_the_time_costs_a_pass_every_two_second
         // The filters do not wait.
         let took = repaired(
             &mut world,
-            &format!("nft 'delete element bridge lxmesh ports {{ \"{port}\" }}'"),
+            &format!("nft 'delete element bridge lxmesh nic_ports {{ \"{port}\" }}'"),
             |world| {
-                let ports = world.ns.sh("nft list set bridge lxmesh ports");
+                let ports = world.ns.sh("nft list set bridge lxmesh nic_ports");
                 ports.contains(port.as_str())
             },
         );

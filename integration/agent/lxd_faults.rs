@@ -219,7 +219,7 @@ fn without_lxd_from_the_start_a_deleted_table_comes_back_closed() {
                 .ok()
                 .filter(|text| text.contains("svi-dmz"))
         });
-        let ports = ns.nft_json("list set bridge lxmesh ports");
+        let ports = ns.nft_json("list set bridge lxmesh nic_ports");
         assert!(ports[0]["set"].get("elem").is_none(), "{ports:?}");
         world.lxd.heal();
         world.in_step();
@@ -240,7 +240,7 @@ fn without_lxd_tables_that_lack_sets_of_this_version_lose_no_element() {
             texts.sort();
             texts
         };
-        let before = ["ports", "id4", "id6", "in_svc"].map(elements);
+        let before = ["nic_ports", "nic_id4", "nic_id6", "in_svc"].map(elements);
         assert!(before[0].len() > 1, "{before:?}");
         world.kill();
         ns.sh("nft delete table arp lxmesh
@@ -251,7 +251,10 @@ fn without_lxd_tables_that_lack_sets_of_this_version_lose_no_element() {
             ns.try_sh("nft list table arp lxmesh; nft list set bridge lxmesh port_zones")
                 .ok()
         });
-        assert_eq!(["ports", "id4", "id6", "in_svc"].map(elements), before);
+        assert_eq!(
+            ["nic_ports", "nic_id4", "nic_id6", "in_svc"].map(elements),
+            before
+        );
         world.lxd.heal();
         world.settle();
         assert!(!elements("port_zones").is_empty());

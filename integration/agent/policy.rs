@@ -36,9 +36,9 @@ fn ranges_peers_and_tags_take_effect_are_kept_and_withdrawn() {
         // What somebody takes away or puts in is put right.
         let port = &nic.port;
         world.ns.sh(&format!(
-            "nft delete element bridge lxmesh in4 '{{ {port} . tcp . 8000-8100 . 0.0.0.0/0 }}'
+            "nft delete element bridge lxmesh in_rules4 '{{ {port} . tcp . 8000-8100 . 0.0.0.0/0 }}'
              nft delete element bridge lxmesh in_more '{{ {port} }}'
-             nft add element bridge lxmesh in4 '{{ {port} . tcp . 1-79 . 0.0.0.0/0 : accept }}'
+             nft add element bridge lxmesh in_rules4 '{{ {port} . tcp . 1-79 . 0.0.0.0/0 : accept }}'
              nft add element bridge lxmesh in_tags '{{ {port} . tcp . 23-25 . 1 }}'"
         ));
         world.in_step();
@@ -154,8 +154,8 @@ fn the_fabrics_hosts_are_closed_but_for_what_the_host_file_opens() {
         );
         // What somebody takes away or puts in is put right.
         world.ns.sh(
-            "nft delete element bridge lxmesh fabric4 '{ ip . 203.0.113.0/24 }'
-             nft delete element inet lxmesh fabric4 '{ ip . 203.0.113.0/24 }'
+            "nft delete element bridge lxmesh fabric_hosts4 '{ ip . 203.0.113.0/24 }'
+             nft delete element inet lxmesh fabric_hosts4 '{ ip . 203.0.113.0/24 }'
              nft add element bridge lxmesh fabric_svc4 '{ tcp . 1-65535 . 0.0.0.0/0 }'
              nft add element inet lxmesh fabric_svc6 '{ tcp . 1-65535 . ::/0 }'",
         );
@@ -462,8 +462,8 @@ fn audit_and_logging_are_switched_by_keys_and_are_off_where_they_are_not_underst
             )
         });
         world.until("only logging is on", |_| {
-            let off = !listed("audited").contains(&nic.port);
-            (off && listed("logged").contains(&nic.port)).then_some(())
+            let off = !listed("audited_ports").contains(&nic.port);
+            (off && listed("logged_ports").contains(&nic.port)).then_some(())
         });
         // Audit never opens a NIC whose access lists are not there.
         let mut instance = world.lxd.get("default", &nic.instance);
@@ -480,7 +480,7 @@ fn audit_and_logging_are_switched_by_keys_and_are_off_where_they_are_not_underst
         world.until("audit is refused", |world| {
             says(world, "audit does not apply")
         });
-        assert!(!listed("audited").contains(&nic.port));
+        assert!(!listed("audited_ports").contains(&nic.port));
         (nic.audit, nic.log_drops) = (None, None);
         change(&mut world, &nic);
         // A network's, for all its NICs that do not say for themselves.

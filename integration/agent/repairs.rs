@@ -184,25 +184,25 @@ fn the_device_group_of_a_tunnel_is_repaired() {
 #[test]
 fn deleted_and_altered_elements_are_repaired() {
     each_is_repaired(&[
-        "nft 'delete element bridge lxmesh ports { \"PORT\" }'",
-        "nft 'delete element bridge lxmesh id4 { \"PORT\" . MAC . V4 }'",
-        "nft 'delete element bridge lxmesh zones { \"PORT\" }'",
-        "nft 'delete element bridge lxmesh zones { \"PORT\" }; add element bridge lxmesh zones { \"PORT\" : 7 }'",
-        "nft 'flush map bridge lxmesh zone4'",
-        "nft 'flush map bridge lxmesh zone6'",
-        "nft 'flush set bridge lxmesh served4'",
-        "nft 'add element bridge lxmesh served4 { \"PORT\" . MAC . V4 . tcp . 22 }'",
+        "nft 'delete element bridge lxmesh nic_ports { \"PORT\" }'",
+        "nft 'delete element bridge lxmesh nic_id4 { \"PORT\" . MAC . V4 }'",
+        "nft 'delete element bridge lxmesh zone_by_port { \"PORT\" }'",
+        "nft 'delete element bridge lxmesh zone_by_port { \"PORT\" }; add element bridge lxmesh zone_by_port { \"PORT\" : 7 }'",
+        "nft 'flush map bridge lxmesh sender_zone4'",
+        "nft 'flush map bridge lxmesh sender_zone6'",
+        "nft 'flush set bridge lxmesh served_svc4'",
+        "nft 'add element bridge lxmesh served_svc4 { \"PORT\" . MAC . V4 . tcp . 22 }'",
         "nft 'delete element bridge lxmesh overlay_zones { \"vxlan-vpc\" }'",
         "nft 'add element bridge lxmesh in_svc { \"PORT\" . tcp . 22 }'",
-        "nft 'flush set bridge lxmesh svis'",
-        "nft 'flush set inet lxmesh ports'",
-        "nft 'flush set arp lxmesh ports'",
+        "nft 'flush set bridge lxmesh svi_names'",
+        "nft 'flush set inet lxmesh nic_ports'",
+        "nft 'flush set arp lxmesh nic_ports'",
         "nft 'flush set bridge lxmesh port_zones'",
-        "nft 'flush set bridge lxmesh gateways4'",
-        "nft 'flush set bridge lxmesh gateways6'",
-        "nft 'add element inet lxmesh zones { \"SVI\" : 7 }'",
+        "nft 'flush set bridge lxmesh svi_gateways4'",
+        "nft 'flush set bridge lxmesh svi_gateways6'",
+        "nft 'add element inet lxmesh zone_by_svi { \"SVI\" : 7 }'",
         "nft 'add element bridge lxmesh vrf_zones { \"PORT\" : 7 }'",
-        "nft 'add element inet lxmesh gateways4 { \"SVI\" . V4 }'",
+        "nft 'add element inet lxmesh svi_gateways4 { \"SVI\" . V4 }'",
     ]);
 }
 
@@ -243,10 +243,10 @@ fn tables_that_are_replaced_stand_open_behind_the_new_ones() {
         world.in_step();
         for family in ["bridge", "inet", "arp"] {
             let rule = format!("rule {family} lxmesh hole ");
-            let opened = format!("add element {family} lxmesh gate {{ 0x00000000 }}");
+            let opened = format!("add element {family} lxmesh open_gate {{ 0x00000000 }}");
             world.until(&format!("{family} has a gate that opens"), |_| {
                 let told = listener.text();
-                let gate = |line: &str| line.contains(&rule) && line.contains("@gate accept");
+                let gate = |line: &str| line.contains(&rule) && line.contains("@open_gate accept");
                 (told.lines().any(gate) && told.contains(&opened)).then_some(())
             });
         }

@@ -3,6 +3,7 @@
 use super::cold_start::busy_world;
 use super::repairs::each_is_repaired;
 use super::support::listener::Listener;
+use super::support::nft_names;
 use super::support::world::World;
 use super::support::{Ns, in_netns};
 use std::fs;
@@ -15,7 +16,7 @@ use std::time::{Duration, Instant};
 fn elements_of_another_form_are_damage() {
     each_is_repaired(&[
         "nft 'add element bridge lxmesh out_svc { * }; add element bridge lxmesh in_svc { * }'",
-        "nft 'add element inet lxmesh ports { * }'",
+        "nft 'add element inet lxmesh nic_ports { * }'",
         "nft 'add element bridge lxmesh vrf_zones { * : 7 }'",
     ]);
 }
@@ -68,7 +69,7 @@ fn nothing_is_merged_into_tables_that_another_made() {
     for before in [
         "add table bridge lxmesh { flags dormant; }",
         "add table inet lxmesh; add chain inet lxmesh hole",
-        "add table bridge lxmesh; add set bridge lxmesh stamp { type mark; }; add element bridge lxmesh stamp { 1 comment \"0 0\" }",
+        "add table bridge lxmesh; add set bridge lxmesh load_stamp { type mark; }; add element bridge lxmesh load_stamp { 1 comment \"0 0\" }",
     ] {
         in_netns(|ns| {
             ns.nft(before);
@@ -92,9 +93,9 @@ fn nothing_is_merged_into_tables_that_another_made() {
             for damage in [
                 "add table bridge lxmesh { flags dormant; }",
                 "rename chain bridge lxmesh egress_denied other",
-                "flush set bridge lxmesh stamp; add element bridge lxmesh stamp { 1 comment \"2 0 0\" }",
-                "flush set bridge lxmesh stamp; add element bridge lxmesh stamp { 1 comment \"0 0\" }",
-                "flush set bridge lxmesh stamp",
+                "flush set bridge lxmesh load_stamp; add element bridge lxmesh load_stamp { 1 comment \"2 0 0\" }",
+                "flush set bridge lxmesh load_stamp; add element bridge lxmesh load_stamp { 1 comment \"0 0\" }",
+                "flush set bridge lxmesh load_stamp",
                 "insert rule bridge lxmesh egress_denied accept comment \"a\"",
             ] {
                 world.signal("STOP");
@@ -158,7 +159,7 @@ fn loads_that_fail_leave_one_gate_and_are_tried_once_a_second() {
         let broken = break_nft(&mut world);
         world.launch("c1", "vpc");
         let mut world = world.started();
-        fs::write(&broken, "add element bridge lxmesh stamp").unwrap();
+        fs::write(&broken, "add element bridge lxmesh load_stamp").unwrap();
         ns.nft("add chain bridge lxmesh hole { type filter hook forward priority -500; }");
         let failures = |world: &World<'_>| world.status()?["passes"]["failures"].as_u64();
         world.until("it has tried several times", |world| {
@@ -168,8 +169,12 @@ fn loads_that_fail_leave_one_gate_and_are_tried_once_a_second() {
             let passes = &world.status().unwrap()["passes"];
             passes["full"].as_u64().unwrap() + passes["scoped"].as_u64().unwrap()
         };
+        // Those that no template has among them.
+        let of_ours = ns.sh("for f in bridge inet arp; do nft list table $f lxmesh; done");
+        assert!(nft_names::names(&of_ours).contains("open_gate"));
+        assert_eq!(nft_names::unsafe_names(&of_ours), ["hole".into()].into());
         let rules = ns.sh("nft list chain bridge lxmesh hole");
-        assert_eq!(rules.matches("@gate accept").count(), 1, "{rules}");
+        assert_eq!(rules.matches("@open_gate accept").count(), 1, "{rules}");
         // The port is not trusted to tables that are not what they should be.
         world.until("the port is down", |world| {
             (!is_up(ns, &world.nics[0].port)).then_some(())
@@ -197,7 +202,7 @@ fn loads_that_fail_leave_one_gate_and_are_tried_once_a_second() {
         world.in_step();
         let rules = ns.sh("nft list table bridge lxmesh");
         assert!(
-            !rules.contains("hole") && !rules.contains("set gate {"),
+            !rules.contains("hole") && !rules.contains("set open_gate {"),
             "{rules}\n{}",
             world.log()
         );

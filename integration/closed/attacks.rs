@@ -466,7 +466,7 @@ fn a_bridged_instance_speaks_to_no_port_of_the_fabric_in_a_supervisors_name() {
         filter(ns, "");
         victim.send(std::slice::from_ref(&forged));
         assert_eq!(t.decapsulated(), before + 1);
-        let counters = ns.sh("nft list counter inet lxmesh_host strangers");
+        let counters = ns.sh("nft list counter inet lxmesh_host from_strangers");
         assert!(counters.contains("packets 1 "), "{counters}");
         // By a device that is named, whatever the routes.
         filter(ns, "[host]\nuplinks = [\"br*\"]\n");

@@ -2,8 +2,11 @@
 //! with real FRR. What breaks BGP is undone by itself; what does not keeps its sessions. networkd's
 //! part is in the lab.
 
+use lxmesh::generate::write::MANIFEST;
+
 use crate::host::{Host, run, until};
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::process::Command;
 
 const GEN: &str = env!("CARGO_BIN_EXE_lxmesh-gen");
@@ -17,7 +20,7 @@ struct Fabric {
 /// What apply writes is the host's own; what the machine has there is left alone.
 const OWN_DIRECTORIES: &str = "
 for directory in systemd sysctl.d modules-load.d; do
-    mkdir -p /run/test/etc/$directory
+    mkdir -p /run/test/etc/$directory /etc/$directory
     mount --bind /run/test/etc/$directory /etc/$directory
 done
 mkdir /run/test/lib
@@ -213,4 +216,48 @@ fn what_nobody_confirms_is_undone_and_what_somebody_confirms_stays() {
     assert!(fabric.is_settled());
     assert_ne!(fabric.conf(), before);
     assert!(fabric.is_well());
+}
+
+/// The names of a text for nft as an earlier version had them, and its way to empty chains.
+const EARLIER: &str = "\
+    s/filter_in/arrive/; s/to_tunnel/inward/; s/fabric_hosts/hosts/; s/from_strangers/strangers/
+    s/^flush table inet lxmesh_host/flush chain inet lxmesh_host arrive\\n\
+    flush chain inet lxmesh_host inward\\nflush chain inet lxmesh_host by_uplink/";
+
+#[test]
+fn chains_of_an_earlier_packet_filter_go_with_its_text_and_come_back_with_it() {
+    let fabric = Fabric::new();
+    let filter = "/etc/lxmesh/firewall.nft";
+    fabric.a.sh(&format!(
+        "digest() {{ sha256sum {filter} | cut -d' ' -f1; }}
+         now=$(digest); sed -i '{EARLIER}' {filter}; sed -i s/$now/$(digest)/ {MANIFEST}
+         nft delete table inet lxmesh_host 2>/dev/null || true; nft -f {filter}
+         nft add element inet lxmesh_host vteps4 '{{ 198.51.100.77 }}'"
+    ));
+    let listing = || {
+        let text = fabric.a.sh("nft -s list table inet lxmesh_host");
+        let (_, parts) = text.split_once('\n').unwrap();
+        // What is made anew stands behind what stayed.
+        let parts: BTreeSet<&str> = parts.split("\n\t}").map(str::trim).collect();
+        parts.into_iter().collect::<Vec<_>>().join("\n")
+    };
+    let before = listing();
+    assert!(before.contains("chain inward {") && before.contains("198.51.100.77"));
+    let said = fabric.apply(ADD_REFLECTOR, "--no-health --confirm 5");
+    assert_ne!(listing(), before, "{said}");
+    until("nobody has confirmed", &true, || fabric.is_settled());
+    assert_eq!(listing(), before);
+    let said = fabric.apply(ADD_REFLECTOR, "--no-health");
+    assert!(said.ends_with("applied\nstatus 0\n"), "{said}");
+    let now = listing();
+    for gone in ["arrive", "chain inward", "set hosts4", "counter strangers"] {
+        assert!(
+            before.contains(gone) && !now.contains(gone),
+            "{gone}:\n{now}"
+        );
+    }
+    assert!(
+        now.contains("chain filter_in {") && now.contains("198.51.100.77"),
+        "{now}"
+    );
 }

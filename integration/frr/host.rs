@@ -101,7 +101,7 @@ impl Host {
         let frr = directory.path().join("etc/frr");
         fs::create_dir_all(&frr).unwrap();
         fs::write(frr.join("frr.conf"), conf).unwrap();
-        let daemons = "frr_profile=traditional\nzebra_options=\nbgpd_options=\n";
+        let daemons = "frr_profile=traditional\nmgmtd_options=\nzebra_options=\nbgpd_options=\n";
         fs::write(frr.join("daemons"), daemons).unwrap();
         Self::furnish(directory, underlay)
     }
@@ -181,13 +181,15 @@ impl Host {
         list
     }
 
-    /// Starts FRR's daemons as its service does: options from `daemons`, then one configuration.
+    /// Starts FRR's daemons as its service does: options from `daemons`, then one configuration. Where there is mgmtd it
+    /// runs before the others, and keeps its standard output open.
     pub fn start_frr(&self, daemons: &str) {
         self.sh(&format!(
             ". /etc/frr/daemons
-             for daemon in {daemons}; do
+             mgmtd=; [ ! -x /usr/lib/frr/mgmtd ] || kill -0 $(cat /run/frr/mgmtd.pid 2>/dev/null) 2>/dev/null || mgmtd=mgmtd
+             for daemon in $mgmtd {daemons}; do
                  eval options=\\$${{daemon}}_options
-                 $daemon -d -F $frr_profile $options --log file:/run/frr/$daemon.log 2>/run/frr/$daemon.err ||
+                 $daemon -d -F $frr_profile $options --log file:/run/frr/$daemon.log >/dev/null 2>/run/frr/$daemon.err ||
                      {{ cat /run/frr/$daemon.err >&2; exit 1; }}
              done
              vtysh -b >&2"
@@ -351,7 +353,7 @@ impl Host {
             .filter(|e| e["protocol"].as_str() == Some(protocol));
         made.map(|e| {
             let state = text(&e["state"][0]);
-            let learned = if e.get("extern_learn").is_some() {
+            let learned = if e.get("extern_learn").is_some_and(|value| *value != false) {
                 " extern_learn"
             } else {
                 ""

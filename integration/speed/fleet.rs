@@ -193,7 +193,7 @@ impl<'a> Fleet<'a> {
         let groups: usize = self.nics.iter().map(|nic| nic.groups().len()).sum();
         for (what, command, wanted) in [
             (
-                "ports",
+                "nic_ports",
                 "ip -o link show master svi-vpc up | grep -c veth",
                 n,
             ),
@@ -218,7 +218,7 @@ impl<'a> Fleet<'a> {
         ] {
             assert_eq!(count(command), wanted, "{what}");
         }
-        let (family, set) = ("bridge", "id6");
+        let (family, set) = ("bridge", "nic_id6");
         let sets = self.ns.nft_json(&format!("list set {family} lxmesh {set}"));
         assert_eq!(
             sets[0]["set"]["elem"].as_array().map_or(0, Vec::len),

@@ -157,7 +157,7 @@ fn objects(kernel: &mut Kernel, nic: &Nic) -> usize {
     let identity = element(port.index, &[&padded_mac(mac)]);
     let found = kernel
         .nft
-        .lookup(Family::Bridge, "lxmesh", "mac", &[(identity, None)])
+        .lookup(Family::Bridge, "lxmesh", "nic_macs", &[(identity, None)])
         .expect("sets can be read");
     count + found.iter().flatten().count()
 }

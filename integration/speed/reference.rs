@@ -60,11 +60,11 @@ fn nft_script(plan: &Plan, fleet: &Fleet<'_>) -> String {
         script.push_str(RULES);
     }
     script.push_str(
-        "add element bridge lxmesh svis { \"svi-vpc\" }\nadd element inet lxmesh svis { \"svi-vpc\" }\n\
-         add element bridge lxmesh overlay { \"vxlan-vpc\" }\nadd element bridge lxmesh overlay_zones { \"vxlan-vpc\" : 100 }\n\
-         add element inet lxmesh zones { \"svi-vpc\" : 100 }\n\
-         add element bridge lxmesh gateways4 { \"svi-vpc\" . 10.20.0.1 }\nadd element inet lxmesh gateways4 { \"svi-vpc\" . 10.20.0.1 }\n\
-         add element bridge lxmesh gateways6 { \"svi-vpc\" . 2001:db8::1 }\nadd element inet lxmesh gateways6 { \"svi-vpc\" . 2001:db8::1 }\n",
+        "add element bridge lxmesh svi_names { \"svi-vpc\" }\nadd element inet lxmesh svi_names { \"svi-vpc\" }\n\
+         add element bridge lxmesh overlay_ports { \"vxlan-vpc\" }\nadd element bridge lxmesh overlay_zones { \"vxlan-vpc\" : 100 }\n\
+         add element inet lxmesh zone_by_svi { \"svi-vpc\" : 100 }\n\
+         add element bridge lxmesh svi_gateways4 { \"svi-vpc\" . 10.20.0.1 }\nadd element inet lxmesh svi_gateways4 { \"svi-vpc\" . 10.20.0.1 }\n\
+         add element bridge lxmesh svi_gateways6 { \"svi-vpc\" . 2001:db8::1 }\nadd element inet lxmesh svi_gateways6 { \"svi-vpc\" . 2001:db8::1 }\n",
     );
     let mut set = |name: &str, element: &dyn Fn(&Nic) -> Vec<String>| {
         let elements: Vec<String> = fleet.nics.iter().flat_map(element).collect();
@@ -77,28 +77,28 @@ fn nft_script(plan: &Plan, fleet: &Fleet<'_>) -> String {
             .map(|service| format!("\"{}\" . {}", nic.port, service.replace('/', " . ")))
             .collect()
     };
-    set("bridge lxmesh ports", &|nic| {
+    set("bridge lxmesh nic_ports", &|nic| {
         vec![format!("\"{}\"", nic.port)]
     });
-    for ports in ["inet lxmesh ports", "arp lxmesh ports"] {
+    for ports in ["inet lxmesh nic_ports", "arp lxmesh nic_ports"] {
         set(ports, &|nic| vec![format!("\"{}\"", nic.port)]);
     }
-    set("bridge lxmesh mac", &|nic| {
+    set("bridge lxmesh nic_macs", &|nic| {
         vec![format!("\"{}\" . {}", nic.port, nic.mac)]
     });
-    set("bridge lxmesh lla", &|nic| {
+    set("bridge lxmesh payload_macs", &|nic| {
         vec![format!("\"{}\" . 0x{}", nic.port, nic.mac.replace(':', ""))]
     });
-    set("bridge lxmesh id4", &|nic| {
+    set("bridge lxmesh nic_id4", &|nic| {
         vec![format!("\"{}\" . {} . {}", nic.port, nic.mac, nic.ipv4)]
     });
-    set("bridge lxmesh id6", &|nic| {
+    set("bridge lxmesh nic_id6", &|nic| {
         nic.addresses()[1..]
             .iter()
             .map(|address| format!("\"{}\" . {} . {address}", nic.port, nic.mac))
             .collect()
     });
-    set("bridge lxmesh zones", &|nic| {
+    set("bridge lxmesh zone_by_port", &|nic| {
         vec![format!("\"{}\" : 100", nic.port)]
     });
     set("bridge lxmesh port_zones", &|nic| {
@@ -111,11 +111,11 @@ fn nft_script(plan: &Plan, fleet: &Fleet<'_>) -> String {
             nic.mac.replace(':', "")
         )
     };
-    set("bridge lxmesh zone4", &|nic| {
+    set("bridge lxmesh sender_zone4", &|nic| {
         let address = u32::from(nic.ipv4.parse::<Ipv4Addr>().expect("an address"));
         vec![format!("{} . {address:#x} : 100", source(nic, "0800"))]
     });
-    set("bridge lxmesh zone6", &|nic| {
+    set("bridge lxmesh sender_zone6", &|nic| {
         nic.addresses()[1..]
             .iter()
             .map(|address| {
@@ -125,7 +125,7 @@ fn nft_script(plan: &Plan, fleet: &Fleet<'_>) -> String {
             .collect()
     });
     set("bridge lxmesh in_svc", &|nic| services(nic, &IN_SERVICES));
-    set("bridge lxmesh served4", &|nic| {
+    set("bridge lxmesh served_svc4", &|nic| {
         IN_SERVICES
             .iter()
             .map(|service| {

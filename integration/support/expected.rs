@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use serde_json::Value;
 
+use super::is_set;
 use super::world::{NETWORKS, Network, Nic, World, network};
 
 pub type Lines = BTreeSet<String>;
@@ -32,21 +33,21 @@ impl World<'_> {
                 "port vxlan-{name} in svi-{name} {}",
                 port_line(false, true)
             ));
-            for set in ["bridge svis", "inet svis"] {
+            for set in ["bridge svi_names", "inet svi_names"] {
                 lines.insert(format!("set {set} svi-{name}"));
             }
             for (family, gateway) in [(4, &gateway4), (6, &gateway6)] {
                 lines.insert(format!(
-                    "set bridge gateways{family} svi-{name} . {gateway}"
+                    "set bridge svi_gateways{family} svi-{name} . {gateway}"
                 ));
             }
-            lines.insert(format!("set bridge overlay vxlan-{name}"));
+            lines.insert(format!("set bridge overlay_ports vxlan-{name}"));
             lines.insert(format!("set bridge overlay_zones vxlan-{name} : {vni}"));
         }
         for family in ["bridge", "inet"] {
             lines.insert(format!("set {family} vxlan_udp 4789"));
             for net in &self.fabric {
-                lines.insert(format!("set {family} fabric4 ip . {net}"));
+                lines.insert(format!("set {family} fabric_hosts4 ip . {net}"));
             }
             for service in &self.fabric_services {
                 lines.insert(format!("set {family} fabric_svc4 {service}"));
@@ -78,7 +79,7 @@ impl World<'_> {
             for entry in self.list(&format!("ip -d -j neighbour show dev svi-{name}")) {
                 if entry["protocol"] == "242" {
                     let (address, mac) = (text(&entry["dst"]), text(&entry["lladdr"]));
-                    let learned = entry.get("extern_learn").is_some();
+                    let learned = is_set(&entry, "extern_learn");
                     lines.insert(format!(
                         "neighbour svi-{name} {address} {mac} {} {learned}",
                         entry["state"]
@@ -222,7 +223,7 @@ impl World<'_> {
                 };
                 let name = text(&set["name"]);
                 // Of the structure's digest, and of what depends on the MAC derived for the gateway.
-                if ["stamp", "routers"].contains(&name.as_str()) {
+                if ["load_stamp", "router_macs"].contains(&name.as_str()) {
                     continue;
                 }
                 for element in set["elem"].as_array().into_iter().flatten() {
@@ -275,7 +276,11 @@ fn wanted_of(nic: &Nic, lines: &mut Lines) {
         lines.insert(format!(
             "neighbour svi-{name} {address} {mac} [\"PERMANENT\"] false"
         ));
-        let set = if address.contains(':') { "id6" } else { "id4" };
+        let set = if address.contains(':') {
+            "nic_id6"
+        } else {
+            "nic_id4"
+        };
         lines.insert(format!("set bridge {set} {port} . {mac} . {address}"));
         if *mark == 0 {
             lines.insert(format!("{} : {vni}", source_line(port, mac, address)));
@@ -295,25 +300,25 @@ fn wanted_of(nic: &Nic, lines: &mut Lines) {
             lines.insert(format!("route {address} dev svi-{name} table {table}"));
         }
     }
-    lines.insert(format!("set bridge ports {port}"));
-    lines.insert(format!("set inet ports {port}"));
-    lines.insert(format!("set arp ports {port}"));
-    lines.insert(format!("set bridge mac {port} . {mac}"));
+    lines.insert(format!("set bridge nic_ports {port}"));
+    lines.insert(format!("set inet nic_ports {port}"));
+    lines.insert(format!("set arp nic_ports {port}"));
+    lines.insert(format!("set bridge nic_macs {port} . {mac}"));
     lines.insert(format!(
-        "set bridge lla {port} . {}",
+        "set bridge payload_macs {port} . {}",
         u64::from_str_radix(&mac.replace(':', ""), 16).expect("a MAC")
     ));
-    lines.insert(format!("set bridge zones {port} : {vni}"));
+    lines.insert(format!("set bridge zone_by_port {port} : {vni}"));
     for zone in [*vni, 0] {
         lines.insert(format!("set bridge port_zones {port} . {zone}"));
     }
     if *mark != 0 {
-        lines.insert(format!("set bridge marks {port} : {mark}"));
+        lines.insert(format!("set bridge port_marks {port} : {mark}"));
     }
     let limit = |name, usual| *limits.get(name).unwrap_or(&usual);
     let (new, connections) = (limit("new_connections", 1000), limit("connections", 4096));
     if (new, connections) != (1000, 4096) {
-        lines.insert(format!("set bridge limited {port}"));
+        lines.insert(format!("set bridge limited_ports {port}"));
         lines.insert(format!("set bridge limit_new {port} : jump new_{new}"));
         lines.insert(format!(
             "set bridge limit_conns {port} : goto conns_{connections}"
@@ -325,7 +330,7 @@ fn wanted_of(nic: &Nic, lines: &mut Lines) {
             limit("control_packets", 100)
         ));
     }
-    for (set, key) in [("audited", audit), ("logged", log_drops)] {
+    for (set, key) in [("audited_ports", audit), ("logged_ports", log_drops)] {
         if *key == Some("true") {
             lines.insert(format!("set bridge {set} {port}"));
         }
@@ -338,7 +343,7 @@ fn wanted_of(nic: &Nic, lines: &mut Lines) {
                 .filter(|(_, number)| number.parse::<u16>().is_ok());
             if let ("in", Some(address), Some((protocol, number))) = (direction, ipv4, plain) {
                 lines.insert(format!(
-                    "set bridge served4 {port} . {mac} . {address} . {protocol} . {number}"
+                    "set bridge served_svc4 {port} . {mac} . {address} . {protocol} . {number}"
                 ));
             }
         }
@@ -365,12 +370,12 @@ fn source_line(port: &str, mac: &str, address: &str) -> String {
     let mac = u64::from_str_radix(&mac.replace(':', ""), 16).expect("a MAC");
     match address.parse().expect("an address") {
         IpAddr::V4(v4) => format!(
-            "set bridge zone4 {port} . {} . {}",
+            "set bridge sender_zone4 {port} . {} . {}",
             mac << 16 | 0x0800,
             u32::from(v4)
         ),
         IpAddr::V6(v6) => format!(
-            "set bridge zone6 {port} . {} . {:#x}",
+            "set bridge sender_zone6 {port} . {} . {:#x}",
             mac << 16 | 0x86dd,
             u128::from(v6)
         ),
@@ -405,7 +410,7 @@ fn service_lines(port: &str, direction: &str, service: &str, lines: &mut Lines) 
     for peer in peers {
         let family = if peer.contains(':') { 6 } else { 4 };
         lines.insert(format!(
-            "set bridge {direction}{family} {base} . {peer} : {verdict}"
+            "set bridge {direction}_rules{family} {base} . {peer} : {verdict}"
         ));
     }
 }

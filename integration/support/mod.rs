@@ -9,6 +9,7 @@ pub mod checks;
 pub mod expected;
 pub mod fake_lxd;
 pub mod listener;
+pub mod nft_names;
 pub mod silence;
 pub mod world;
 
@@ -63,6 +64,11 @@ impl Drop for Ns {
             }
         }
     }
+}
+
+/// Whether iproute2 shows a flag in an object: as true, or without a value (null).
+pub fn is_set(object: &Value, flag: &str) -> bool {
+    object.get(flag).is_some_and(|value| *value != false)
 }
 
 impl Ns {

@@ -3,6 +3,7 @@
 use super::commands::{CommandError, has_systemd, run, succeeds};
 use super::fault;
 use super::journal::{State, StateError};
+use super::nft;
 use crate::generate::plan::Step;
 use std::path::Path;
 
@@ -38,7 +39,7 @@ pub fn step(step: &Step, state: &State) -> Result<(), StepError> {
             let _ = run(SECONDS, &["swanctl", "--terminate", "--ike", name]);
             Ok(())
         }
-        Step::LoadNft(path) => run(SECONDS, &["nft", "-f", &path.to_string_lossy()]).map(drop),
+        Step::LoadNft { path, leaves } => nft::load(path, leaves, state)?,
         Step::DeleteTable { family, name } => {
             // Only `destroy` takes an absent one, and nft before 1.0.8 does not know it.
             match succeeds(&["nft", "list", "table", family, name]) {

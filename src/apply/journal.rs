@@ -253,7 +253,13 @@ impl State {
 
     /// Forgets the apply, as the last of its steps.
     pub fn close(&self) -> Result<(), StateError> {
-        for name in ["journal.json", "snapshot.json", "guard", "frr-delta.conf"] {
+        for name in [
+            "journal.json",
+            "snapshot.json",
+            "guard",
+            "frr-delta.conf",
+            "load.nft",
+        ] {
             self.remove(name)?;
         }
         Ok(())
@@ -330,6 +336,12 @@ impl State {
     pub fn frr_delta(&self, lines: &[String]) -> Result<PathBuf, StateError> {
         self.write("frr-delta.conf", (lines.join("\n") + "\n").as_bytes())?;
         Ok(self.path("frr-delta.conf"))
+    }
+
+    /// Where a script goes that `nft` reads.
+    pub fn nft_script(&self, text: &str) -> Result<PathBuf, StateError> {
+        self.write("load.nft", text.as_bytes())?;
+        Ok(self.path("load.nft"))
     }
 }
 

@@ -125,11 +125,17 @@ fn network(link: &Value, links: &[Value]) -> Option<FoundNetwork> {
         gateways: one_of_each_family(addresses(of_bridge)),
         mac: mac.filter(|mac| !mac.is_unusable()),
         mtu: number(&of_bridge["mtu"])?,
-        gbp: data["gbp"].as_bool().unwrap_or(false),
+        gbp: is_set(data, "gbp"),
         port: data["port"]
             .as_u64()
             .and_then(|port| u16::try_from(port).ok())?,
     })
+}
+
+/// Whether `ip -j` shows a flag. What is set is `true` or, as `gbp` is from iproute2 7.2 on, has no value (`null`); what
+/// is not set is `false`, or is not there.
+fn is_set(object: &Value, flag: &str) -> bool {
+    object.get(flag).is_some_and(|value| *value != false)
 }
 
 fn one_of_each_family(all: Vec<IpNet>) -> Vec<IpNet> {
@@ -143,7 +149,7 @@ fn addresses(link: &Value) -> Vec<IpNet> {
     let none = Vec::new();
     let all = link["addr_info"].as_array().unwrap_or(&none);
     all.iter()
-        .filter(|one| one["scope"] != "link" && one["temporary"] != true)
+        .filter(|one| one["scope"] != "link" && !is_set(one, "temporary"))
         .filter_map(|one| {
             let address: IpAddr = one["local"].as_str()?.parse().ok()?;
             let length = u8::try_from(one["prefixlen"].as_u64()?).ok()?;
@@ -208,6 +214,27 @@ mod tests {
             bgp.neighbours,
             ["198.51.100.101".parse::<IpAddr>().unwrap()]
         );
+    }
+
+    #[test]
+    fn a_flag_is_set_with_true_or_without_a_value() {
+        let found_in = |links: &str| understand(&serde_json::from_str(links).unwrap(), "");
+        for (shown, is_on) in [
+            (r#","gbp":true"#, true),
+            (r#","gbp":null"#, true),
+            (r#","gbp":false"#, false),
+            ("", false),
+        ] {
+            let links = LINKS.replace(r#","gbp":true"#, shown);
+            assert_eq!(found_in(&links).networks[0].gbp, is_on, "{shown}");
+        }
+        let without_a_source = LINKS.replace(r#""local":"198.51.100.11","port""#, r#""port""#);
+        for (shown, counts) in [("true", false), ("null", false), ("false", true)] {
+            let other = format!(r#""scope":"global","temporary":{shown}}}"#);
+            let links = without_a_source.replacen(r#""scope":"global"}"#, &other, 1);
+            let first = "203.0.113.9/24".parse().ok();
+            assert_eq!(found_in(&links).underlay == first, counts, "{shown}");
+        }
     }
 
     #[test]

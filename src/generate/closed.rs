@@ -19,6 +19,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 /// Where the unit finds it.
 pub const PATH: &str = "/etc/lxmesh/closed.nft";
 const TEMPLATE: &str = "firewall/closed.nft";
+/// The set of the host's own devices, and its name in texts and tables of older versions, which are read until they
+/// are replaced.
+pub const UPLINKS: [&str; 2] = ["uplink_names", "uplinks"];
 
 /// A route and its device.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -113,8 +116,10 @@ pub fn uplinks_in(text: &str) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for line in text.lines().map(str::trim) {
         let names = line
-            .strip_prefix("set uplinks { ")
-            .and_then(|set| Some(set.split_once("elements = {")?.1))
+            .strip_prefix("set ")
+            .and_then(|set| set.split_once(" { "))
+            .filter(|(name, _)| UPLINKS.contains(name))
+            .and_then(|(_, set)| Some(set.split_once("elements = {")?.1))
             .or_else(|| {
                 line.strip_prefix("iifname \"")
                     .filter(|_| line.ends_with("*\" accept"))
@@ -289,6 +294,9 @@ mod tests {
         assert_eq!(text.matches("elements = { \"q0\", \"r0\" }").count(), 2);
         assert_eq!(text.matches("\t\tiifname \"p*\" accept\n").count(), 2);
         assert_eq!(uplinks_in(&text), named);
+        let older = text.replace("set uplink_names {", "set uplinks {");
+        assert_ne!(older, text);
+        assert_eq!(uplinks_in(&older), named);
         let none = render(&file(""), &BTreeSet::new()).unwrap().contents;
         assert_eq!(uplinks_in(&none), BTreeSet::new());
     }

@@ -2,11 +2,15 @@
 //! in, effects and steps out. `units.rs` knows networkd's files, `frr.rs` FRR's.
 
 mod frr;
+mod nft;
 mod units;
+
+pub use nft::Declared;
 
 use super::closed;
 use super::strongswan::CONNECTION;
 use crate::host::{HostFile, Network};
+use nft::declared;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -52,7 +56,11 @@ pub enum Step {
     LoadSwanctl,
     /// A connection that is no more; strongSwan keeps what was established by it.
     CloseConnection(String),
-    LoadNft(PathBuf),
+    LoadNft {
+        path: PathBuf,
+        /// What the text before this one has made in its tables and this one does not: it would stay.
+        leaves: Vec<Declared>,
+    },
     /// A table whose file is gone: it would go on to filter.
     DeleteTable {
         family: String,
@@ -248,7 +256,11 @@ fn look_at_nft(change: &FileChange, draft: &mut Draft) {
     if change.after.is_some() {
         let why = format!("rules are replaced in one transaction: {path}");
         draft.effect(Cost::Reload, of, why);
-        draft.step(Step::LoadNft(change.path.clone()));
+        let (before, after) = (declared(&change.before), declared(&change.after));
+        draft.step(Step::LoadNft {
+            path: change.path.clone(),
+            leaves: before.difference(&after).cloned().collect(),
+        });
         return;
     }
     draft.effect(Cost::Reload, of, format!("it filters no longer: {path}"));
@@ -362,7 +374,7 @@ impl fmt::Display for Step {
             Step::ReloadUdev => f.write_str("reload udev's rules"),
             Step::LoadSwanctl => f.write_str("load strongSwan's connections"),
             Step::CloseConnection(name) => write!(f, "close the connection {name}"),
-            Step::LoadNft(path) => write!(f, "load {}", path.display()),
+            Step::LoadNft { path, .. } => write!(f, "load {}", path.display()),
             Step::DeleteTable { family, name } => write!(f, "delete table {family} {name}"),
             Step::DeleteLink(link) => write!(f, "delete {link}"),
             Step::RemoveAddress { link, address } => write!(f, "remove {address} from {link}"),

@@ -103,9 +103,10 @@ fn apply_ops<K: Kind>(
         .iter()
         .zip(spans)
         .map(|(change, span)| {
-            for result in &results[span?] {
+            let span = span?;
+            for (op, result) in batch[span.clone()].iter().zip(&results[span]) {
                 match result {
-                    Err(error) if is_delete(change) && says_gone(error) => {}
+                    Err(error) if is_delete(change) && says_gone(op, error.errno()) => {}
                     Err(error) => return Err(error.clone().into()),
                     Ok(()) => {}
                 }
@@ -132,10 +133,15 @@ fn is_delete<K: Kind>(change: &Change<K>) -> bool {
     matches!(change, Change::Delete { .. })
 }
 
-/// ENOENT, ESRCH (routes), ENODEV (the device went, and took its entries with it), EINVAL (a port
-/// that left its bridge in the meantime).
-fn says_gone(error: &KernelError) -> bool {
-    matches!(error.errno(), Some(2 | 3 | 19))
+/// Whether the error of a deletion says that there is nothing to delete: ENOENT, ESRCH (routes), ENODEV (the device
+/// went, and took its entries with it); of an FDB entry also EOPNOTSUPP (a port that has left its bridge, which forgot
+/// its entries: `rtnl_fdb_del()` in net/core/rtnetlink.c asks no master where there is none).
+fn says_gone(op: &Op, errno: Option<i32>) -> bool {
+    match errno {
+        Some(libc::ENOENT | libc::ESRCH | libc::ENODEV) => true,
+        Some(libc::EOPNOTSUPP) => matches!(op, Op::FdbDelete { .. }),
+        _ => false,
+    }
 }
 
 /// Index of a link by name, from this pass's snapshot.
@@ -167,4 +173,35 @@ pub fn visit_kinds(visitor: &mut impl Visitor) {
     visitor.visit::<neighbour::Neighbour>();
     visitor.visit::<mdb::Mdb>();
     visitor.visit::<route::Route>();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::addr::Mac;
+    use std::net::Ipv4Addr;
+
+    #[test]
+    fn only_where_a_port_without_a_bridge_is_asked_for_its_entry_unsupported_means_gone() {
+        let (mac, address) = (Mac([2, 0, 0, 0, 0, 1]), Ipv4Addr::LOCALHOST.into());
+        let fdb = Op::FdbDelete { port: 1, mac };
+        let others = [
+            Op::FdbReplace { port: 1, mac },
+            Op::TunnelFdbDelete { tunnel: 1, mac },
+            Op::NeighbourDelete { device: 1, address },
+        ];
+        for op in others.iter().chain([&fdb]) {
+            for gone in [libc::ENOENT, libc::ESRCH, libc::ENODEV] {
+                assert!(says_gone(op, Some(gone)), "{op} {gone}");
+            }
+            for failed in [libc::EPERM, libc::EINVAL, libc::EBUSY] {
+                assert!(!says_gone(op, Some(failed)), "{op} {failed}");
+            }
+            assert!(!says_gone(op, None));
+        }
+        assert!(says_gone(&fdb, Some(libc::EOPNOTSUPP)));
+        for op in &others {
+            assert!(!says_gone(op, Some(libc::EOPNOTSUPP)), "{op}");
+        }
+    }
 }

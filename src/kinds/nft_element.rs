@@ -621,8 +621,8 @@ mod tests {
             assert_eq!(
                 of.map(Key::to_string).collect::<Vec<_>>(),
                 [
-                    "@fabric4 { 0x0800 . 203.0.113.1 }",
-                    "@fabric4 { 0x0800 . 203.0.113.11 }",
+                    "@fabric_hosts4 { 0x0800 . 203.0.113.1 }",
+                    "@fabric_hosts4 { 0x0800 . 203.0.113.11 }",
                     "@fabric_svc4 { 1 . 2048-2303 . 203.0.113.1 }",
                     "@fabric_svc4 { 6 . 80-90 . 0.0.0.0-255.255.255.255 }",
                 ]
@@ -633,8 +633,8 @@ mod tests {
     #[test]
     fn a_sender_is_known_at_once_unless_it_has_tags_or_the_kernel_hides_vlan_tags() {
         let known = [
-            "@zone4 { 7 . 0x00163e00000b0800 . 0xc000020b }",
-            "@zone6 { 7 . 0x00163e00000b86dd . 0xfe8000000000000002163efffe00000b }",
+            "@sender_zone4 { 7 . 0x00163e00000b0800 . 0xc000020b }",
+            "@sender_zone6 { 7 . 0x00163e00000b86dd . 0xfe8000000000000002163efffe00000b }",
         ];
         assert_eq!(senders(0, true), (known.map(String::from).to_vec(), true));
         assert_eq!(senders(1, true), (Vec::new(), true));

@@ -33,6 +33,9 @@ const WHOLE: Whole = Whole {
     families: &FAMILIES,
 };
 
+/// The set of a [`Gate`].
+const GATE: &str = "open_gate";
+
 /// Each has a table of ours.
 const FAMILIES: [Family; 3] = [Family::Bridge, Family::Inet, Family::Arp];
 
@@ -128,15 +131,15 @@ fn gate(kernel: &mut Kernel) -> Result<Gate, KindError> {
             continue;
         }
         let of = format!("{} {TABLE}", family.name());
-        gate.opened += &format!("add element {of} gate {{ 0x0 }}\n");
-        if kernel.nft.elements(family, TABLE, "gate")?.is_some() {
+        gate.opened += &format!("add element {of} {GATE} {{ 0x0 }}\n");
+        if kernel.nft.elements(family, TABLE, GATE)?.is_some() {
             // From a replacement that failed.
             continue;
         }
-        gate.made += &format!("add set {of} gate {{ type mark; }}\n");
+        gate.made += &format!("add set {of} {GATE} {{ type mark; }}\n");
         for chain in chains {
             // Any packet has a mark, and of any mark this leaves 0.
-            let rule = "meta mark and 0x0 @gate accept";
+            let rule = format!("meta mark and 0x0 @{GATE} accept");
             gate.made += &format!("insert rule {of} {chain} {rule}\n");
         }
     }

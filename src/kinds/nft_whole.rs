@@ -3,20 +3,22 @@
 //! The digest of what the text makes is known beforehand: the text is loaded once under another
 //! name, dormant, so that no packet meets it, and is read and removed again. This digest and that of the text are
 //! loaded together with the tables, in the same transaction, as the comment of the one element of their set
-//! `stamp`. So there is no state of our own, and no moment at which somebody else's change could be taken for ours.
+//! `load_stamp`. So there is no state of our own, and no moment at which somebody else's change could be taken for ours.
 
 use crate::kernel::nft::{Family, Nft};
 use crate::kernel::{Kernel, KernelError, fault};
 use sha2::{Digest, Sha256};
 use std::fmt;
 
-const STAMP: &str = "stamp";
+const STAMP: &str = "load_stamp";
+/// The set's name in tables that an older version has loaded. It is only read, by netlink, where any name will do.
+const OLD_STAMP: &str = "stamp";
 /// `NFT_TABLE_F_DORMANT`.
 const DORMANT: u32 = 1;
 /// What a stamp begins with. Digests of text and structure follow.
 const FORM: &str = "2";
 
-/// Tables of one name in several families; the first has the set `stamp`.
+/// Tables of one name in several families; the first has the set `load_stamp`.
 #[derive(Debug, Clone, Copy)]
 pub struct Whole {
     pub name: &'static str,
@@ -114,7 +116,12 @@ impl Whole {
         if !any {
             return Ok(None);
         }
-        let stamp = kernel.nft.elements(self.families[0], self.name, STAMP)?;
+        let mut stamp = None;
+        for set in [STAMP, OLD_STAMP] {
+            if stamp.is_none() {
+                stamp = kernel.nft.elements(self.families[0], self.name, set)?;
+            }
+        }
         let comment = match stamp.unwrap_or_default().as_slice() {
             [only] => only.comment.clone().unwrap_or_default(),
             _ => String::new(),

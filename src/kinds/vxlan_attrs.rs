@@ -10,7 +10,7 @@ use crate::model::{Change, Facts, Inputs, Kind, Owns, Table};
 use std::fmt;
 
 /// Device group of tunnels ("LXM"): the rules tell by it at once what comes from a tunnel and goes to
-/// one, and look into the set `overlay` where it is missing. The set decides what is let in.
+/// one, and look into the set `overlay_ports` where it is missing. The set decides what is let in.
 pub const TUNNEL_GROUP: u32 = 0x4c584d;
 
 /// A network's VXLAN device.
@@ -132,7 +132,7 @@ mod tests {
     #[test]
     fn the_rules_know_the_device_group() {
         let rules = include_str!("../../templates/datapath-rules.nft");
-        let group = format!("define tunnels = {:#x}\n", super::TUNNEL_GROUP);
+        let group = format!("define tunnel_group = {:#x}\n", super::TUNNEL_GROUP);
         assert!(rules.contains(&group));
     }
 }

@@ -57,8 +57,11 @@ fn text(kernel: &mut Kernel, host: &HostFile, facts: &Facts) -> Result<Arc<str>,
 /// Devices besides those that the tables let pass already; none if it is not known that an agent has loaded these.
 fn kept(kernel: &mut Kernel, besides: &BTreeSet<String>) -> Result<BTreeSet<String>, KernelError> {
     let (family, table) = (Family::Inet, Firewall::CLOSED);
-    let known = kernel.nft.elements(family, table, "uplinks")?;
-    let known = known.into_iter().flatten();
+    let mut known = Vec::new();
+    for set in closed::UPLINKS {
+        known.extend(kernel.nft.elements(family, table, set)?.unwrap_or_default());
+    }
+    let known = known.into_iter();
     let known = known.filter_map(|element| name_of(&element.key));
     let mut kept: BTreeSet<String> = known.filter(|name| !besides.contains(name)).collect();
     // To be looked at only where there is something to believe.

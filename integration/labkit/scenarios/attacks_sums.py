@@ -49,7 +49,7 @@ inside ip link del ifb0
 
 def past_the_check(c):
     """The same frames, on a way on which the program at the port does not see them."""
-    a = c.attack("checksum-skipped", "the same, sent so that the host skips the program at the port", "succeeded", "unchecked")
+    a = c.attack("checksum-skipped", "the same, sent so that the host skips the program at the port", "succeeded", "unchecked_frame")
     # Honest packets go the same way here, and are not let pass either.
     a.twins = []
     for family in (0, 1):

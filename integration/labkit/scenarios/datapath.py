@@ -47,7 +47,7 @@ class _Stage:
         self.host = scene.c1.host
         # The host's own filter, as users have it.
         for host in (self.host, self.far.host):
-            host.sh("nft list chain inet lxmesh_host arrive")
+            host.sh("nft list chain inet lxmesh_host filter_in")
         self.before = state.read(self.host)
         mac = self.before.links[state.SVI]["address"]
         self.gateway = End(mac, fleet.GATEWAY4, fleet.GATEWAY6, state.link_local_of(mac))
@@ -386,7 +386,7 @@ def fail_closed(scene):
         check(scene.ping_all(c1, targets) == set(targets), "not even c1 reaches everybody without the agent")
         got = host.run(["ip", "netns", "exec", _STRAY, "sh", "-c", _PING, "ping", *targets]).stdout.split()
         check(not got, f"from a port that is in no set: {got}")
-        for sets in (("id4", "id6"), ("mac", "lla"), ("ports",)):
+        for sets in (("nic_id4", "nic_id6"), ("nic_macs", "payload_macs"), ("nic_ports",)):
             host.run(["sh", "-c", flush, "flush", *sets])
             got = scene.ping_all(c1, targets)
             check(not got, f"with {' and '.join(sets)} flushed: {got}")

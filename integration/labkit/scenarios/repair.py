@@ -118,25 +118,25 @@ def set_elements(scene):
     raw = int(nic.mac.replace(":", ""), 16)
     _repaired(scene, scene.c1.host, [
         ("what admits a port", "; ".join([
-            delete("ports", f'"{nic.port}"'), delete("mac", f'"{nic.port}" . {nic.mac}'),
-            delete("lla", f'"{nic.port}" . {raw:#x}'),
-            delete("id4", f'"{nic.port}" . {nic.mac} . {nic.ipv4}'), delete("id6", f'"{nic.port}" . {nic.mac} . {nic.ipv6}'),
-            delete("ports", f'"{nic.port}"', "inet"),
-            delete("zone4", f'"{nic.port}" . {raw << 16 | 0x0800:#x} . {int(ipaddress.ip_address(nic.ipv4)):#x}'),
-            delete("zone6", f'"{nic.port}" . {raw << 16 | 0x86DD:#x} . {int(ipaddress.ip_address(nic.ipv6)):#x}'),
-        ]), r"\+ nft_element @id6"),
+            delete("nic_ports", f'"{nic.port}"'), delete("nic_macs", f'"{nic.port}" . {nic.mac}'),
+            delete("payload_macs", f'"{nic.port}" . {raw:#x}'),
+            delete("nic_id4", f'"{nic.port}" . {nic.mac} . {nic.ipv4}'), delete("nic_id6", f'"{nic.port}" . {nic.mac} . {nic.ipv6}'),
+            delete("nic_ports", f'"{nic.port}"', "inet"),
+            delete("sender_zone4", f'"{nic.port}" . {raw << 16 | 0x0800:#x} . {int(ipaddress.ip_address(nic.ipv4)):#x}'),
+            delete("sender_zone6", f'"{nic.port}" . {raw << 16 | 0x86DD:#x} . {int(ipaddress.ip_address(nic.ipv6)):#x}'),
+        ]), r"\+ nft_element @nic_id6"),
         ("what names the networks", "; ".join([
-            delete("svis", '"svi-blue"'), delete("mcast", '"svi-blue"'), delete("overlay", f'"{TUNNEL}"'),
+            delete("svi_names", '"svi-blue"'), delete("mcast_svis", '"svi-blue"'), delete("overlay_ports", f'"{TUNNEL}"'),
             delete("overlay_zones", f'"{TUNNEL}"'),
-            delete("vxlan_udp", "4789"), delete("svis", f'"{SVI}"', "inet"),
-        ]), r"\+ nft_element @svis"),
+            delete("vxlan_udp", "4789"), delete("svi_names", f'"{SVI}"', "inet"),
+        ]), r"\+ nft_element @svi_names"),
         # in one transaction, or the repair comes between
-        ("zone", f"nft 'delete element bridge lxmesh zones {{ \"{nic.port}\" }}; "
-         f"add element bridge lxmesh zones {{ \"{nic.port}\" : 77 }}'", rf"~ nft_element @zones {{ {ifindex} }}"),
+        ("zone", f"nft 'delete element bridge lxmesh zone_by_port {{ \"{nic.port}\" }}; "
+         f"add element bridge lxmesh zone_by_port {{ \"{nic.port}\" : 77 }}'", rf"~ nft_element @zone_by_port {{ {ifindex} }}"),
         ("strays", "; ".join([
             f"nft add element bridge lxmesh in_svc '{{ \"{nic.port}\" . tcp . 22 }}'",
-            f"nft add element bridge lxmesh served4 '{{ \"{nic.port}\" . {nic.mac} . {nic.ipv4} . tcp . 23 }}'",
-            f"nft add element bridge lxmesh id4 '{{ \"{nic.port}\" . {nic.mac} . {other.ipv4} }}'",
+            f"nft add element bridge lxmesh served_svc4 '{{ \"{nic.port}\" . {nic.mac} . {nic.ipv4} . tcp . 23 }}'",
+            f"nft add element bridge lxmesh nic_id4 '{{ \"{nic.port}\" . {nic.mac} . {other.ipv4} }}'",
         ]), r"- nft_element @in_svc"),
     ])
     _reachable(scene)
@@ -147,7 +147,7 @@ def rules(scene):
     """rules deleted, rules added, tables flushed, tables deleted: one piece takes their place"""
     log = r"nft_table lxmesh"
     _repaired(scene, scene.c1.host, [
-        ("a rule added", "nft insert rule bridge lxmesh source accept", log),
+        ("a rule added", "nft insert rule bridge lxmesh check_source accept", log),
         ("a table flushed", "nft flush table bridge lxmesh", log),
         ("all tables deleted", "for family in bridge inet arp; do nft delete table $family lxmesh; done", log),
     ])

@@ -112,11 +112,11 @@ def upgrade(scene):
 # As if another version of the agent had loaded another text of rules: the stamp says so.
 _RESTAMP = """\
 set -eu
-comment=$(nft list set bridge lxmesh stamp | sed -n 's/.*comment "2 \\([0-9a-f]* [0-9a-f]*\\)".*/\\1/p')
+comment=$(nft list set bridge lxmesh load_stamp | sed -n 's/.*comment "2 \\([0-9a-f]* [0-9a-f]*\\)".*/\\1/p')
 [ -n "$comment" ]
 nft -f - <<END
-delete element bridge lxmesh stamp { 0x00000001 }
-add element bridge lxmesh stamp { 0x00000001 comment "2 0000000000000000 ${comment#* }" }
+delete element bridge lxmesh load_stamp { 0x00000001 }
+add element bridge lxmesh load_stamp { 0x00000001 comment "2 0000000000000000 ${comment#* }" }
 END
 """
 

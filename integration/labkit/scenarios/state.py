@@ -27,10 +27,10 @@ exit 0
 
 # Sets whose elements the agent keeps; the rest are filled by the rules.
 _SETS = {
-    "svis", "mcast", "ports", "overlay", "routers", "mac", "lla", "id4", "id6", "marks", "zones",
-    "overlay_zones", "zone4", "zone6", "port_zones", "gateways4", "gateways6",
-    "vxlan_udp", "fabric4", "fabric6", "fabric_svc4", "fabric_svc6", "out_svc", "in_svc", "served4", "out_more", "in_more", "out4", "out6", "in4", "in6", "in_tags",
-    "limited", "limit_new", "limit_ctl", "limit_conns", "audited", "logged",
+    "svi_names", "mcast_svis", "nic_ports", "overlay_ports", "router_macs", "nic_macs", "payload_macs", "nic_id4", "nic_id6", "port_marks", "zone_by_port",
+    "overlay_zones", "sender_zone4", "sender_zone6", "port_zones", "svi_gateways4", "svi_gateways6",
+    "vxlan_udp", "fabric_hosts4", "fabric_hosts6", "fabric_svc4", "fabric_svc6", "out_svc", "in_svc", "served_svc4", "out_more", "in_more", "out_rules4", "out_rules6", "in_rules4", "in_rules6", "in_tags",
+    "limited_ports", "limit_new", "limit_ctl", "limit_conns", "audited_ports", "logged_ports",
 }
 _PORT_KEYS = (
     "learning", "flood", "mcast_flood", "bcast_flood", "proxy_arp", "proxy_arp_wifi", "guard",
@@ -116,9 +116,9 @@ class State:
             if ":" in address and (nic.port, solicited_node_of(address)) not in groups:
                 lacks.append(f"group {solicited_node_of(address)} on {nic.port}")
         wanted = {
-            "ports": [nic.port], "inet ports": [nic.port], "arp ports": [nic.port], "mac": [f"{nic.port} . {nic.mac}"],
-            "id4": [f"{nic.port} . {nic.mac} . {nic.ipv4}"] if nic.ipv4 else [],
-            "id6": [f"{nic.port} . {nic.mac} . {a}" for a in nic.addresses if ":" in a],
+            "nic_ports": [nic.port], "inet nic_ports": [nic.port], "arp nic_ports": [nic.port], "nic_macs": [f"{nic.port} . {nic.mac}"],
+            "nic_id4": [f"{nic.port} . {nic.mac} . {nic.ipv4}"] if nic.ipv4 else [],
+            "nic_id6": [f"{nic.port} . {nic.mac} . {a}" for a in nic.addresses if ":" in a],
         }
         for name, elements in wanted.items():
             lacks += [f"set {name}: {one}" for one in elements if one not in self.sets.get(name, set())]
@@ -182,9 +182,9 @@ class State:
         return {name for name, link in self.links.items() if link.get("master") == SVI and name != TUNNEL}
 
     def orphans(self):
-        """Elements of `ports` that are no port of a bridge: somebody's leavings."""
+        """Elements of `nic_ports` that are no port of a bridge: somebody's leavings."""
         members = {name for name, link in self.links.items() if link.get("master", "").startswith("svi-")}
-        return {name for name in self.sets.get("ports", set()) if name not in members}
+        return {name for name in self.sets.get("nic_ports", set()) if name not in members}
 
     def ours(self):
         """All that the agent keeps on this host, in a form that compares: {text, ...}."""
