@@ -18,7 +18,7 @@ use std::sync::Arc;
 /// What a full pass would change now, changing nothing: for `lxmesh plan`.
 pub async fn preview(host_path: &Path) -> Result<Report, PreviewError> {
     let host = host::load(host_path)?;
-    let socket = crate::lxd::client::find_socket(host.lxd.socket.as_deref())?;
+    let (socket, _) = crate::lxd::sockets::find(host.lxd.socket.as_deref(), None)?;
     let client = crate::lxd::Client::new(&socket)?;
     let server = client.identify().await?;
     let mut kernel = Kernel::open()?;
@@ -53,7 +53,7 @@ pub async fn preview(host_path: &Path) -> Result<Report, PreviewError> {
 /// The host file and the NICs that LXD says there are, for `lxmesh trace`.
 pub async fn nics(host_path: &Path) -> Result<(HostFile, Vec<Nic>), PreviewError> {
     let host = host::load(host_path)?;
-    let socket = crate::lxd::client::find_socket(host.lxd.socket.as_deref())?;
+    let (socket, _) = crate::lxd::sockets::find(host.lxd.socket.as_deref(), None)?;
     let client = crate::lxd::Client::new(&socket)?;
     let server = client.identify().await?;
     let mut kernel = Kernel::open()?;
