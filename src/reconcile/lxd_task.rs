@@ -418,6 +418,41 @@ mod tests {
         assert!(reads.due().unwrap() < Instant::now() + LONGEST_RETRY / 2);
     }
 
+    /// A listing takes as long as the slowest member of a cluster.
+    #[tokio::test]
+    async fn a_listing_from_before_an_instance_came_does_not_say_where_it_is() {
+        let entry = r#"{"name":"c1","status_code":103,"expanded_config":{},"expanded_devices":{}}"#;
+        let entry = serde_json::value::RawValue::from_string(entry.into()).unwrap();
+        let c1 = crate::lxd::inventory::read(&entry).unwrap();
+        let mut reads = reads();
+        let came = Update::Instance(id(1), Answer::There(c1));
+        reads.running.spawn(async { (What::One(id(1)), Ok(came)) });
+        reads.next().await.unwrap();
+        for came_before in [true, false] {
+            let mut listing = Listing::default();
+            for n in 1..3 {
+                listing.elsewhere.add("m2".into(), Some(id(n)));
+            }
+            let listing = (What::Listing, Ok(Update::Listing(listing)));
+            reads.running.spawn(async { listing });
+            // The one that begins below finds no server.
+            let listing = loop {
+                if let Ok((_, Update::Listing(listing))) = reads.next().await {
+                    break listing;
+                }
+            };
+            let elsewhere: Vec<_> = listing.elsewhere.ids().cloned().collect();
+            let wanted = if came_before {
+                vec![id(2)]
+            } else {
+                vec![id(1), id(2)]
+            };
+            assert_eq!(elsewhere, wanted);
+            // The next one begins.
+            reads.list();
+        }
+    }
+
     #[test]
     fn an_instance_that_is_paused_again_and_again_waits_once() {
         let mut reads = reads();

@@ -682,6 +682,67 @@ mod tests {
         assert!(world.inventory.is_some());
     }
 
+    fn names(world: &World) -> Vec<String> {
+        let known = world.inventory.iter().flat_map(|all| all.instances.keys());
+        known.map(InstanceId::to_string).collect()
+    }
+
+    /// Of a cluster; those that are listed twice are on their way.
+    #[test]
+    fn an_instance_that_is_listed_elsewhere_is_gone_but_one_that_is_listed_twice_is_asked_for() {
+        let mut world = World::default();
+        let all = ["stays", "moved", "both", "unread", "unnamed"].map(instance);
+        world.put_listing(listing(all));
+        let mut next = listing(["stays", "both", "new"].map(instance));
+        for name in ["moved", "both", "new", "unread", "other"] {
+            next.elsewhere.add("m2".into(), Some(instance(name).id));
+        }
+        next.instances[1].presence = Presence::Down;
+        next.unread = vec![unread(Some("unread"))];
+        let unnamed = ["both", "new", "unnamed"].map(|name| instance(name).id);
+        assert_eq!(
+            world.put_listing(next),
+            Listed::Taken {
+                unnamed: unnamed.into()
+            }
+        );
+        assert_eq!(names(&world), ["both", "stays", "unnamed", "unread"]);
+        let both = &world.inventory.as_ref().unwrap().instances[&instance("both").id];
+        assert_eq!(both.presence, Presence::Up);
+        world.put_instance(instance("both").id, Answer::Elsewhere("m2".into()));
+        assert_eq!(names(&world), ["stays", "unnamed", "unread"]);
+    }
+
+    /// A member from which everything was moved has none. But an agent that has just started knows too little.
+    #[test]
+    fn a_listing_of_other_members_instances_only_is_believed_if_ours_are_among_them() {
+        let elsewhere = |names: &[&str]| {
+            let mut all = listing([]);
+            for name in names {
+                all.elsewhere.add("m2".into(), Some(instance(name).id));
+            }
+            all
+        };
+        let new = || World {
+            facts: Some(Facts::new([attached()])),
+            ..World::default()
+        };
+        let mut world = new();
+        world.put_listing(listing(["a", "b"].map(instance)));
+        let unnamed = [instance("b").id].into();
+        assert_eq!(
+            world.put_listing(elsewhere(&["a", "c"])),
+            Listed::Taken { unnamed }
+        );
+        assert_eq!(names(&world), ["b"]);
+        let mut world = new();
+        let Listed::Incredible(why) = world.put_listing(elsewhere(&["a", "c"])) else {
+            panic!("it was believed");
+        };
+        let why = why.to_string();
+        assert!(why.contains("instances of other members only"), "{why}");
+    }
+
     fn unread(name: Option<&str>) -> Unread {
         Unread {
             id: name.map(|name| InstanceId::of("default", name)),
