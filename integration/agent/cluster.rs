@@ -7,8 +7,6 @@ use super::support::silence::Listeners;
 use super::support::world::{Nic, World};
 use serde_json::{Value, json};
 use std::fs;
-use std::thread;
-use std::time::Duration;
 
 /// A world with some NICs, on member m1 of a cluster of three.
 fn member<'a>(ns: &'a super::support::Ns, nics: usize) -> World<'a> {
@@ -348,6 +346,15 @@ fn a_member_that_is_renamed_withdraws_nothing_in_whatever_order() {
         have_listed(&mut world);
         world.lxd.relocate_all("m1", "m4");
         well(&mut world, "n1");
+        // It and another one change their names while all instances are listed.
+        for (from, to) in [("n1", "x"), ("m3", "n1"), ("x", "m3")] {
+            world.lxd.relocate_all(from, to);
+        }
+        world
+            .lxd
+            .join_after_listing(named("m3", ["m3", "m4", "n1"]));
+        have_listed(&mut world);
+        well(&mut world, "m3");
         assert_eq!(errors, 2);
         assert_eq!(listeners.heard(&world), [""; 0]);
         assert_eq!(world.differences(), [""; 0]);
@@ -396,15 +403,16 @@ fn a_server_that_does_not_say_who_it_is_withdraws_nothing() {
         let mut world = member(ns, 2).started();
         let listeners = Listeners::new(&world);
         let cluster = || Cluster::of(&["m1", "m2", "m3"]);
-        for (name, clustered, said) in [
+        let cases = [
             (json!(null), json!(true), "server_name is missing"),
             (json!(["m1"]), json!(true), "server_name is missing"),
             (json!("\u{1b}[2J"), json!(true), "cannot be a name"),
             (json!("m1"), json!(null), "server_clustered is missing"),
             (json!("m1"), json!("no"), "server_clustered is missing"),
-            // Of another member, and of none.
             (json!("m4"), json!(true), "is no member of its cluster"),
-        ] {
+            (json!(""), json!(true), "cannot be a name"),
+        ];
+        for (n, (name, clustered, said)) in cases.into_iter().enumerate() {
             world.lxd.join(Cluster {
                 server_name: name,
                 server_clustered: clustered,
@@ -416,6 +424,15 @@ fn a_server_that_does_not_say_who_it_is_withdraws_nothing() {
             world.until(said, |world| {
                 let error = world.status()?["lxd"]["error"].as_str()?.to_string();
                 error.contains(said).then_some(())
+            });
+            // What happens on a member of an unknown name may happen here.
+            let path = format!("/1.0/instances/unheard{n}");
+            let name = format!("unheard{n}");
+            world
+                .lxd
+                .emit_at("n9", "instance-started", "default", &name, &Value::Null);
+            world.until("it is asked for", |world| {
+                (world.lxd.requests(&path) > 0).then_some(())
             });
         }
         // In no cluster, it would have none of the instances that are on m1.
@@ -440,10 +457,10 @@ fn a_server_that_does_not_say_who_it_is_withdraws_nothing() {
         ] {
             text["location"] = location;
             world.lxd.put_entry("default", "c1", &text.to_string());
-            // In a listing, and asked for by name.
-            have_listed(&mut world);
-            problem(&mut world, Some(said));
+            // Asked for by name, and in a listing.
             world.lxd.emit("instance-updated", "default", "c1");
+            problem(&mut world, Some(said));
+            have_listed(&mut world);
         }
         world.lxd.put(before);
         have_listed(&mut world);
@@ -544,7 +561,6 @@ fn sockets_of_two_servers_are_refused_by_name() {
         let incus = FakeLxd::start(&sockets[1]);
         drop(lxd);
         world.until_logged("whose socket is gone");
-        thread::sleep(Duration::from_millis(500));
         assert_eq!(incus.requests(""), 0);
         assert_eq!(listeners.heard(&world), [""; 0]);
         assert_eq!(world.differences(), [""; 0]);

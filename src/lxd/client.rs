@@ -4,7 +4,7 @@
 use super::cluster::{self, Cluster, Identity, Place};
 use super::inventory::{self, Acls, Answer, Details, Instance, InstanceId, Presence, Unread};
 use super::listing::{self, Listing};
-use super::wire::{self, Envelope};
+use super::wire::{self, Envelope, Location};
 use crate::text::{self, SENTENCE};
 use futures_util::StreamExt;
 use reqwest::StatusCode;
@@ -384,7 +384,9 @@ impl Client {
     async fn place(&self, entry: &RawValue) -> Result<Place, LxdError> {
         let location = listing::location_of(entry);
         let known = self.identity();
-        if known.is_some_and(|own| own.place(&location) == Place::Here) {
+        // Where none is told depends on whether there is a cluster now.
+        let is_told = matches!(location, Location::Named(_));
+        if is_told && known.is_some_and(|own| own.place(&location) == Place::Here) {
             return Ok(Place::Here);
         }
         let own = self.ask_identity().await?;

@@ -108,3 +108,72 @@ pub(super) fn no_member(location: &str) -> String {
         text::shown(location, text::NAME)
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of_m1(entries: &[&str]) -> Listing {
+        let own = Identity {
+            clustered: true,
+            name: "m1".into(),
+        };
+        let list = RawValue::from_string(format!("[{}]", entries.join(","))).unwrap();
+        let mut listing = read(&list, &own).unwrap();
+        listing.check_members(&["m1", "m2"].map(String::from).into());
+        listing
+    }
+
+    /// Of an entry of another member nothing has to be understood but that.
+    #[test]
+    fn each_entry_is_here_or_elsewhere_or_unread() {
+        let well = r#""status_code":103,"expanded_config":{},"expanded_devices":{}"#;
+        let full = |location: &str| format!(r#"{{"name":"a","project":"p",{well},{location}}}"#);
+        for (entry, wanted) in [
+            (full(r#""location":"m1""#), "here p/a"),
+            (full(r#""location":"none""#), "here p/a"),
+            (full(r#""location":"m2""#), "elsewhere p/a"),
+            (full(r#""location":"m3""#), "unread p/a"),
+            (full(r#""location":null"#), "unread p/a"),
+            (full(r#""location":["m2"]"#), "unread p/a"),
+            (full(r#""location":"m1","location":"m2""#), "unread -"),
+            (
+                r#"{"name":"a","project":"p","location":"m1"}"#.into(),
+                "unread p/a",
+            ),
+            (
+                r#"{"name":"a","project":"p","location":"m2","status_code":"x"}"#.into(),
+                "elsewhere p/a",
+            ),
+            (
+                r#"{"name":"a","project":"p","location":"m2","expanded_devices":7}"#.into(),
+                "elsewhere p/a",
+            ),
+            (r#"{"name":"a","location":"m2"}"#.into(), "elsewhere -"),
+            (
+                r#"{"name":7,"project":"p","location":"m2"}"#.into(),
+                "elsewhere -",
+            ),
+            (r#"{"location":"m2"}"#.into(), "elsewhere -"),
+            (r#"["m2"]"#.into(), "unread -"),
+            ("7".into(), "unread -"),
+        ] {
+            let Listing {
+                instances,
+                unread,
+                elsewhere,
+                ..
+            } = of_m1(&[&entry]);
+            let who = |id: Option<&InstanceId>| id.map_or("-".into(), InstanceId::to_string);
+            let here = instances.iter().map(|one| format!("here {}", one.id));
+            let unclear = unread
+                .iter()
+                .map(|one| format!("unread {}", who(one.id.as_ref())));
+            let mut found: Vec<String> = here.chain(unclear).collect();
+            if elsewhere.count() > 0 {
+                found.push(format!("elsewhere {}", who(elsewhere.ids().next())));
+            }
+            assert_eq!(found, [wanted], "{entry}");
+        }
+    }
+}

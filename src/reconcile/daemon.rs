@@ -245,9 +245,9 @@ impl Agent {
         let soon = Instant::now() + LXD_SETTLE;
         match update {
             Update::Connected(server) => {
-                tracing::info!(server, "connected");
-                self.tally.lxd_connections += 1;
                 let program = Program::of(&server);
+                tracing::info!(server, "connected to {}", program.server());
+                self.tally.lxd_connections += 1;
                 if program != self.world.program {
                     // Remedies name the program.
                     self.world.program = program;
