@@ -15,6 +15,8 @@ mod checksums;
 mod claims;
 #[path = "agent/closed.rs"]
 mod closed;
+#[path = "agent/cluster.rs"]
+mod cluster;
 #[path = "agent/cold_start.rs"]
 mod cold_start;
 #[path = "agent/commands.rs"]

@@ -28,6 +28,31 @@ pub struct Instance {
     pub last_used_at: String,
     pub config: BTreeMap<String, String>,
     pub devices: BTreeMap<String, BTreeMap<String, String>>,
+    /// The member of the cluster.
+    pub location: String,
+}
+
+/// The cluster that the server is in, as the server sees it.
+#[derive(Clone, Debug)]
+pub struct Cluster {
+    /// What the server calls itself: any JSON.
+    pub server_name: Value,
+    pub server_clustered: Value,
+    pub members: Vec<String>,
+    /// Members that do not answer: their instances cannot be asked for by name.
+    pub silent: Vec<String>,
+}
+
+impl Cluster {
+    /// Of these members, the first of which is the server.
+    pub fn of(members: &[&str]) -> Self {
+        Cluster {
+            server_name: members[0].into(),
+            server_clustered: true.into(),
+            members: members.iter().map(|member| member.to_string()).collect(),
+            silent: Vec::new(),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +109,12 @@ struct State {
     instances: BTreeMap<(String, String), (Instance, String)>,
     /// Access lists of a project.
     acls: BTreeMap<String, Value>,
+    /// `None` if the server is in none.
+    cluster: Option<Cluster>,
+    /// What it says of itself after the next listing.
+    cluster_after_listing: Option<Cluster>,
+    /// `lxd` or `incus`.
+    program: Option<&'static str>,
     subscribers: Vec<UnixStream>,
     connections: Vec<UnixStream>,
     fault: Option<Fault>,
@@ -105,6 +136,7 @@ impl Instance {
                 "root".into(),
                 keys(&[("path", "/"), ("pool", "default"), ("type", "disk")]),
             )]),
+            location: "none".into(),
         }
     }
 
@@ -117,6 +149,7 @@ impl Instance {
             last_used_at,
             config,
             devices,
+            location,
         } = self;
         let idmap = r#"[{"Isuid":true,"Isgid":false,"Hostid":100000,"Nsid":0,"Maprange":10000001},{"Isuid":false,"Isgid":true,"Hostid":100000,"Nsid":0,"Maprange":10000001}]"#;
         let mut all = keys(&[
@@ -151,7 +184,7 @@ impl Instance {
             "created_at": "2026-11-22T07:46:25.229265198Z",
             "expanded_config": all, "expanded_devices": devices,
             "name": name, "status": format!("{status:?}"), "status_code": *status as u32,
-            "last_used_at": last_used_at, "location": "none", "type": "container", "project": project,
+            "last_used_at": last_used_at, "location": location, "type": "container", "project": project,
         })
     }
 }
@@ -205,8 +238,11 @@ impl FakeLxd {
             .expect("no thread panics while it holds this")
     }
 
-    /// Adds an instance or puts another in its place. Tells nobody.
-    pub fn put(&self, instance: Instance) {
+    /// Adds an instance or puts another in its place; in a cluster, on this member if it is on none. Tells nobody.
+    pub fn put(&self, mut instance: Instance) {
+        if instance.location == "none" {
+            instance.location = self.location();
+        }
         let text = instance.json().to_string();
         let key = (instance.project.clone(), instance.name.clone());
         self.state().instances.insert(key, (instance, text));
@@ -224,6 +260,47 @@ impl FakeLxd {
     /// Puts these access lists, a JSON array, in place of the project's. Tells nobody.
     pub fn put_acls(&self, project: &str, acls: Value) {
         self.state().acls.insert(project.into(), acls);
+    }
+
+    /// The server is in that cluster from now on. Tells nobody, and moves no instance.
+    pub fn join(&self, cluster: Cluster) {
+        self.state().cluster = Some(cluster);
+    }
+
+    /// The same, but only when all instances have been listed the next time.
+    pub fn join_after_listing(&self, cluster: Cluster) {
+        self.state().cluster_after_listing = Some(cluster);
+    }
+
+    /// Where what happens here happens.
+    fn location(&self) -> String {
+        let state = self.state();
+        let name = state.cluster.as_ref().map(|cluster| &cluster.server_name);
+        let name = name.and_then(Value::as_str);
+        name.unwrap_or("none").into()
+    }
+
+    /// Makes it an Incus.
+    pub fn be_incus(&self) {
+        self.state().program = Some("incus");
+    }
+
+    /// Moves an instance to another member. Tells nobody.
+    pub fn relocate(&self, project: &str, name: &str, member: &str) {
+        let mut instance = self.get(project, name);
+        instance.location = member.into();
+        self.put(instance);
+    }
+
+    /// Moves all instances of one member to another, as when a member gets another name. Tells nobody.
+    pub fn relocate_all(&self, from: &str, to: &str) {
+        let mut state = self.state();
+        for (instance, text) in state.instances.values_mut() {
+            if instance.location == from {
+                instance.location = to.into();
+                *text = instance.json().to_string();
+            }
+        }
     }
 
     /// What is known of an instance. Panics if there is none.
@@ -247,6 +324,18 @@ impl FakeLxd {
 
     /// The same with a context, such as the old name.
     pub fn emit_with(&self, action: &str, project: &str, name: &str, context: &Value) {
+        self.emit_at(&self.location(), action, project, name, context);
+    }
+
+    /// The same as another member of the cluster tells it.
+    pub fn emit_at(
+        &self,
+        location: &str,
+        action: &str,
+        project: &str,
+        name: &str,
+        context: &Value,
+    ) {
         let query = if project == "default" {
             String::new()
         } else {
@@ -262,7 +351,7 @@ impl FakeLxd {
         }
         let event = json!({
             "type": "lifecycle", "timestamp": "2026-11-22T07:54:44.444986254Z",
-            "metadata": metadata, "location": "none", "project": project,
+            "metadata": metadata, "location": location, "project": project,
         });
         self.say(&event.to_string());
     }
@@ -325,6 +414,17 @@ impl FakeLxd {
             .rev()
             .find(|answer| answer.path.starts_with(start))
             .cloned()
+    }
+}
+
+impl State {
+    /// Whether an instance is on a member that does not answer.
+    fn is_silent(&self, text: &str) -> bool {
+        let silent = self.cluster.iter().flat_map(|cluster| &cluster.silent);
+        let entry: Value = serde_json::from_str(text).unwrap_or_default();
+        silent
+            .into_iter()
+            .any(|member| entry["location"] == *member)
     }
 }
 
@@ -395,6 +495,12 @@ fn serve(mut stream: UnixStream, shared: &Mutex<State>) {
             }
             answer(&state, &path)
         };
+        if path.starts_with("/1.0/instances?") {
+            let mut state = lock();
+            if let Some(cluster) = state.cluster_after_listing.take() {
+                state.cluster = Some(cluster);
+            }
+        }
         let sent = stream
             .write_all(&head)
             .and_then(|()| stream.write_all(&body));
@@ -459,8 +565,18 @@ fn answer(state: &State, path: &str) -> (Vec<u8>, Vec<u8>) {
             (200, sync("[]"))
         }
         (_, Some("")) => {
-            let environment =
-                json!({"server": "lxd", "server_version": "5.0.2", "kernel": "Linux"});
+            let (name, clustered) = match &state.cluster {
+                None => (json!("host1"), json!(false)),
+                Some(cluster) => (
+                    cluster.server_name.clone(),
+                    cluster.server_clustered.clone(),
+                ),
+            };
+            let (server, version) = match state.program {
+                Some(program) => (program, "6.0.4"),
+                None => ("lxd", "5.0.2"),
+            };
+            let environment = json!({"server": server, "server_version": version, "kernel": "Linux", "server_name": name, "server_clustered": clustered});
             let server = json!({"api_status": "stable", "api_version": "1.0", "auth": "trusted", "environment": environment});
             (200, sync(&server.to_string()))
         }
@@ -482,9 +598,19 @@ fn answer(state: &State, path: &str) -> (Vec<u8>, Vec<u8>) {
                 .instances
                 .get(&(project.to_string(), name.to_string()))
             {
+                Some((_, text)) if state.is_silent(text) => {
+                    (503, error(503, "dial tcp: connect: no route to host"))
+                }
                 Some((_, text)) => (200, sync(text)),
                 None => (404, error(404, "Instance not found")),
             }
+        }
+        (_, Some("/cluster/members")) => {
+            let members = state.cluster.iter().flat_map(|cluster| &cluster.members);
+            let urls: Vec<String> = members
+                .map(|member| format!("/1.0/cluster/members/{member}"))
+                .collect();
+            (200, sync(&json!(urls).to_string()))
         }
         (_, Some(rest)) if rest.starts_with("/network-acls?recursion=1&project=") => {
             let project = rest.rsplit('=').next().unwrap_or_default();

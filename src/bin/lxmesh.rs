@@ -3,10 +3,9 @@
 
 use clap::{CommandFactory, Parser, Subcommand};
 use lxmesh::control::server;
-use lxmesh::host::HostFile;
 use lxmesh::kernel::checksums::{self, Prepared};
-use lxmesh::model::Nic;
 use lxmesh::model::trace::{Question, Trace, trace};
+use lxmesh::reconcile::preview::There;
 use lxmesh::reconcile::report::Report;
 use lxmesh::reconcile::{explain, preview, purge, start};
 use lxmesh::{doctor, host, kernel};
@@ -198,12 +197,12 @@ fn main() -> ExitCode {
             from,
             json,
         } => match runtime.block_on(preview::nics(&host_file)) {
-            Ok((host, nics)) => match (source, destination, traffic, from) {
+            Ok(there) => match (source, destination, traffic, from) {
                 (Some(source), Some(destination), Some(traffic), _) => {
                     let words = [&*source, &*destination, &*traffic];
-                    print_trace(&question(&host, &nics, words), json)
+                    print_trace(&question(&there, words), json)
                 }
-                (_, _, _, Some(file)) => trace_lines(&host, &nics, &file, json),
+                (_, _, _, Some(file)) => trace_lines(&there, &file, json),
                 _ => fail(&"the arguments are checked before"),
             },
             Err(error) => fail(&error),
@@ -276,11 +275,17 @@ fn print_plan(report: &Report, json: bool) -> ExitCode {
     }
 }
 
-fn question<'a>(host: &'a HostFile, nics: &'a [Nic], words: [&'a str; 3]) -> Question<'a> {
+fn question<'a>(there: &'a There, words: [&'a str; 3]) -> Question<'a> {
     let [source, destination, traffic] = words;
+    let There {
+        host,
+        nics,
+        elsewhere,
+    } = there;
     Question {
         host,
         nics,
+        elsewhere,
         source,
         destination,
         traffic,
@@ -289,7 +294,7 @@ fn question<'a>(host: &'a HostFile, nics: &'a [Nic], words: [&'a str; 3]) -> Que
 
 /// One question a line, and for each its answer: as text below the question, or as one line of
 /// JSON with `traces` or `error`.
-fn trace_lines(host: &HostFile, nics: &[Nic], file: &Path, json: bool) -> ExitCode {
+fn trace_lines(there: &There, file: &Path, json: bool) -> ExitCode {
     let text = if file == Path::new("-") {
         std::io::read_to_string(std::io::stdin())
     } else {
@@ -306,7 +311,7 @@ fn trace_lines(host: &HostFile, nics: &[Nic], file: &Path, json: bool) -> ExitCo
         let answer = match words[..] {
             [] => continue,
             [source, destination, traffic] => {
-                trace(&question(host, nics, [source, destination, traffic]))
+                trace(&question(there, [source, destination, traffic]))
             }
             _ => Err(format!("{line:?} is not SOURCE DESTINATION TRAFFIC")),
         };

@@ -136,7 +136,20 @@ fn lxd(text: &mut Text, status: &Status, numbers: &Numbers) {
         numbers.lxd_connections,
     );
     if let Some(instances) = status.lxd.instances {
-        text.gauge("lxd_instances", "Instances that LXD listed.", instances);
+        let help = "Instances of this server; in a cluster, of this member.";
+        text.gauge("lxd_instances", help, instances);
+    }
+    if let Some(cluster) = &status.lxd.cluster {
+        text.gauge(
+            "lxd_cluster_members",
+            "Members of the server's cluster.",
+            cluster.members,
+        );
+        text.gauge(
+            "lxd_instances_elsewhere",
+            "Instances of the cluster's other members.",
+            cluster.elsewhere,
+        );
     }
     text.time(
         "lxd_last_listing_timestamp_seconds",
@@ -328,7 +341,7 @@ fn escape(value: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::status::LxdStatus;
+    use crate::control::status::{ClusterStatus, LxdStatus};
 
     #[test]
     fn label_values_cannot_end_their_quotes_or_their_line() {
@@ -345,6 +358,11 @@ mod tests {
             lxd: LxdStatus {
                 server: "lxd 5.0.2".into(),
                 instances: Some(3),
+                cluster: Some(ClusterStatus {
+                    member: "m1".into(),
+                    members: 5,
+                    elsewhere: 40,
+                }),
                 ..LxdStatus::default()
             },
             networks: vec![NetworkStatus {
@@ -389,6 +407,9 @@ mod tests {
             "lxmesh_start_time_seconds 1700000000.5",
             "lxmesh_in_step 0",
             "lxmesh_lxd_info{server=\"lxd\",version=\"5.0.2\"} 1",
+            "lxmesh_lxd_instances 3",
+            "lxmesh_lxd_cluster_members 5",
+            "lxmesh_lxd_instances_elsewhere 40",
             "lxmesh_network_ready{network=\"vpc\"} 1",
             "lxmesh_network_vteps{network=\"vpc\"} 1",
             "lxmesh_nics{network=\"vpc\",state=\"connected\"} 1",

@@ -55,6 +55,15 @@ pub fn render(status: &Status) -> String {
     if let Some(error) = &lxd.error {
         let _ = writeln!(out, "  {}", text::shown(error, LINE));
     }
+    if let Some(cluster) = &lxd.cluster {
+        let _ = writeln!(
+            out,
+            "cluster: this is {} of {} members; {} instances are on others",
+            text::shown(&cluster.member, text::NAME),
+            cluster.members,
+            cluster.elsewhere
+        );
+    }
     let _ = writeln!(out, "dhcp: {}", text::shown(dhcp, LINE));
     let _ = writeln!(
         out,
@@ -217,7 +226,21 @@ fn duration(seconds: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::status::LxdStatus;
+    use crate::control::status::{ClusterStatus, LxdStatus};
+
+    #[test]
+    fn the_screen_says_which_member_of_a_cluster_this_is() {
+        let mut status = Status::default();
+        assert!(!render(&status).contains("cluster"));
+        status.lxd.cluster = Some(ClusterStatus {
+            member: "m1".into(),
+            members: 3,
+            elsewhere: 17,
+        });
+        let screen = render(&status);
+        let wanted = "\ncluster: this is m1 of 3 members; 17 instances are on others\n";
+        assert!(screen.contains(wanted), "{screen}");
+    }
 
     #[test]
     fn the_screen_names_what_is_wrong() {
@@ -258,6 +281,10 @@ mod tests {
             lxd: LxdStatus {
                 server: odd(),
                 error: Some(odd()),
+                cluster: Some(ClusterStatus {
+                    member: odd(),
+                    ..ClusterStatus::default()
+                }),
                 ..LxdStatus::default()
             },
             nics: vec![NicStatus {

@@ -43,10 +43,24 @@ pub struct LxdStatus {
     pub connected: bool,
     /// Why it is not connected, or what was last wrong.
     pub error: Option<String>,
-    /// Instances known; `None` before the first listing.
+    /// Instances known, of this member alone; `None` before the first listing.
     pub instances: Option<usize>,
     /// Seconds since the last complete listing.
     pub listed_s_ago: Option<u64>,
+    /// `None` if the server is in no cluster.
+    #[serde(default)]
+    pub cluster: Option<ClusterStatus>,
+}
+
+/// The cluster that the server is in, as of the last listing.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct ClusterStatus {
+    /// The name of this member.
+    pub member: String,
+    /// How many members there are.
+    pub members: usize,
+    /// Instances of the other members.
+    pub elsewhere: usize,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

@@ -12,7 +12,7 @@ use crate::kernel::link::LinkKind;
 use crate::kernel::nft::Family;
 use crate::kernel::{Kernel, KernelError};
 use crate::kinds::nft_table;
-use crate::lxd::{Client, LxdError, Unread, client};
+use crate::lxd::{Client, LxdError, Unread, sockets};
 use crate::model::Facts;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr, UdpSocket};
@@ -219,8 +219,8 @@ fn versions(host: &HostFile) -> BTreeMap<&'static str, Result<String, String>> {
 
 /// Who LXD is, and what of its list cannot be understood.
 async fn lxd(host: &HostFile) -> (Result<String, String>, Result<Vec<String>, String>) {
-    let client = client::find_socket(host.lxd.socket.as_deref())
-        .and_then(|socket| Client::new(&socket))
+    let client = sockets::find(host.lxd.socket.as_deref(), None)
+        .and_then(|(socket, _)| Client::new(&socket))
         .map(|client| client.acls_within(Duration::from_secs(u64::from(LIMIT_S) / 2)))
         .map_err(|error| error.to_string());
     let client = match client {
@@ -239,7 +239,7 @@ async fn lxd(host: &HostFile) -> (Result<String, String>, Result<Vec<String>, St
 async fn in_time<T>(asked: impl Future<Output = Result<T, LxdError>>) -> Result<T, String> {
     match tokio::time::timeout(Duration::from_secs(LIMIT_S.into()), asked).await {
         Ok(answer) => answer.map_err(|error| error.to_string()),
-        Err(_) => Err(format!("LXD does not answer within {LIMIT_S} s")),
+        Err(_) => Err(format!("the server does not answer within {LIMIT_S} s")),
     }
 }
 

@@ -154,7 +154,7 @@ section! {
 section! {
     /// The local LXD or Incus.
     LxdTable "[lxd]" {
-        /// Its Unix socket. Default: the first of the LXD snap's, the LXD package's and Incus's.
+        /// Its Unix socket. Default: the one in the usual places; needed if both LXD and Incus have one there.
         optional socket: SocketPath,
     }
 }

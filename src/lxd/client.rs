@@ -1,15 +1,15 @@
-//! Asking LXD or Incus over its unix socket: where the socket is, one request, its limits, and
-//! errors that say what to do. Never writes.
+//! Asking LXD or Incus over its unix socket: one request, its limits, and errors that say what to do.
+//! Never writes.
 
-use super::inventory::{
-    self, Acls, Answer, Details, Instance, InstanceId, Listing, Presence, Unread,
-};
-use super::wire::{self, Envelope};
+use super::cluster::{self, Cluster, Identity, Place};
+use super::inventory::{self, Acls, Answer, Details, Instance, InstanceId, Presence, Unread};
+use super::listing::{self, Listing};
+use super::wire::{self, Envelope, Location};
 use crate::text::{self, SENTENCE};
 use futures_util::StreamExt;
 use reqwest::StatusCode;
 use serde::Deserialize;
-use serde::de::{DeserializeOwned, Deserializer, SeqAccess, Visitor};
+use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -30,13 +30,8 @@ const CONCURRENT_ACLS: usize = 8;
 /// The most projects that are remembered to be slow.
 const MAX_SLOW: usize = 4096;
 
-/// Where LXD (snap, package) and Incus put their sockets, in the order that they are tried.
-const SOCKETS: [&str; 4] = [
-    "/var/snap/lxd/common/lxd/unix.socket",
-    "/var/lib/lxd/unix.socket",
-    "/run/incus/unix.socket",
-    "/var/lib/incus/unix.socket",
-];
+/// How often a listing is begun while the server's name changes meanwhile.
+const LISTINGS: usize = 2;
 
 /// Why LXD could not be read. Every one is worth trying again.
 #[derive(Debug, thiserror::Error)]
@@ -46,10 +41,18 @@ pub enum LxdError {
     )]
     NoSocket { tried: String },
     #[error(
+        "there are sockets of several servers, {sockets}, and nothing says which of them has the instances; name the one by `socket` in [lxd], or remove what is left of the other"
+    )]
+    SeveralSockets { sockets: String },
+    #[error(
+        "the instances were those of {before}, whose socket is gone, and those at {now} may be others; start {before}, or, if they have moved there, restart the agent (systemctl restart lxmesh-agent)"
+    )]
+    OtherProgram { before: &'static str, now: String },
+    #[error(
         "may not connect to {socket}; put the agent's user into the group that owns the socket (usermod --append --groups GROUP lxmesh) and restart the agent"
     )]
     Permission { socket: PathBuf },
-    #[error("nothing answers at {socket} ({why}); is LXD running?")]
+    #[error("nothing answers at {socket} ({why}); is the server running?")]
     NotAnswering { socket: PathBuf, why: String },
     #[error("{socket} is not LXD or Incus: {why}; name the right socket by `socket` in [lxd]")]
     WrongServer { socket: PathBuf, why: String },
@@ -61,6 +64,8 @@ pub enum LxdError {
     },
     #[error("GET {path} answered what cannot be understood: {why}")]
     Garbage { path: String, why: String },
+    #[error("which instances are here cannot be said: {0}")]
+    Identity(String),
     #[error("GET {path} was not answered within {seconds} s")]
     Timeout { path: String, seconds: u64 },
 }
@@ -73,6 +78,8 @@ pub struct Client {
     acls_within: Duration,
     /// Projects whose access lists were not read in time: others come before them.
     slow: Arc<Mutex<BTreeSet<String>>>,
+    /// As it was last found to agree with the cluster; `None` if that is in doubt.
+    identity: Arc<Mutex<Option<Identity>>>,
 }
 
 /// The program by which people talk to a server.
@@ -98,28 +105,14 @@ impl Program {
             Program::Incus => "incus",
         }
     }
-}
 
-/// Finds the socket: the configured one, else `LXD_DIR`, else `INCUS_DIR`, else the usual places.
-pub fn find_socket(configured: Option<&Path>) -> Result<PathBuf, LxdError> {
-    if let Some(socket) = configured {
-        return Ok(socket.to_path_buf());
+    /// The server that it talks to.
+    pub fn server(self) -> &'static str {
+        match self {
+            Program::Lxc => "LXD",
+            Program::Incus => "Incus",
+        }
     }
-    let from_environment = ["LXD_DIR", "INCUS_DIR"]
-        .iter()
-        .filter_map(std::env::var_os)
-        .map(|directory| Path::new(&directory).join("unix.socket"))
-        .next();
-    if let Some(socket) = from_environment {
-        return Ok(socket);
-    }
-    SOCKETS
-        .iter()
-        .map(PathBuf::from)
-        .find(|socket| socket.exists())
-        .ok_or_else(|| LxdError::NoSocket {
-            tried: SOCKETS.join(", "),
-        })
 }
 
 impl Client {
@@ -139,6 +132,7 @@ impl Client {
             http,
             acls_within: ACLS_TIMEOUT,
             slow: Arc::default(),
+            identity: Arc::default(),
         })
     }
 
@@ -154,7 +148,8 @@ impl Client {
         &self.socket
     }
 
-    /// Makes sure that this is LXD or Incus and that we may read; returns name and version.
+    /// Makes sure that this is LXD or Incus, that we may read, and that it says who it is; returns name and
+    /// version.
     pub async fn identify(&self) -> Result<String, LxdError> {
         let wrong = |why: String| LxdError::WrongServer {
             socket: self.socket.clone(),
@@ -168,9 +163,11 @@ impl Client {
             Err(LxdError::Garbage { why, .. }) => return Err(wrong(why)),
             Err(error) => return Err(error),
         };
+        let identity = Identity::of(&server.environment);
         let wire::Environment {
             server: name,
             server_version,
+            ..
         } = server.environment;
         let (name, server_version) = (name.unwrap_or_default(), server_version.unwrap_or_default());
         if !matches!(name.as_str(), "lxd" | "incus") {
@@ -181,18 +178,88 @@ impl Client {
                 socket: self.socket.clone(),
             });
         }
+        identity.map_err(unclear)?;
         Ok(format!(
             "{name} {}",
             text::shown(&server_version, text::NAME)
         ))
     }
 
+    /// What the server says of itself now.
+    async fn ask_identity(&self) -> Result<Identity, LxdError> {
+        let server: wire::Server = self.get("/1.0", REQUEST_TIMEOUT).await?;
+        Identity::of(&server.environment).map_err(unclear)
+    }
+
+    /// The names of the members, among which has to be the server's own: while it is renamed, it may not be.
+    async fn ask_members(&self, own: &Identity) -> Result<BTreeSet<String>, LxdError> {
+        if !own.clustered {
+            return Ok(BTreeSet::new());
+        }
+        let urls: Vec<String> = self.get("/1.0/cluster/members", REQUEST_TIMEOUT).await?;
+        let members = cluster::members(&urls);
+        match members.contains(&own.name) {
+            true => Ok(members),
+            false => {
+                self.doubt_identity();
+                Err(LxdError::Identity(format!(
+                    "the server calls itself {}, which is no member of its cluster",
+                    text::shown(&own.name, text::NAME)
+                )))
+            }
+        }
+    }
+
+    /// What the server was last found to be.
+    pub fn identity(&self) -> Option<Identity> {
+        self.known_identity().clone()
+    }
+
+    /// Its name may be another one from now on.
+    pub fn doubt_identity(&self) {
+        *self.known_identity() = None;
+    }
+
+    fn known_identity(&self) -> MutexGuard<'_, Option<Identity>> {
+        let known = self.identity.lock();
+        known.unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// All instances of all projects, in one answer. Entries that cannot be understood are named beside
-    /// those that are.
+    /// those that are. What the server says of itself has to be the same before and after it, and to
+    /// agree with the members of its cluster; otherwise nothing is known.
     pub async fn instances(&self) -> Result<Listing, LxdError> {
+        for _ in 0..LISTINGS {
+            let before = self.ask_identity().await?;
+            let listed = self.list(&before).await;
+            if self.ask_identity().await? != before {
+                self.doubt_identity();
+                continue;
+            }
+            let mut listing = listed?;
+            *self.known_identity() = Some(before);
+            self.add_acls(&mut listing, self.acls_within / 2).await?;
+            return Ok(listing);
+        }
+        let text = "the server's name changed while its instances were listed";
+        Err(LxdError::Identity(text.into()))
+    }
+
+    async fn list(&self, identity: &Identity) -> Result<Listing, LxdError> {
         let path = "/1.0/instances?recursion=1&all-projects=true";
-        let mut listing: Listing = self.get(path, LISTING_TIMEOUT).await?;
-        self.add_acls(&mut listing, self.acls_within / 2).await?;
+        let body = self.body(path, LISTING_TIMEOUT).await?;
+        let mut listing = listing::read(metadata(path, &body)?, identity)
+            .map_err(|error| garbage(path, error.to_string()))?;
+        drop(body);
+        if identity.clustered {
+            let members = self.ask_members(identity).await?;
+            listing.check_members(&members);
+            listing.cluster = Some(Cluster {
+                member: identity.name.clone(),
+                members: members.len(),
+                elsewhere: listing.elsewhere.count(),
+            });
+        }
         Ok(listing)
     }
 
@@ -268,17 +335,27 @@ impl Client {
         }
         let path = path_of(id);
         let entry = self.get::<Box<RawValue>>(&path, REQUEST_TIMEOUT).await;
-        let instance = match entry {
-            Ok(entry) => inventory::read(&entry),
+        let entry = match entry {
+            Ok(entry) => entry,
             Err(LxdError::Status { status: 404, .. }) => return Ok(Answer::Gone),
             Err(error) => return Err(error),
         };
+        match self.place(&entry).await? {
+            Place::Here => {}
+            Place::Elsewhere(member) => return Ok(Answer::Elsewhere(member)),
+            Place::Unknown(why) => {
+                let mut unread = Unread::because(id.clone(), why);
+                unread.try_again = true;
+                return Ok(Answer::Unread(unread));
+            }
+        }
+        let instance = inventory::read(&entry);
         let instance = match instance {
             Ok(instance) if instance.id == *id => instance,
             // Instances live in the default project where features.profiles etc. are off,
             // but always under the name asked for.
             Ok(other) => {
-                let why = format!("asked for it, LXD tells of {}", other.id);
+                let why = format!("asked for it, the server tells of {}", other.id);
                 return Ok(Answer::Unread(Unread::because(id.clone(), why)));
             }
             Err(unread) => {
@@ -288,7 +365,7 @@ impl Client {
         };
         let mut listing = Listing {
             instances: vec![instance],
-            unread: Vec::new(),
+            ..Listing::default()
         };
         // Few instances are read at once, and whoever waits for a slow project keeps others from it.
         let each = match self.slow().contains(&id.project) {
@@ -300,6 +377,27 @@ impl Client {
             (Some(instance), _) => Answer::There(instance),
             (None, Some(unread)) => Answer::Unread(unread),
             (None, None) => unreachable!("an instance is in one of the lists"),
+        })
+    }
+
+    /// Where an instance is. Nothing is taken to be elsewhere because of a name that the server had before.
+    async fn place(&self, entry: &RawValue) -> Result<Place, LxdError> {
+        let location = listing::location_of(entry);
+        let known = self.identity();
+        // Where none is told depends on whether there is a cluster now.
+        let is_told = matches!(location, Location::Named(_));
+        if is_told && known.is_some_and(|own| own.place(&location) == Place::Here) {
+            return Ok(Place::Here);
+        }
+        let own = self.ask_identity().await?;
+        let members = self.ask_members(&own).await?;
+        let place = own.place(&location);
+        *self.known_identity() = Some(own);
+        Ok(match &place {
+            Place::Elsewhere(member) if !members.contains(member) => {
+                Place::Unknown(listing::no_member(member))
+            }
+            _ => place,
         })
     }
 
@@ -316,7 +414,13 @@ impl Client {
     }
 
     async fn get<T: DeserializeOwned>(&self, path: &str, limit: Duration) -> Result<T, LxdError> {
-        match tokio::time::timeout(limit, self.get_unbounded(path)).await {
+        let body = self.body(path, limit).await?;
+        metadata(path, &body)
+    }
+
+    /// The text of an answer that is none of an error.
+    async fn body(&self, path: &str, limit: Duration) -> Result<String, LxdError> {
+        match tokio::time::timeout(limit, self.body_unbounded(path)).await {
             Ok(answer) => answer,
             Err(_) => Err(LxdError::Timeout {
                 path: path.into(),
@@ -325,11 +429,7 @@ impl Client {
         }
     }
 
-    async fn get_unbounded<T: DeserializeOwned>(&self, path: &str) -> Result<T, LxdError> {
-        let garbage = |why: String| LxdError::Garbage {
-            path: path.into(),
-            why: text::shown(&why, SENTENCE),
-        };
+    async fn body_unbounded(&self, path: &str) -> Result<String, LxdError> {
         let mut response = self
             .http
             .get(format!("http://lxd{path}"))
@@ -345,10 +445,13 @@ impl Client {
         while let Some(chunk) = response
             .chunk()
             .await
-            .map_err(|error| garbage(format!("the answer broke off: {}", chain(&error))))?
+            .map_err(|error| garbage(path, format!("the answer broke off: {}", chain(&error))))?
         {
             if body.len() + chunk.len() > most {
-                return Err(garbage(format!("more than {most} bytes, HTTP {status}")));
+                return Err(garbage(
+                    path,
+                    format!("more than {most} bytes, HTTP {status}"),
+                ));
             }
             body.extend_from_slice(&chunk);
         }
@@ -363,18 +466,10 @@ impl Client {
             });
         }
         // A text in another encoding is wrong in its place, and the rest can be read.
-        let body = String::from_utf8_lossy(&body);
-        let envelope: Envelope<T> =
-            serde_json::from_str(&body).map_err(|error| garbage(error.to_string()))?;
-        if envelope.kind != "sync" || envelope.error_code != 0 {
-            return Err(garbage(format!(
-                "type {:?}, error {} {:?}",
-                envelope.kind, envelope.error_code, envelope.error
-            )));
-        }
-        envelope
-            .metadata
-            .ok_or_else(|| garbage("no metadata".into()))
+        Ok(match String::from_utf8(body) {
+            Ok(body) => body,
+            Err(error) => String::from_utf8_lossy(error.as_bytes()).into_owned(),
+        })
     }
 
     fn connect_error(&self, error: &reqwest::Error) -> LxdError {
@@ -390,6 +485,33 @@ impl Client {
             why: chain(error),
         }
     }
+}
+
+/// What is in the envelope of an answer.
+fn metadata<'a, T: Deserialize<'a>>(path: &str, body: &'a str) -> Result<T, LxdError> {
+    let envelope: Envelope<T> =
+        serde_json::from_str(body).map_err(|error| garbage(path, error.to_string()))?;
+    if envelope.kind != "sync" || envelope.error_code != 0 {
+        let text = format!(
+            "type {:?}, error {} {:?}",
+            envelope.kind, envelope.error_code, envelope.error
+        );
+        return Err(garbage(path, text));
+    }
+    envelope
+        .metadata
+        .ok_or_else(|| garbage(path, "no metadata".into()))
+}
+
+fn garbage(path: &str, why: String) -> LxdError {
+    LxdError::Garbage {
+        path: path.into(),
+        why: text::shown(&why, SENTENCE),
+    }
+}
+
+fn unclear(why: String) -> LxdError {
+    LxdError::Identity(format!("GET /1.0 does not say who the server is: {why}"))
 }
 
 /// Whether access lists say something of it. What is stopped has no NIC that they could close.
@@ -498,31 +620,6 @@ fn escape(text: &str) -> String {
     })
 }
 
-/// Keeps of each instance only what matters while the answer is being read, so that the
-/// configuration of a thousand instances is never in memory at once.
-impl<'de> Deserialize<'de> for Listing {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Each;
-        impl<'de> Visitor<'de> for Each {
-            type Value = Listing;
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("a list of instances")
-            }
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Listing, A::Error> {
-                let mut listing = Listing::default();
-                while let Some(entry) = seq.next_element::<&RawValue>()? {
-                    match inventory::read(entry) {
-                        Ok(instance) => listing.instances.push(instance),
-                        Err(unread) => listing.unread.push(unread),
-                    }
-                }
-                Ok(listing)
-            }
-        }
-        deserializer.deserialize_seq(Each)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -536,7 +633,18 @@ mod tests {
     #[test]
     fn a_cut_off_listing_is_an_error_and_not_a_shorter_list() {
         let text = r#"{"type":"sync","metadata":[{"name":"c1","status_code":103,"expanded_config":{},"expanded_devices":{}},"#;
-        assert!(serde_json::from_str::<Envelope<Listing>>(text).is_err());
+        assert!(serde_json::from_str::<Envelope<&RawValue>>(text).is_err());
+        assert!(serde_json::from_str::<Envelope<&RawValue>>(&format!("{text}]}}")).is_err());
+    }
+
+    /// Of a server that is in no cluster.
+    fn listed(body: &str) -> Listing {
+        let alone = Identity {
+            clustered: false,
+            name: "member2".into(),
+        };
+        let list = metadata("/1.0/instances", body).unwrap();
+        listing::read(list, &alone).unwrap()
     }
 
     /// Each among good ones, which are read; what it is known by, and what is said of it.
@@ -627,9 +735,9 @@ mod tests {
                 good("a"),
                 good("b")
             );
-            let envelope: Envelope<Listing> =
-                serde_json::from_str(&text).unwrap_or_else(|e| panic!("{entry}: {e}"));
-            let Listing { instances, unread } = envelope.metadata.unwrap();
+            let Listing {
+                instances, unread, ..
+            } = listed(&text);
             let names: Vec<String> = instances.iter().map(|one| one.id.to_string()).collect();
             assert_eq!(names, ["p/a", "p/b"], "{entry}");
             assert!(instances.iter().all(|one| one.nics.len() == 1));
@@ -710,7 +818,7 @@ mod tests {
                     naming("well", "runs", 103),
                     naming("unasked", "stopped", 102),
                 ],
-                unread: Vec::new(),
+                ..Listing::default()
             };
             put_acls(&mut listing, &projects);
             let there = listing.instances.iter();
@@ -793,6 +901,9 @@ mod tests {
                             let asked: String = std::mem::take(&mut lines).concat();
                             let metadata = match asked.contains("/instances?") {
                                 true => format!("[{}]", entries.join(",")),
+                                false if asked.contains("GET /1.0 ") => {
+                                    r#"{"environment":{"server":"lxd","server_clustered":false,"server_name":"a"}}"#.into()
+                                }
                                 false if asked.contains("/instances/c?project=p00") => {
                                     entries[0].clone()
                                 }
@@ -851,8 +962,7 @@ mod tests {
             format!("\"{odd}\""),
         ] {
             let text = format!(r#"{{"type":"sync","metadata":[{entry}]}}"#);
-            let envelope: Envelope<Listing> = serde_json::from_str(&text).unwrap();
-            let unread = &envelope.metadata.unwrap().unread[0];
+            let unread = &listed(&text).unread[0];
             assert!(
                 unread.why.len() < 500 && !unread.why.contains('\u{1b}'),
                 "{unread:?}"

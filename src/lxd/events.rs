@@ -2,8 +2,9 @@
 //! What an event says happened is not believed; only its name is used.
 
 use super::client::{LxdError, socket_error};
+use super::cluster::{Identity, Place};
 use super::inventory::InstanceId;
-use super::wire;
+use super::wire::{self, Location};
 use crate::text::{self, SENTENCE};
 use futures_util::StreamExt;
 use std::path::Path;
@@ -21,6 +22,26 @@ pub enum Knock {
     /// routes should not be withdrawn and announced again for that.
     InstanceSoon(InstanceId),
     Everything,
+    /// Everything, and who the server is in its cluster.
+    Identity,
+}
+
+/// One event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    pub knocks: Vec<Knock>,
+    location: Location,
+    /// The instance may have come here, although another member tells of it.
+    pub may_bring: bool,
+}
+
+impl Event {
+    /// Whether it happened on another member of the cluster. As long as it is not known who the server is, or
+    /// where it happened, it may have been here.
+    pub fn is_elsewhere(&self, own: Option<&Identity>) -> bool {
+        let place = own.map(|own| own.place(&self.location));
+        matches!(place, Some(Place::Elsewhere(_)))
+    }
 }
 
 /// An open event stream.
@@ -61,18 +82,18 @@ impl Events {
         }
     }
 
-    /// The next events' knocks. An error or the end of the stream means a gap.
-    pub async fn next(&mut self) -> Result<Vec<Knock>, LxdError> {
+    /// The next event. An error or the end of the stream means a gap.
+    pub async fn next(&mut self) -> Result<Event, LxdError> {
         let broken = |why: String| LxdError::Garbage {
             path: "/1.0/events".into(),
             why: text::shown(&why, SENTENCE),
         };
         loop {
             match self.stream.next().await {
-                Some(Ok(Message::Text(text))) => return Ok(knocks(text.as_bytes())),
-                Some(Ok(Message::Binary(bytes))) => return Ok(knocks(&bytes)),
+                Some(Ok(Message::Text(text))) => return Ok(read(text.as_bytes())),
+                Some(Ok(Message::Binary(bytes))) => return Ok(read(&bytes)),
                 Some(Ok(Message::Close(_))) | None => {
-                    return Err(broken("LXD closed the event stream".into()));
+                    return Err(broken("the server closed the event stream".into()));
                 }
                 Some(Ok(_)) => {}
                 Some(Err(error)) => return Err(broken(error.to_string())),
@@ -81,11 +102,29 @@ impl Events {
     }
 }
 
-/// What one event asks us to read. An event that we do not understand may be anything.
-fn knocks(text: &[u8]) -> Vec<Knock> {
+/// An event that we do not understand may be anything.
+pub(crate) fn read(text: &[u8]) -> Event {
     let Ok(event) = serde_json::from_slice::<wire::Event>(text) else {
-        return vec![Knock::Everything];
+        return Event {
+            knocks: vec![Knock::Everything],
+            location: Location::Absent,
+            may_bring: false,
+        };
     };
+    let location = event.location.clone();
+    let action = event.metadata.as_ref().map(|lifecycle| &*lifecycle.action);
+    // A virtual machine that is moved while it runs is started by its new member without a word. The member
+    // that it leaves says this, just before the database is changed.
+    let may_bring = action == Some("instance-migrated");
+    Event {
+        knocks: knocks(event),
+        location,
+        may_bring,
+    }
+}
+
+/// What one event asks us to read.
+fn knocks(event: wire::Event) -> Vec<Knock> {
     if event.kind != "lifecycle" {
         return Vec::new();
     }
@@ -108,6 +147,16 @@ fn knocks(text: &[u8]) -> Vec<Knock> {
     ) || action.starts_with("network-acl-")
     {
         return vec![Knock::Everything];
+    }
+    if matches!(
+        action.as_str(),
+        "cluster-enabled"
+            | "cluster-disabled"
+            | "cluster-member-added"
+            | "cluster-member-removed"
+            | "cluster-member-renamed"
+    ) {
+        return vec![Knock::Identity];
     }
     let Some(what) = action.strip_prefix("instance-") else {
         return Vec::new();
@@ -167,10 +216,11 @@ mod tests {
     }
 
     fn event(action: &str, rest: &str) -> Vec<Knock> {
-        knocks(
+        read(
             format!(r#"{{"type":"lifecycle","project":"default","metadata":{{"action":"{action}","source":"/1.0/instances/c3"{rest}}}}}"#)
                 .as_bytes(),
         )
+        .knocks
     }
 
     #[test]
@@ -236,13 +286,59 @@ mod tests {
         assert_eq!(event("instance-exec", ""), []);
         assert_eq!(event("instance-snapshot-created", ""), []);
         assert_eq!(event("image-created", ""), []);
-        assert_eq!(knocks(br#"{"type":"logging","metadata":null}"#), []);
+        assert_eq!(read(br#"{"type":"logging","metadata":null}"#).knocks, []);
     }
 
     #[test]
     fn what_is_not_understood_means_read_everything() {
-        assert_eq!(knocks(b"{cut off"), [Knock::Everything]);
+        assert_eq!(read(b"{cut off").knocks, [Knock::Everything]);
         assert_eq!(event("profile-updated", ""), [Knock::Everything]);
         assert_eq!(event("network-acl-updated", ""), [Knock::Everything]);
+    }
+
+    #[test]
+    fn who_the_server_is_is_asked_again_when_its_cluster_changes() {
+        for action in [
+            "cluster-enabled",
+            "cluster-disabled",
+            "cluster-member-added",
+            "cluster-member-removed",
+            "cluster-member-renamed",
+        ] {
+            assert_eq!(event(action, ""), [Knock::Identity], "{action}");
+        }
+        for action in ["cluster-member-updated", "cluster-token-created"] {
+            assert_eq!(event(action, ""), [], "{action}");
+        }
+    }
+
+    #[test]
+    fn an_event_is_elsewhere_only_if_it_says_so_of_another_member() {
+        let own = Identity {
+            clustered: true,
+            name: "m1".into(),
+        };
+        let alone = Identity {
+            clustered: false,
+            name: "m1".into(),
+        };
+        for (location, elsewhere) in [
+            (r#","location":"m2""#, true),
+            (r#","location":"m1""#, false),
+            (r#","location":"none""#, false),
+            (r#","location":"""#, false),
+            (r#","location":null"#, false),
+            (r#","location":7"#, false),
+            ("", false),
+        ] {
+            let text = format!(
+                r#"{{"type":"lifecycle","metadata":{{"action":"instance-started","name":"c3"}}{location}}}"#
+            );
+            let event = read(text.as_bytes());
+            assert_eq!(event.knocks, [id("c3")], "{location}");
+            assert_eq!(event.is_elsewhere(Some(&own)), elsewhere, "{location}");
+            assert!(!event.is_elsewhere(Some(&alone)) && !event.is_elsewhere(None));
+        }
+        assert!(!read(b"{cut off").is_elsewhere(Some(&own)));
     }
 }

@@ -6,7 +6,7 @@ use super::wire::{self, Unknown};
 use crate::addr::IpNet;
 use crate::text::{self, MAX_LIST};
 use serde_json::value::RawValue;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -137,14 +137,9 @@ pub enum Answer {
     There(Instance),
     /// It has said in so many words that there is none.
     Gone,
+    /// It is on that other member of the cluster.
+    Elsewhere(String),
     Unread(Unread),
-}
-
-/// What LXD has answered about all of them.
-#[derive(Debug, Default)]
-pub struct Listing {
-    pub instances: Vec<Instance>,
-    pub unread: Vec<Unread>,
 }
 
 /// Reads one entry. Whatever is wrong with it costs only itself.
@@ -155,7 +150,7 @@ pub fn read(entry: &RawValue) -> Result<Instance, Unread> {
 }
 
 impl Unread {
-    fn of(entry: &RawValue, why: &str) -> Self {
+    pub(super) fn of(entry: &RawValue, why: &str) -> Self {
         let wire::Remains {
             name,
             project,
@@ -163,6 +158,10 @@ impl Unread {
             location,
         } = wire::Remains::of(entry);
         let project = project.filter(|project| !project.is_empty());
+        let location = match location {
+            wire::Location::Named(name) => Some(name),
+            wire::Location::Absent | wire::Location::Odd => None,
+        };
         let says = [("status", status), ("location", location)];
         let says = says.into_iter().filter_map(|(key, value)| {
             let value = value.filter(|value| !value.is_empty())?;
@@ -475,7 +474,7 @@ impl Inventory {
     /// The instances of `self` that a fresh listing lacks. A listing alone is not believed when
     /// it says that something is gone: each is asked for by name before it is withdrawn.
     pub fn missing_from(&self, listing: &[Instance]) -> Vec<InstanceId> {
-        let listed: std::collections::BTreeSet<_> = listing.iter().map(|i| &i.id).collect();
+        let listed: BTreeSet<_> = listing.iter().map(|i| &i.id).collect();
         self.instances
             .keys()
             .filter(|id| !listed.contains(id))

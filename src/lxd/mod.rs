@@ -2,14 +2,19 @@
 //! instances matters to us. Reads only; LXMesh never writes to LXD.
 
 pub mod client;
+pub mod cluster;
 pub mod events;
 pub mod inventory;
 pub mod keys;
+pub mod listing;
+pub mod sockets;
 pub mod wire;
 
 pub use client::{Client, LxdError, Program};
+pub use cluster::{Cluster, Elsewhere, Identity};
 pub use inventory::{
-    Acls, Answer, Details, Instance, InstanceId, Inventory, Listing, LxdNic, NotOurs, Presence,
-    Stray, Unread,
+    Acls, Answer, Details, Instance, InstanceId, Inventory, LxdNic, NotOurs, Presence, Stray,
+    Unread,
 };
+pub use listing::Listing;
 pub use wire::{Acl, AclRule, Unknown};

@@ -41,6 +41,37 @@ pub struct Environment {
     pub server: Option<String>,
     #[serde(deserialize_with = "text_or_none")]
     pub server_version: Option<String>,
+    #[serde(deserialize_with = "truth_or_none")]
+    pub server_clustered: Option<bool>,
+    /// The member's name in a cluster, else the host's.
+    #[serde(deserialize_with = "text_or_none")]
+    pub server_name: Option<String>,
+}
+
+/// On which member of a cluster an instance is, or an event happened.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Location {
+    /// Not told, null or empty.
+    #[default]
+    Absent,
+    /// A member's name, or [`NOT_CLUSTERED`].
+    Named(String),
+    /// No text.
+    Odd,
+}
+
+/// The location of everything on a server that is in no cluster.
+pub const NOT_CLUSTERED: &str = "none";
+
+impl<'de> Deserialize<'de> for Location {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        Ok(match serde_json::Value::deserialize(from)? {
+            serde_json::Value::Null => Location::Absent,
+            serde_json::Value::String(name) if name.is_empty() => Location::Absent,
+            serde_json::Value::String(name) => Location::Named(name),
+            _ => Location::Odd,
+        })
+    }
 }
 
 fn environment_or_none<'de, D: Deserializer<'de>>(from: D) -> Result<Environment, D::Error> {
@@ -51,6 +82,11 @@ fn environment_or_none<'de, D: Deserializer<'de>>(from: D) -> Result<Environment
 fn text_or_none<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
     let value = serde_json::Value::deserialize(from)?;
     Ok(value.as_str().map(str::to_string))
+}
+
+fn truth_or_none<'de, D: Deserializer<'de>>(from: D) -> Result<Option<bool>, D::Error> {
+    let value = serde_json::Value::deserialize(from)?;
+    Ok(value.as_bool())
 }
 
 /// Why a part of an answer is not of its shape, in one clause. The place within the part, which
@@ -82,9 +118,7 @@ pub struct Remains {
     pub project: Option<String>,
     #[serde(deserialize_with = "text_or_none")]
     pub status: Option<String>,
-    /// The member of the cluster.
-    #[serde(deserialize_with = "text_or_none")]
-    pub location: Option<String>,
+    pub location: Location,
 }
 
 impl Remains {
@@ -372,6 +406,9 @@ pub struct Event {
     #[serde(default)]
     pub project: Option<String>,
     pub metadata: Option<Lifecycle>,
+    /// The member that tells of it.
+    #[serde(default)]
+    pub location: Location,
 }
 
 #[derive(Debug, Deserialize)]

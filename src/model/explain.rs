@@ -11,7 +11,7 @@ use super::mtu::LargerMtu;
 use super::nic::{Nic, NicId, Resolved};
 use crate::addr::IfName;
 use crate::host::HostFile;
-use crate::lxd::{Details, Instance, LxdNic, NotOurs};
+use crate::lxd::{Details, Instance, LxdNic, NotOurs, Program};
 use crate::text::{NAME, shown};
 use serde::Serialize;
 
@@ -80,8 +80,8 @@ pub struct Known<'a> {
     pub details: &'a Details,
     pub resolved: &'a Resolved,
     pub facts: &'a Facts,
-    /// `lxc` or `incus`.
-    pub client: &'static str,
+    /// By which people talk to the server.
+    pub program: Program,
 }
 
 impl Known<'_> {
@@ -147,7 +147,7 @@ impl Known<'_> {
             remarks: nic
                 .and_then(|nic| {
                     let mtu = LargerMtu::of(nic, self.host, self.facts)?;
-                    Some(mtu.remark(nic, self.client))
+                    Some(mtu.remark(nic, self.program.name()))
                 })
                 .into_iter()
                 .collect(),
@@ -172,13 +172,13 @@ impl Known<'_> {
         match self.details.status_code {
             103 | 111 | 113 if raw.host_name.is_none() || raw.hwaddr.is_none() => format!(
                 "{} has not told yet which device and MAC the NIC has: the instance is being started, or the NIC was added just now",
-                self.client
+                self.program.server()
             ),
             103 | 111 | 113 => "the instance was started just now; ask again".into(),
             112 => "the instance is in error, and nothing is known of it from before".into(),
             _ => format!(
                 "the instance is {state}, and only running ones are connected; {} start{project} {name}",
-                self.client
+                self.program.name()
             ),
         }
     }
@@ -192,7 +192,8 @@ impl Known<'_> {
         if self.facts.link(&nic.port).is_none() {
             return Some(format!(
                 "its device {} does not exist; {} makes it when the instance starts: restart the instance",
-                nic.port, self.client
+                nic.port,
+                self.program.server()
             ));
         }
         nic.misfit(self.facts)
@@ -218,7 +219,7 @@ impl Known<'_> {
     }
 
     fn other(&self, device: &str, why: &NotOurs) -> NicExplanation {
-        let (client, instance) = (self.client, &self.instance.id.name);
+        let (client, instance) = (self.program.name(), &self.instance.id.name);
         let is_its = |id: &NicId| id.device == device && id.instance == self.instance.id;
         let problems = self.resolved.problems.iter();
         let of_its_keys = problems
@@ -357,7 +358,7 @@ mod tests {
         };
         change(&mut instance, &mut details, &mut links);
         let host = host_file();
-        let draft = draft(&host, &instance);
+        let draft = draft(&host, &instance, Program::Lxc);
         let mut facts = Facts::new(links);
         facts.svis.insert("svi-vpc".parse().unwrap());
         let known = Known {
@@ -366,7 +367,7 @@ mod tests {
             details: &details,
             resolved: &resolve([(&instance, &draft)].into_iter(), &[], &Default::default()),
             facts: &facts,
-            client: "lxc",
+            program: Program::Lxc,
         };
         known.nics(None).remove(0)
     }
@@ -414,7 +415,7 @@ mod tests {
             (
                 |instance, _, _| instance.nics[0].host_name = None,
                 false,
-                &["lxc has not told yet which device and MAC the NIC has"],
+                &["LXD has not told yet which device and MAC the NIC has"],
             ),
             (
                 |instance, _, _| instance.nics[0].in_services = "tcp/0".into(),
@@ -424,7 +425,7 @@ mod tests {
             (
                 |_, _, links| links.truncate(2),
                 false,
-                &["its device veth1 does not exist; lxc makes it"],
+                &["its device veth1 does not exist; LXD makes it"],
             ),
             (
                 |_, _, links| {

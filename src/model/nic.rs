@@ -12,7 +12,7 @@ use super::facts::Facts;
 use super::policies::Words;
 use crate::addr::{IfName, IpNet, Mac, is_assignable};
 use crate::host::{Denied, HostFile, Limits, Network};
-use crate::lxd::{Instance, InstanceId, LxdNic, NotOurs, Presence};
+use crate::lxd::{Instance, InstanceId, LxdNic, NotOurs, Presence, Program};
 use crate::policy::{Compiled, Surroundings, parse_tags};
 use crate::text::{self, SENTENCE};
 use std::collections::{HashMap, HashSet};
@@ -93,7 +93,7 @@ impl Nic {
     pub fn misfit(&self, facts: &Facts) -> Option<String> {
         let why = facts.unfit(facts.link(&self.port)?)?;
         Some(format!(
-            "its device {} {why}, so it is not connected; if that is not what LXD made for it, correct host_name or volatile.{}.host_name of the instance",
+            "its device {} {why}, so it is not connected; if that is not the one that was made for it, correct host_name or volatile.{}.host_name of the instance",
             self.port, self.id.device
         ))
     }
@@ -178,8 +178,9 @@ impl Draft {
     }
 }
 
-/// What an instance asks for. An instance that does not run asks for nothing but its devices' names.
-pub fn draft(host: &HostFile, instance: &Instance) -> Draft {
+/// What an instance asks for. An instance that does not run asks for nothing but its devices' names. Remedies
+/// are for whoever uses that program.
+pub fn draft(host: &HostFile, instance: &Instance, program: Program) -> Draft {
     let mut draft = Draft::default();
     if instance.presence != Presence::Up {
         let named = instance.nics.iter().filter_map(|raw| {
@@ -192,9 +193,9 @@ pub fn draft(host: &HostFile, instance: &Instance) -> Draft {
     for raw in &instance.nics {
         let mut problems = Complaints::about(instance, raw);
         problems.add_all(unknown::problems(&raw.unknown, Place::Device, true));
-        problems.add_all(of_instance(instance, true));
+        problems.add_all(of_instance(instance, true, program));
         let nic = match is_possible(&mut problems, raw) {
-            true => resolve_one(host, &mut problems, raw, instance),
+            true => resolve_one(host, &mut problems, raw, instance, program),
             false => None,
         };
         if nic.is_none() {
@@ -205,7 +206,7 @@ pub fn draft(host: &HostFile, instance: &Instance) -> Draft {
     }
     // Where no NIC is ours, what the instance's keys were meant for is told of the first that is none.
     let mut of_first = match instance.nics.is_empty() {
-        true => of_instance(instance, false),
+        true => of_instance(instance, false, program),
         false => Vec::new(),
     };
     for stray in &instance.strays {
@@ -220,9 +221,9 @@ pub fn draft(host: &HostFile, instance: &Instance) -> Draft {
 }
 
 /// What is wrong with keys of the instance's configuration.
-fn of_instance(instance: &Instance, attached: bool) -> Vec<String> {
+fn of_instance(instance: &Instance, attached: bool, program: Program) -> Vec<String> {
     let mut told = unknown::problems(&instance.unknown, Place::Instance, attached);
-    told.extend(unknown::misplaced(&instance.misplaced));
+    told.extend(unknown::misplaced(&instance.misplaced, program));
     told
 }
 
@@ -362,6 +363,7 @@ fn resolve_one(
     problems: &mut Complaints,
     raw: &LxdNic,
     instance: &Instance,
+    program: Program,
 ) -> Option<Nic> {
     let rights = Rights::of(host, &instance.id.project);
     let LxdNic {
@@ -444,6 +446,7 @@ fn resolve_one(
         unread: instance.acls_unread,
         own: &own,
         unknown: Cost::of([unknown, &instance.unknown]),
+        program,
     };
     let ([inward, outward], understood) = words.policies(|problem| problems.add(problem));
     let limits = words.limits(|problem| problems.add(problem));

@@ -6,7 +6,7 @@ use super::acl;
 use super::nic::unknown::Cost;
 use crate::addr::IpAddr;
 use crate::host::{Denied, Limits};
-use crate::lxd::{Acls, LxdNic};
+use crate::lxd::{Acls, LxdNic, Program};
 use crate::policy::{self, Compiled, Direction, Rule, Surroundings, parse_services};
 use crate::text::{self, MAX_WORDS, NAME};
 use std::collections::BTreeSet;
@@ -24,6 +24,8 @@ pub struct Words<'a> {
     pub own: &'a [IpAddr],
     /// What keys that are not known cost it.
     pub unknown: Cost,
+    /// By which people talk to the server.
+    pub program: Program,
 }
 
 impl Words<'_> {
@@ -44,7 +46,8 @@ impl Words<'_> {
             let shown = text::shown(name, NAME);
             complain(match self.unread {
                 false => format!(
-                    "user.lxmesh.acls: \"{shown}\" is not a network ACL of the instance's project, so nothing is allowed to or from this NIC; create it (lxc network acl create) or remove the name"
+                    "user.lxmesh.acls: \"{shown}\" is not a network ACL of the instance's project, so nothing is allowed to or from this NIC; create it ({} network acl create) or remove the name",
+                    self.program.name()
                 ),
                 true => format!(
                     "user.lxmesh.acls: \"{shown}\" is not known, because the network ACLs of the instance's project cannot be read, so nothing is allowed to or from this NIC until they can be"

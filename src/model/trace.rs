@@ -4,6 +4,7 @@
 use super::nic::Nic;
 use crate::addr::IpAddr;
 use crate::host::HostFile;
+use crate::lxd::Elsewhere;
 use crate::policy::fabric::{self, Opened};
 use crate::policy::{Direction, Flow, Judgement, Peer, Protocol, Service, Traffic};
 use serde::Serialize;
@@ -13,6 +14,8 @@ use serde::Serialize;
 pub struct Question<'a> {
     pub host: &'a HostFile,
     pub nics: &'a [Nic],
+    /// Instances of other members of the server's cluster.
+    pub elsewhere: &'a Elsewhere,
     /// `INSTANCE`, `INSTANCE/DEVICE`, each with `PROJECT/` before it outside the default project,
     /// or an address.
     pub source: &'a str,
@@ -116,6 +119,9 @@ fn ends<'a>(question: &Question<'a>, text: &str) -> Result<Vec<End<'a>>, String>
     let nic = match found.as_slice() {
         [nic] => *nic,
         [] => {
+            if let Some(said) = question.elsewhere.about(text) {
+                return Err(format!("{said}, or name it by its address"));
+            }
             return Err(format!(
                 "{text:?} is no running instance of this host with a NIC of LXMesh, and no address; lxmesh status lists them"
             ));

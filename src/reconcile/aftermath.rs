@@ -279,7 +279,7 @@ impl Agent {
         let nics = self.world.resolved.nics.len();
         let networks = self.host.networks.len();
         let text = match (&self.world.inventory, &self.stats.troubled) {
-            (None, _) => format!("{networks} networks; waiting for LXD"),
+            (None, _) => format!("{networks} networks; waiting for LXD or Incus"),
             (Some(_), Some(trouble)) => format!("{networks} networks, {nics} NICs; {trouble}"),
             (Some(_), None) => format!("{networks} networks, {nics} NICs in step"),
         };

@@ -18,7 +18,7 @@ use crate::host::{self, HostFile};
 use crate::kernel::Kernel;
 use crate::kernel::monitor::{Knock, Monitor, MonitorFilter};
 use crate::kinds::{dnsmasq_file, nft_table};
-use crate::lxd::Program;
+use crate::lxd::{Cluster, Program};
 use crate::model::{FollowUp, Nic, NicId};
 use crate::text::{self, SENTENCE};
 use std::collections::BTreeMap;
@@ -46,6 +46,8 @@ pub(super) struct LxdState {
     pub connected: bool,
     pub error: Option<String>,
     pub listed: Option<Instant>,
+    /// As of the last listing.
+    pub cluster: Option<Cluster>,
 }
 
 /// Counters since the start.
@@ -243,9 +245,14 @@ impl Agent {
         let soon = Instant::now() + LXD_SETTLE;
         match update {
             Update::Connected(server) => {
-                tracing::info!(server, "connected to LXD");
+                let program = Program::of(&server);
+                tracing::info!(server, "connected to {}", program.server());
                 self.tally.lxd_connections += 1;
-                self.world.program = Program::of(&server);
+                if program != self.world.program {
+                    // Remedies name the program.
+                    self.world.program = program;
+                    self.world.forget_drafts();
+                }
                 self.lxd.server = server;
                 self.lxd.connected = true;
                 self.lxd.error = None;
@@ -274,6 +281,7 @@ impl Agent {
             }
             Update::Listing(listing) => {
                 let first = self.world.inventory.is_none();
+                let cluster = listing.cluster.clone();
                 match self.world.put_listing(listing) {
                     Listed::Incredible(why) => {
                         let text = text::shown(&why.to_string(), 2 * SENTENCE);
@@ -289,6 +297,7 @@ impl Agent {
                         }
                     }
                 }
+                self.lxd.cluster = cluster;
                 self.say("lxd listing", None);
                 self.say("lxd", None);
                 self.say_unread();

@@ -12,7 +12,7 @@ use crate::kernel::Kernel;
 use crate::kinds::nft_element::{self, NftElement};
 use crate::kinds::nft_table::{self, NftTable};
 use crate::kinds::{KernelKind, KindError, Look, Scope, Visitor, visit_kinds};
-use crate::lxd::{Client, Program, client};
+use crate::lxd::{Client, Program, sockets};
 use crate::model::explain::{Explanation, Known, Object, State, named};
 use crate::model::{Found, Inputs, Kind, Nic, Table, compare};
 use std::path::Path;
@@ -21,7 +21,8 @@ use std::path::Path;
 pub async fn explain(host_path: &Path, name: &str) -> Result<Explanation, PreviewError> {
     let host = host::load(host_path)?;
     let agent = server::ask(&host.agent.control_socket).await;
-    let client = Client::new(&client::find_socket(host.lxd.socket.as_deref())?)?;
+    let (socket, _) = sockets::find(host.lxd.socket.as_deref(), None)?;
+    let client = Client::new(&socket)?;
     let server = client.identify().await?;
     let program = Program::of(&server);
     let mut kernel = Kernel::open()?;
@@ -29,7 +30,9 @@ pub async fn explain(host_path: &Path, name: &str) -> Result<Explanation, Previe
     world.program = program;
     let mut facts = look_at_links(&mut kernel, &host)?;
     world.facts = Some(facts.clone());
-    if let Listed::Incredible(why) = world.put_listing(client.instances().await?) {
+    let listing = client.instances().await?;
+    let elsewhere = listing.elsewhere.about(name);
+    if let Listed::Incredible(why) = world.put_listing(listing) {
         return Err(PreviewError::Incredible(why));
     }
     world.resolved.nics = remembered(agent.as_ref().ok());
@@ -38,8 +41,10 @@ pub async fn explain(host_path: &Path, name: &str) -> Result<Explanation, Previe
         .inventory
         .iter()
         .flat_map(|all| all.instances.values());
-    let (instance, device) = named(inventory, name, program.name())
-        .map_err(|none| PreviewError::Name(world.unread.about(name, program).unwrap_or(none)))?;
+    let (instance, device) = named(inventory, name, program.name()).map_err(|none| {
+        let unread = || world.unread.about(name, program);
+        PreviewError::Name(elsewhere.or_else(unread).unwrap_or(none))
+    })?;
     if !instance.id.is_possible() {
         // Nobody can be asked about it. What it asks for is in `lxmesh status`.
         let text = format!(
@@ -59,7 +64,7 @@ pub async fn explain(host_path: &Path, name: &str) -> Result<Explanation, Previe
         details: &details,
         resolved: &world.resolved,
         facts: &facts,
-        client: program.name(),
+        program,
     };
     let mut nics = known.nics(device);
     if let (true, Some(device)) = (nics.is_empty(), device) {
@@ -93,16 +98,16 @@ pub async fn explain(host_path: &Path, name: &str) -> Result<Explanation, Previe
         instance: instance.id.to_string(),
         state: known.state(),
         in_step,
-        notes: notes(agent.as_ref(), in_step),
+        notes: notes(agent.as_ref(), program.server(), in_step),
         nics,
     })
 }
 
-fn notes(agent: Result<&Status, &server::AskError>, in_step: bool) -> Vec<String> {
+fn notes(agent: Result<&Status, &server::AskError>, server: &str, in_step: bool) -> Vec<String> {
     match agent {
         Err(error) => vec![format!("nothing is put right meanwhile: {error}")],
         Ok(status) if !status.lxd.connected => vec![format!(
-            "the agent does not reach LXD, and goes by what it knew: {}",
+            "the agent does not reach {server}, and goes by what it knew: {}",
             status.lxd.error.as_deref().unwrap_or("it has just started")
         )],
         Ok(_) if !in_step => vec![

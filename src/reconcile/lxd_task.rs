@@ -2,9 +2,10 @@
 //! kernel is kept in order with what was last known. Events and the daemon ask for instances or a
 //! listing; what was read goes to the daemon.
 
+use super::whereabouts::Whereabouts;
 use crate::dhcp::at;
 use crate::lxd::events::{Events, Knock};
-use crate::lxd::{Answer, Client, InstanceId, Listing, LxdError, client};
+use crate::lxd::{Answer, Client, InstanceId, Listing, LxdError, Program, sockets};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -58,9 +59,13 @@ pub async fn run(
     mut asks: mpsc::Receiver<Ask>,
     updates: mpsc::Sender<Update>,
 ) {
-    let mut retry = FIRST_RETRY;
+    let mut past = Past {
+        retry: FIRST_RETRY,
+        program: None,
+        whereabouts: Whereabouts::default(),
+    };
     loop {
-        match serve(configured.as_deref(), &mut asks, &updates, &mut retry).await {
+        match serve(configured.as_deref(), &mut asks, &updates, &mut past).await {
             Ok(()) => return,
             Err(error) => {
                 if updates.send(Update::Failed(error)).await.is_err() {
@@ -68,9 +73,18 @@ pub async fn run(
                 }
             }
         }
-        tokio::time::sleep(jittered(retry)).await;
-        retry = (retry * 2).min(LONGEST_RETRY);
+        tokio::time::sleep(jittered(past.retry)).await;
+        past.retry = (past.retry * 2).min(LONGEST_RETRY);
     }
+}
+
+/// What one connection leaves to the next.
+struct Past {
+    /// How long it waits.
+    retry: Duration,
+    /// Whose socket the agent has found for itself.
+    program: Option<Program>,
+    whereabouts: Whereabouts,
 }
 
 /// Up to a quarter more, so that a fleet does not act in step.
@@ -84,13 +98,18 @@ async fn serve(
     configured: Option<&std::path::Path>,
     asks: &mut mpsc::Receiver<Ask>,
     updates: &mpsc::Sender<Update>,
-    retry: &mut Duration,
+    past: &mut Past,
 ) -> Result<(), LxdError> {
-    let socket = client::find_socket(configured)?;
+    let Past {
+        retry,
+        program,
+        whereabouts,
+    } = past;
+    let (socket, whose) = sockets::find(configured, *program)?;
     let client = Client::new(&socket)?;
     let server = client.identify().await?;
     let mut events = Events::open(&socket).await?;
-    let mut reads = Reads::new(client);
+    let mut reads = Reads::new(client.clone());
     // Whatever happened while nobody listened.
     reads.list();
     let mut said_hello = false;
@@ -102,8 +121,8 @@ async fn serve(
                 Some(Ask::Instances(ids)) => { reads.instances(ids); continue }
                 Some(Ask::Everything) => { reads.list(); continue }
             },
-            knocks = events.next() => {
-                for knock in knocks? {
+            event = events.next() => {
+                for knock in whereabouts.heed(event?, client.identity().as_ref()) {
                     reads.follow(knock);
                 }
                 continue
@@ -111,6 +130,9 @@ async fn serve(
             () = at(due) => { reads.start_delayed(); continue }
             update = reads.next() => match update {
                 Ok((what, update)) => {
+                    if let (Some(pause), Update::Instance(id, _)) = (whereabouts.learn(&update), &update) {
+                        reads.after(id.clone(), pause);
+                    }
                     // A part of the answer was bad, and may be good soon: slowly, too.
                     if update.is_provisional() {
                         reads.again_later(what);
@@ -127,6 +149,7 @@ async fn serve(
         if !said_hello && !matches!(out[0], Update::Failed(_)) {
             said_hello = true;
             *retry = FIRST_RETRY;
+            *program = whose.or(*program);
             out.insert(0, Update::Connected(server.clone()));
         }
         for update in out {
@@ -157,6 +180,9 @@ struct Reads {
     listing_waiting: bool,
     /// Reads to be tried again, or to wait for a moment, each with its time.
     delayed: BTreeMap<What, Instant>,
+    /// Instances that were found here while all of them were being listed, which may take half a minute in a
+    /// cluster: the listing may be from before they came.
+    came_meanwhile: BTreeSet<InstanceId>,
     /// How long each that failed waits the next time: until it succeeds itself, whatever else does.
     pauses: BTreeMap<What, Duration>,
 }
@@ -171,6 +197,7 @@ impl Reads {
             instances_waiting: BTreeSet::new(),
             listing_waiting: false,
             delayed: BTreeMap::new(),
+            came_meanwhile: BTreeSet::new(),
             pauses: BTreeMap::new(),
         }
     }
@@ -182,6 +209,10 @@ impl Reads {
         match knock {
             Knock::Instance(id) if !many => self.instances([id]),
             Knock::InstanceSoon(id) if !many => self.soon(id),
+            Knock::Identity => {
+                self.client.doubt_identity();
+                self.list();
+            }
             Knock::Instance(_) | Knock::InstanceSoon(_) | Knock::Everything => self.list(),
         }
     }
@@ -199,6 +230,7 @@ impl Reads {
     fn start(&mut self) {
         if self.listing_waiting && !self.listing_running {
             (self.listing_waiting, self.listing_running) = (false, true);
+            self.came_meanwhile.clear();
             let client = self.client.clone();
             self.running.spawn(async move {
                 (What::Listing, client.instances().await.map(Update::Listing))
@@ -228,11 +260,19 @@ impl Reads {
             match self.running.join_next().await {
                 None => std::future::pending::<()>().await,
                 Some(Err(_cancelled)) => {}
-                Some(Ok((what, result))) => {
-                    match &what {
-                        What::Listing => self.listing_running = false,
-                        What::One(id) => {
+                Some(Ok((what, mut result))) => {
+                    match (&what, &mut result) {
+                        (What::Listing, result) => {
+                            self.listing_running = false;
+                            if let Ok(Update::Listing(listing)) = result {
+                                listing.elsewhere.forget(&self.came_meanwhile);
+                            }
+                        }
+                        (What::One(id), result) => {
                             self.instances_running.remove(id);
+                            if let Ok(Update::Instance(_, Answer::There(_))) = result {
+                                self.came_meanwhile.insert(id.clone());
+                            }
                         }
                     }
                     self.start();
@@ -256,7 +296,11 @@ impl Reads {
 
     /// Reads an instance when what happened to it has lasted for a second.
     fn soon(&mut self, id: InstanceId) {
-        let due = Instant::now() + PAUSE_GRACE;
+        self.after(id, PAUSE_GRACE);
+    }
+
+    fn after(&mut self, id: InstanceId, pause: Duration) {
+        let due = Instant::now() + pause;
         let waits = self.delayed.entry(What::One(id)).or_insert(due);
         *waits = due.max(*waits);
     }
@@ -327,8 +371,8 @@ mod tests {
             let mut unread = Unread::because(id(1), String::new());
             unread.try_again = try_again;
             let listing = Listing {
-                instances: Vec::new(),
                 unread: vec![unread],
+                ..Listing::default()
             };
             (What::Listing, Ok(Update::Listing(listing)))
         };
@@ -372,6 +416,41 @@ mod tests {
         assert!(waits > LONGEST_RETRY / 2, "{waits:?}");
         // What waits longer does not wait for the others, nor they for it.
         assert!(reads.due().unwrap() < Instant::now() + LONGEST_RETRY / 2);
+    }
+
+    /// A listing takes as long as the slowest member of a cluster.
+    #[tokio::test]
+    async fn a_listing_from_before_an_instance_came_does_not_say_where_it_is() {
+        let entry = r#"{"name":"c1","status_code":103,"expanded_config":{},"expanded_devices":{}}"#;
+        let entry = serde_json::value::RawValue::from_string(entry.into()).unwrap();
+        let c1 = crate::lxd::inventory::read(&entry).unwrap();
+        let mut reads = reads();
+        let came = Update::Instance(id(1), Answer::There(c1));
+        reads.running.spawn(async { (What::One(id(1)), Ok(came)) });
+        reads.next().await.unwrap();
+        for came_before in [true, false] {
+            let mut listing = Listing::default();
+            for n in 1..3 {
+                listing.elsewhere.add("m2".into(), Some(id(n)));
+            }
+            let listing = (What::Listing, Ok(Update::Listing(listing)));
+            reads.running.spawn(async { listing });
+            // The one that begins below finds no server.
+            let listing = loop {
+                if let Ok((_, Update::Listing(listing))) = reads.next().await {
+                    break listing;
+                }
+            };
+            let elsewhere: Vec<_> = listing.elsewhere.ids().cloned().collect();
+            let wanted = if came_before {
+                vec![id(2)]
+            } else {
+                vec![id(1), id(2)]
+            };
+            assert_eq!(elsewhere, wanted);
+            // The next one begins.
+            reads.list();
+        }
     }
 
     #[test]

@@ -25,4 +25,5 @@ mod status;
 mod tally;
 mod unfiltered;
 mod unread;
+mod whereabouts;
 pub mod world;

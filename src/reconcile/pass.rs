@@ -358,7 +358,7 @@ impl Planner<'_> {
         let change = Line::object::<K>(key, matches!(asked, Change::Delete { .. }));
         if pace == Pace::Contested && !self.current {
             self.report.deferred.push(format!(
-                "{change}: claimed by another host, and LXD cannot be asked"
+                "{change}: claimed by another host, and LXD or Incus cannot be asked"
             ));
             return false;
         }

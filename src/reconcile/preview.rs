@@ -10,7 +10,7 @@ use crate::control::server::ask;
 use crate::control::status::{NicStatus, Status};
 use crate::host::{self, Denied, HostFile, Limits, LoadError};
 use crate::kernel::{Kernel, KernelError};
-use crate::lxd::{InstanceId, Program};
+use crate::lxd::{Elsewhere, InstanceId, Program};
 use crate::model::{Nic, NicId};
 use std::path::Path;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use std::sync::Arc;
 /// What a full pass would change now, changing nothing: for `lxmesh plan`.
 pub async fn preview(host_path: &Path) -> Result<Report, PreviewError> {
     let host = host::load(host_path)?;
-    let socket = crate::lxd::client::find_socket(host.lxd.socket.as_deref())?;
+    let (socket, _) = crate::lxd::sockets::find(host.lxd.socket.as_deref(), None)?;
     let client = crate::lxd::Client::new(&socket)?;
     let server = client.identify().await?;
     let mut kernel = Kernel::open()?;
@@ -50,22 +50,38 @@ pub async fn preview(host_path: &Path) -> Result<Report, PreviewError> {
     Ok(report)
 }
 
-/// The host file and the NICs that LXD says there are, for `lxmesh trace`.
-pub async fn nics(host_path: &Path) -> Result<(HostFile, Vec<Nic>), PreviewError> {
+/// What LXD says that there is, for `lxmesh trace`.
+#[derive(Debug)]
+pub struct There {
+    pub host: HostFile,
+    pub nics: Vec<Nic>,
+    /// Instances of other members of the cluster.
+    pub elsewhere: Elsewhere,
+}
+
+/// The host file and what LXD says that there is.
+pub async fn nics(host_path: &Path) -> Result<There, PreviewError> {
     let host = host::load(host_path)?;
-    let socket = crate::lxd::client::find_socket(host.lxd.socket.as_deref())?;
+    let (socket, _) = crate::lxd::sockets::find(host.lxd.socket.as_deref(), None)?;
     let client = crate::lxd::Client::new(&socket)?;
     let server = client.identify().await?;
     let mut kernel = Kernel::open()?;
     let mut world = World::default();
     world.program = Program::of(&server);
     world.facts = Some(look_at_links(&mut kernel, &host)?);
-    if let Listed::Incredible(why) = world.put_listing(client.instances().await?) {
+    let mut listing = client.instances().await?;
+    // Nothing is known that could have been moved to them.
+    let elsewhere = std::mem::take(&mut listing.elsewhere);
+    if let Listed::Incredible(why) = world.put_listing(listing) {
         return Err(PreviewError::Incredible(why));
     }
     world.resolved.nics = remembered(ask(&host.agent.control_socket).await.ok().as_ref());
     claims::resolve(&mut world, &mut kernel, &host)?;
-    Ok((host, world.resolved.nics))
+    Ok(There {
+        host,
+        nics: world.resolved.nics,
+        elsewhere,
+    })
 }
 
 /// The NICs that a running agent has, as far as it matters for who keeps an address that several

@@ -103,6 +103,7 @@ pub async fn run(host_path: &Path) -> Result<(), StartError> {
             connected: false,
             error: None,
             listed: None,
+            cluster: None,
         },
         asks,
         dhcp,

@@ -2,7 +2,8 @@
 
 use super::daemon::Agent;
 use crate::control::status::{
-    DhcpWarning, LxdStatus, NetworkStatus, NicStatus, PassStatus, RefusedStatus, Status,
+    ClusterStatus, DhcpWarning, LxdStatus, NetworkStatus, NicStatus, PassStatus, RefusedStatus,
+    Status,
 };
 use crate::dhcp;
 use crate::model::facts::Readiness;
@@ -51,6 +52,11 @@ impl Agent {
                 error: self.lxd.error.clone(),
                 instances: self.world.inventory.as_ref().map(|i| i.instances.len()),
                 listed_s_ago: self.lxd.listed.map(|at| at.elapsed().as_secs()),
+                cluster: self.lxd.cluster.as_ref().map(|cluster| ClusterStatus {
+                    member: cluster.member.clone(),
+                    members: cluster.members,
+                    elsewhere: cluster.elsewhere,
+                }),
             },
             networks,
             nics,

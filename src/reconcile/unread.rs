@@ -92,7 +92,7 @@ impl Unreadable {
         known: Option<&Inventory>,
         program: Program,
     ) -> BTreeMap<String, String> {
-        let program = program.name();
+        let (server, program) = (program.server(), program.name());
         let named = self.named.iter().map(|(id, Why { text: why, acls })| {
             let known = known.and_then(|all| all.instances.get(id));
             let text = if *acls {
@@ -114,15 +114,15 @@ impl Unreadable {
                     false => String::new(),
                 };
                 format!(
-                    "instance {id}: what LXD says of it cannot be understood ({why}), so it is not known whether it runs; {effect}{command}"
+                    "instance {id}: what {server} says of it cannot be understood ({why}), so it is not known whether it runs; {effect}{command}"
                 )
             };
             (id.to_string(), text)
         });
         let nameless = self.nameless.iter().map(|(why, count)| {
             let what = match count {
-                1 => "an instance of LXD's list has".to_string(),
-                _ => format!("{count} instances of LXD's list have"),
+                1 => format!("an instance of {server}'s list has"),
+                _ => format!("{count} instances of {server}'s list have"),
             };
             let text = format!(
                 "{what} no name and project that can be read ({why}); what was known of instances stays in force; see {program} list --all-projects"
@@ -204,7 +204,7 @@ mod tests {
         );
         assert_eq!(
             told["c000"],
-            "instance c000: what LXD says of it cannot be understood (bad), so it is not known whether it runs; none of its NICs is connected until it can be; see incus info c000 --project default"
+            "instance c000: what Incus says of it cannot be understood (bad), so it is not known whether it runs; none of its NICs is connected until it can be; see incus info c000 --project default"
         );
     }
 

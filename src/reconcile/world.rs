@@ -74,15 +74,19 @@ pub enum Listed {
 
 /// Why a listing is not believed.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("LXD lists {} while {attached} of their NICs are attached here; not believed", none(.unread))]
+#[error("{server} lists {} while {attached} of their NICs are attached here; not believed", none(.unread, *.elsewhere))]
 pub struct Incredible {
+    server: &'static str,
     attached: usize,
+    /// Instances of other members of the cluster.
+    elsewhere: usize,
     /// What it has instead of instances that can be understood.
     unread: Vec<String>,
 }
 
-fn none(unread: &[String]) -> String {
+fn none(unread: &[String], elsewhere: usize) -> String {
     match unread {
+        [] if elsewhere > 0 => "instances of other members only".into(),
         [] => "no instance at all".into(),
         [first, ..] => format!("no instance that can be understood ({first})"),
     }
@@ -110,24 +114,39 @@ impl World {
 
     /// Takes in a listing.
     pub fn put_listing(&mut self, listing: Listing) -> Listed {
-        let Listing { instances, unread } = listing;
+        let Listing {
+            mut instances,
+            unread,
+            elsewhere,
+            cluster: _,
+        } = listing;
         let attached = self.facts.as_ref().map_or(0, |facts| {
             facts
                 .links()
                 .filter(|link| link.master.is_some() && port_attrs::is_ours(link))
                 .count()
         });
-        // Of instances that are known, nothing is lost by entries that say nothing.
-        let says_nothing = unread.is_empty() || self.inventory.is_none();
+        // Of instances that are known, nothing is lost by entries that say nothing, nor by such of other members.
+        let names_others = !unread.is_empty() || elsewhere.count() > 0;
+        let says_nothing = !names_others || self.inventory.is_none();
         if instances.is_empty() && says_nothing && attached > 0 {
             let unread = Unreadable::of(unread, &Inventory::default(), &[]);
             let unread = unread.problems(None, self.program);
             return Listed::Incredible(Incredible {
+                server: self.program.server(),
+                elsewhere: elsewhere.count(),
                 attached,
                 unread: unread.into_values().collect(),
             });
         }
         let inventory = self.inventory.get_or_insert_default();
+        // While it moves, one may be in the lists of two members, and only asked for by name is it known where it is.
+        let elsewhere: HashSet<&InstanceId> = elsewhere.ids().collect();
+        let unclear = |id: &InstanceId| elsewhere.contains(id);
+        let mut unnamed: BTreeSet<InstanceId> = instances
+            .extract_if(.., |instance| unclear(&instance.id))
+            .map(|instance| instance.id)
+            .collect();
         let missing = inventory.missing_from(&instances).into_iter();
         for instance in unread.iter().filter_map(|one| one.but_acls.as_deref()) {
             let (_, changed) = inventory.put_but_acls(instance.clone());
@@ -136,7 +155,12 @@ impl World {
             }
         }
         let unreadable = Unreadable::of(unread, inventory, &instances);
-        let unnamed = missing.filter(|id| !unreadable.has(id)).collect();
+        let missing = missing.filter(|id| !unreadable.has(id) && !unnamed.contains(id));
+        let (moved, gone): (Vec<_>, Vec<_>) = missing.partition(unclear);
+        unnamed.extend(gone);
+        for id in moved {
+            self.put_instance(id, Answer::Gone);
+        }
         for instance in instances {
             self.put_instance(instance.id.clone(), Answer::There(instance));
         }
@@ -164,7 +188,7 @@ impl World {
             // The inventory prefers what it knows itself.
             Answer::There(instance) if inventory.instances.contains_key(&id) => Some(instance),
             Answer::There(instance) => Some(as_it_was(instance, self.facts.as_ref())),
-            Answer::Gone => None,
+            Answer::Gone | Answer::Elsewhere(_) => None,
         };
         self.unread.remove(&id);
         if inventory.put(id.clone(), instance) {
@@ -187,7 +211,8 @@ impl World {
         let instances = self.inventory.iter().flat_map(|all| &all.instances);
         for (id, instance) in instances {
             if !self.drafts.contains_key(id) {
-                self.drafts.insert(id.clone(), draft(host, instance));
+                self.drafts
+                    .insert(id.clone(), draft(host, instance, self.program));
             }
         }
     }
@@ -566,7 +591,7 @@ mod tests {
     fn listing<const N: usize>(instances: [Instance; N]) -> Listing {
         Listing {
             instances: instances.into(),
-            unread: Vec::new(),
+            ..Listing::default()
         }
     }
 
@@ -640,6 +665,8 @@ mod tests {
         assert_eq!(
             world.put_listing(listing([])),
             Listed::Incredible(Incredible {
+                server: "LXD",
+                elsewhere: 0,
                 attached: 1,
                 unread: Vec::new()
             })
@@ -653,6 +680,67 @@ mod tests {
             }
         );
         assert!(world.inventory.is_some());
+    }
+
+    fn names(world: &World) -> Vec<String> {
+        let known = world.inventory.iter().flat_map(|all| all.instances.keys());
+        known.map(InstanceId::to_string).collect()
+    }
+
+    /// Of a cluster; those that are listed twice are on their way.
+    #[test]
+    fn an_instance_that_is_listed_elsewhere_is_gone_but_one_that_is_listed_twice_is_asked_for() {
+        let mut world = World::default();
+        let all = ["stays", "moved", "both", "unread", "unnamed"].map(instance);
+        world.put_listing(listing(all));
+        let mut next = listing(["stays", "both", "new"].map(instance));
+        for name in ["moved", "both", "new", "unread", "other"] {
+            next.elsewhere.add("m2".into(), Some(instance(name).id));
+        }
+        next.instances[1].presence = Presence::Down;
+        next.unread = vec![unread(Some("unread"))];
+        let unnamed = ["both", "new", "unnamed"].map(|name| instance(name).id);
+        assert_eq!(
+            world.put_listing(next),
+            Listed::Taken {
+                unnamed: unnamed.into()
+            }
+        );
+        assert_eq!(names(&world), ["both", "stays", "unnamed", "unread"]);
+        let both = &world.inventory.as_ref().unwrap().instances[&instance("both").id];
+        assert_eq!(both.presence, Presence::Up);
+        world.put_instance(instance("both").id, Answer::Elsewhere("m2".into()));
+        assert_eq!(names(&world), ["stays", "unnamed", "unread"]);
+    }
+
+    /// A member from which everything was moved has none. But an agent that has just started knows too little.
+    #[test]
+    fn a_listing_of_other_members_instances_only_is_believed_if_ours_are_among_them() {
+        let elsewhere = |names: &[&str]| {
+            let mut all = listing([]);
+            for name in names {
+                all.elsewhere.add("m2".into(), Some(instance(name).id));
+            }
+            all
+        };
+        let new = || World {
+            facts: Some(Facts::new([attached()])),
+            ..World::default()
+        };
+        let mut world = new();
+        world.put_listing(listing(["a", "b"].map(instance)));
+        let unnamed = [instance("b").id].into();
+        assert_eq!(
+            world.put_listing(elsewhere(&["a", "c"])),
+            Listed::Taken { unnamed }
+        );
+        assert_eq!(names(&world), ["b"]);
+        let mut world = new();
+        let Listed::Incredible(why) = world.put_listing(elsewhere(&["a", "c"])) else {
+            panic!("it was believed");
+        };
+        let why = why.to_string();
+        assert!(why.contains("instances of other members only"), "{why}");
     }
 
     fn unread(name: Option<&str>) -> Unread {
@@ -803,7 +891,7 @@ mod tests {
                 let first = before.map(known).into_iter().chain([instance("other")]);
                 world.put_listing(Listing {
                     instances: first.collect(),
-                    unread: Vec::new(),
+                    ..Listing::default()
                 });
                 let unread = Unread::without_acls(fresh.clone(), "HTTP 500".into());
                 if listed {

@@ -61,7 +61,10 @@ fn instance(number: u8, started: &str, alter: impl Fn(&mut LxdNic)) -> Instance 
 
 fn resolved(instances: &[Instance], before: &[Nic]) -> Resolved {
     let host = host_file();
-    let drafts: Vec<Draft> = instances.iter().map(|i| draft(&host, i)).collect();
+    let drafts: Vec<Draft> = instances
+        .iter()
+        .map(|i| draft(&host, i, Program::Lxc))
+        .collect();
     resolve(instances.iter().zip(&drafts), before, &Held::default())
 }
 
@@ -303,7 +306,7 @@ fn an_unknown_key_closes_its_direction_for_all_that_allows_and_the_nic_stays() {
                 false => &mut one.nics[0].unknown,
             };
             unknown.keys.insert(key.into());
-            let draft = draft(&host, &one);
+            let draft = draft(&host, &one, Program::Lxc);
             let [nic] = draft.nics() else {
                 panic!("{key}: {:?}", draft.problems)
             };
@@ -405,7 +408,7 @@ fn where_no_nic_is_ours_the_first_that_could_be_says_what_is_wrong() {
         (
             "",
             r#""b":{"type":"nic","network":"lxdbr0","user.lxmesh.parent":"vpc"}"#,
-            "instance c1 device b: user.lxmesh.parent has no effect, because the NIC belongs to a network of LXD's",
+            "instance c1 device b: user.lxmesh.parent has no effect, because the NIC belongs to a network of the server's own",
         ),
         (
             "",
@@ -453,7 +456,10 @@ fn nth_mac(number: u8) -> Mac {
 
 fn resolved_with(instances: &[Instance], before: &[Nic], held: &Held) -> Resolved {
     let host = host_file();
-    let drafts: Vec<Draft> = instances.iter().map(|i| draft(&host, i)).collect();
+    let drafts: Vec<Draft> = instances
+        .iter()
+        .map(|i| draft(&host, i, Program::Lxc))
+        .collect();
     resolve(instances.iter().zip(&drafts), before, held)
 }
 

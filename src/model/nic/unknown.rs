@@ -1,7 +1,7 @@
 //! Keys that look like ours and are none: what was meant by one, and what it costs. Whoever misspells
 //! `acls` may have meant to forbid something; what was to be forbidden then is not allowed.
 
-use crate::lxd::{NotOurs, Stray, Unknown, keys};
+use crate::lxd::{NotOurs, Program, Stray, Unknown, keys};
 use crate::policy::{Direction, NAMED};
 use crate::text::{self, NAME};
 
@@ -223,7 +223,7 @@ pub fn problems(unknown: &Unknown, place: Place, attached: bool) -> Vec<String> 
 }
 
 /// A sentence about keys of an instance that only a device has.
-pub fn misplaced(keys: &[&str]) -> Option<String> {
+pub fn misplaced(keys: &[&str], program: Program) -> Option<String> {
     if keys.is_empty() {
         return None;
     }
@@ -232,8 +232,9 @@ pub fn misplaced(keys: &[&str]) -> Option<String> {
         .map(|key| format!("{}{key}", keys::PREFIX))
         .collect();
     Some(format!(
-        "{} in the instance's configuration has no effect; set it on the device (lxc config device set INSTANCE DEVICE KEY=VALUE, or in the profile's device), and remove it there",
-        names.join(" and ")
+        "{} in the instance's configuration has no effect; set it on the device ({} config device set INSTANCE DEVICE KEY=VALUE, or in the profile's device), and remove it there",
+        names.join(" and "),
+        program.name()
     ))
 }
 
@@ -259,7 +260,7 @@ pub fn stray(stray: &Stray) -> Vec<String> {
             NotOurs::NoNic => format!("{have} no effect on a device that is no NIC; remove what is meant for another device"),
             NotOurs::NotP2p(kind) => {
                 let kind = match kind.as_str() {
-                    "" => "belongs to a network of LXD's".to_string(),
+                    "" => "belongs to a network of the server's own".to_string(),
                     kind => format!("is of nictype={kind}"),
                 };
                 format!("{have} no effect, because the NIC {kind}; LXMesh connects NICs of nictype=p2p only: make it one, or remove the keys")

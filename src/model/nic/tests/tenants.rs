@@ -22,7 +22,10 @@ fn in_blue(nic: &mut LxdNic) {
 }
 
 fn resolved_by(host: &HostFile, instances: &[Instance]) -> Resolved {
-    let drafts: Vec<Draft> = instances.iter().map(|i| draft(host, i)).collect();
+    let drafts: Vec<Draft> = instances
+        .iter()
+        .map(|i| draft(host, i, Program::Lxc))
+        .collect();
     resolve(instances.iter().zip(&drafts), &[], &Held::default())
 }
 
