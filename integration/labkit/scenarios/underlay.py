@@ -3,8 +3,9 @@
 import contextlib
 
 from labkit import fleet, reach
+from labkit.console import LabError
 from labkit.platforms import TUNNELS_6
-from labkit.scenarios.registry import check, scenario
+from labkit.scenarios.registry import Failure, check, scenario
 from labkit.scenarios.scene import AGENT
 
 _DROP_IN = "/etc/systemd/network/10-underlay.network.d/lab-six.conf"
@@ -15,12 +16,16 @@ def _six(address):
     return f"2001:db8:ffff::{address.rpartition('.')[2]}"
 
 
+# Under emulation each host makes its tunnels and sessions anew, all at the same time.
+_APPLY_S = 600
+
+
 def _configure(scene, text):
     """Another host file everywhere, applied on all hosts at once: no session of before can stay."""
 
     def one(host):
         host.push(text, fleet.HOST_FILE)
-        host.run(["lxmesh-gen", "apply"], timeout=300)
+        host.run(["lxmesh-gen", "apply"], timeout=_APPLY_S)
 
     scene.on_all(one, scene.lab.hosts)
 
@@ -37,14 +42,22 @@ def _underlay_6(scene):
         host.run(["networkctl", "reload"])
         host.wait_for(f"ip -6 addr show dev host0 | grep -q {_six(host.address)}")
 
+    def back():
+        scene.on_all(lambda host: host.wait_for("! systemctl --quiet is-active 'lxmesh-gen-guard-*'", _APPLY_S), scene.lab.hosts)
+        _configure(scene, before)
+        scene.on_all(lambda host: host.sh(f"rm -f {_DROP_IN}; networkctl reload"), scene.lab.hosts)
+        scene.calm()
+
     try:
         scene.on_all(add, scene.lab.hosts)
         _configure(scene, after)
         yield
-    finally:
-        _configure(scene, before)
-        scene.on_all(lambda host: host.sh(f"rm -f {_DROP_IN}; networkctl reload"), scene.lab.hosts)
-        scene.calm()
+    except BaseException:
+        # what is told is the first thing that failed
+        with contextlib.suppress(LabError, Failure):
+            back()
+        raise
+    back()
 
 
 @scenario("underlay-6", needs=TUNNELS_6)
