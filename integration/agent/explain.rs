@@ -184,7 +184,7 @@ fn every_reason_not_to_be_connected_is_told_with_its_remedy() {
             ),
             (
                 "unplugged",
-                "does not exist; lxc makes it when the instance starts",
+                "does not exist; LXD makes it when the instance starts",
             ),
             (
                 "outside",
