@@ -81,11 +81,13 @@ fn file() -> io::Result<File> {
 
 /// Without moving the place where others may go on to write.
 fn written(file: &File) -> io::Result<String> {
-    let length = usize::try_from(file.metadata()?.len()).unwrap_or(MAX_BYTES);
-    let mut bytes = vec![0; length.min(MAX_BYTES)];
+    let length = file.metadata()?.len();
+    // Of too much, the end: that is where a program says what was wrong.
+    let from = length.saturating_sub(MAX_BYTES as u64);
+    let mut bytes = vec![0; usize::try_from(length - from).unwrap_or(MAX_BYTES)];
     let mut read = 0;
     while read < bytes.len() {
-        match file.read_at(&mut bytes[read..], read as u64)? {
+        match file.read_at(&mut bytes[read..], from + read as u64)? {
             0 => break,
             more => read += more,
         }

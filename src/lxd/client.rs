@@ -78,8 +78,16 @@ pub struct Client {
     acls_within: Duration,
     /// Projects whose access lists were not read in time: others come before them.
     slow: Arc<Mutex<BTreeSet<String>>>,
+    identity: Arc<Mutex<Known>>,
+}
+
+/// What the server is.
+#[derive(Debug, Default)]
+struct Known {
     /// As it was last found to agree with the cluster; `None` if that is in doubt.
-    identity: Arc<Mutex<Option<Identity>>>,
+    identity: Option<Identity>,
+    /// How often it has been doubted.
+    doubts: u64,
 }
 
 /// The program by which people talk to a server.
@@ -169,14 +177,18 @@ impl Client {
             server_version,
             ..
         } = server.environment;
-        let (name, server_version) = (name.unwrap_or_default(), server_version.unwrap_or_default());
-        if !matches!(name.as_str(), "lxd" | "incus") {
-            return Err(wrong(format!("it calls itself {name:?}")));
-        }
         if server.auth.as_deref() == Some("untrusted") {
             return Err(LxdError::Permission {
                 socket: self.socket.clone(),
             });
+        }
+        let Some(name) = name else {
+            // A server that has just started says less for a moment.
+            return Err(unclear("environment.server is missing or no text".into()));
+        };
+        let server_version = server_version.unwrap_or_default();
+        if !matches!(name.as_str(), "lxd" | "incus") {
+            return Err(wrong(format!("it calls itself {name:?}")));
         }
         identity.map_err(unclear)?;
         Ok(format!(
@@ -212,15 +224,25 @@ impl Client {
 
     /// What the server was last found to be.
     pub fn identity(&self) -> Option<Identity> {
-        self.known_identity().clone()
+        self.known().identity.clone()
     }
 
     /// Its name may be another one from now on.
     pub fn doubt_identity(&self) {
-        *self.known_identity() = None;
+        let mut known = self.known();
+        known.identity = None;
+        known.doubts += 1;
     }
 
-    fn known_identity(&self) -> MutexGuard<'_, Option<Identity>> {
+    /// Takes in what was asked for since there were so many doubts; what is older than a doubt may be outdated.
+    fn believe(&self, identity: Identity, doubts: u64) {
+        let mut known = self.known();
+        if known.doubts == doubts {
+            known.identity = Some(identity);
+        }
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
         let known = self.identity.lock();
         known.unwrap_or_else(PoisonError::into_inner)
     }
@@ -230,6 +252,7 @@ impl Client {
     /// agree with the members of its cluster; otherwise nothing is known.
     pub async fn instances(&self) -> Result<Listing, LxdError> {
         for _ in 0..LISTINGS {
+            let doubts = self.known().doubts;
             let before = self.ask_identity().await?;
             let listed = self.list(&before).await;
             if self.ask_identity().await? != before {
@@ -237,7 +260,7 @@ impl Client {
                 continue;
             }
             let mut listing = listed?;
-            *self.known_identity() = Some(before);
+            self.believe(before, doubts);
             self.add_acls(&mut listing, self.acls_within / 2).await?;
             return Ok(listing);
         }
@@ -383,7 +406,10 @@ impl Client {
     /// Where an instance is. Nothing is taken to be elsewhere because of a name that the server had before.
     async fn place(&self, entry: &RawValue) -> Result<Place, LxdError> {
         let location = listing::location_of(entry);
-        let known = self.identity();
+        let (known, doubts) = {
+            let known = self.known();
+            (known.identity.clone(), known.doubts)
+        };
         // Where none is told depends on whether there is a cluster now.
         let is_told = matches!(location, Location::Named(_));
         if is_told && known.is_some_and(|own| own.place(&location) == Place::Here) {
@@ -392,7 +418,7 @@ impl Client {
         let own = self.ask_identity().await?;
         let members = self.ask_members(&own).await?;
         let place = own.place(&location);
-        *self.known_identity() = Some(own);
+        self.believe(own, doubts);
         Ok(match &place {
             Place::Elsewhere(member) if !members.contains(member) => {
                 Place::Unknown(listing::no_member(member))

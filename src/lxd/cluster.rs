@@ -56,7 +56,12 @@ impl Identity {
 
     pub fn place(&self, location: &Location) -> Place {
         match location {
-            Location::Named(name) if name == NOT_CLUSTERED || *name == self.name => Place::Here,
+            Location::Named(name) if *name == self.name => Place::Here,
+            Location::Named(name) if name == NOT_CLUSTERED && !self.clustered => Place::Here,
+            // It has just joined one, or left it; or a member has that name.
+            Location::Named(name) if name == NOT_CLUSTERED => {
+                Place::Unknown("it is said to be in no cluster, and the server to be in one".into())
+            }
             Location::Named(name) if self.clustered && text::is_name(name, MAX_MEMBER) => {
                 Place::Elsewhere(name.clone())
             }
@@ -90,7 +95,10 @@ fn unescape(text: &str) -> String {
     let mut bytes = Vec::new();
     let mut rest = text.as_bytes();
     while let [first, after @ ..] = rest {
-        let digits = after.get(..2).and_then(|two| std::str::from_utf8(two).ok());
+        let digits = after
+            .get(..2)
+            .filter(|two| two.iter().all(u8::is_ascii_hexdigit))
+            .and_then(|two| std::str::from_utf8(two).ok());
         let byte = digits.and_then(|two| u8::from_str_radix(two, 16).ok());
         match (*first, byte) {
             (b'%', Some(byte)) => {
@@ -144,11 +152,8 @@ impl Elsewhere {
         strangers
     }
 
-    /// Leaves out these, of which something else has been heard since.
-    pub fn forget(&mut self, ids: &BTreeSet<InstanceId>) {
-        if ids.is_empty() {
-            return;
-        }
+    /// Leaves out these.
+    pub(super) fn forget(&mut self, ids: &BTreeSet<InstanceId>) {
         for of_member in self.by_member.values_mut() {
             of_member.retain(|id| !ids.contains(id));
         }
@@ -216,7 +221,7 @@ mod tests {
             Place::Unknown(_) => "?".into(),
         };
         for (location, of_alone, of_member) in [
-            (named("none"), "here", "here"),
+            (named("none"), "here", "?"),
             (Location::Absent, "here", "?"),
             (Location::Odd, "?", "?"),
             (named("m1"), "?", "here"),
@@ -291,11 +296,12 @@ mod tests {
             "/1.0/cluster/members/a%20b%2Fc",
             "/1.0/cluster/members/m3?project=default",
             "/1.0/cluster/members/x%",
+            "/1.0/cluster/members/x%+1",
             "/1.0/cluster/members/",
             "",
         ];
         let names = members(&urls.map(String::from));
-        assert_eq!(Vec::from_iter(names), ["a b/c", "m1", "m3", "x%"]);
+        assert_eq!(Vec::from_iter(names), ["a b/c", "m1", "m3", "x%", "x%+1"]);
     }
 
     #[test]

@@ -67,6 +67,18 @@ impl Listing {
         }
     }
 
+    /// Leaves out what is said of these, of which something else has been heard since.
+    pub fn forget(&mut self, ids: &BTreeSet<InstanceId>) {
+        if ids.is_empty() {
+            return;
+        }
+        self.instances
+            .retain(|instance| !ids.contains(&instance.id));
+        let is_other = |unread: &Unread| unread.id.as_ref().is_none_or(|id| !ids.contains(id));
+        self.unread.retain(is_other);
+        self.elsewhere.forget(ids);
+    }
+
     /// Takes instances on members that the cluster does not have for such whose location cannot be read.
     pub(super) fn check_members(&mut self, members: &BTreeSet<String>) {
         for (member, ids) in self.elsewhere.take_strangers(members) {
@@ -131,7 +143,7 @@ mod tests {
         let full = |location: &str| format!(r#"{{"name":"a","project":"p",{well},{location}}}"#);
         for (entry, wanted) in [
             (full(r#""location":"m1""#), "here p/a"),
-            (full(r#""location":"none""#), "here p/a"),
+            (full(r#""location":"none""#), "unread p/a"),
             (full(r#""location":"m2""#), "elsewhere p/a"),
             (full(r#""location":"m3""#), "unread p/a"),
             (full(r#""location":null"#), "unread p/a"),

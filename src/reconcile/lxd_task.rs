@@ -46,6 +46,8 @@ pub enum Ask {
 
 /// How many instances are read at the same time.
 const CONCURRENT_READS: usize = 4;
+/// Of these, so many may be such that have failed before.
+const FAILING_READS: usize = 2;
 /// Events that name more instances than this, while none of them is read, ask for all of them.
 const MAX_WAITING: usize = 256;
 /// A pause shorter than this is a snapshot's.
@@ -63,6 +65,7 @@ pub async fn run(
         retry: FIRST_RETRY,
         program: None,
         whereabouts: Whereabouts::default(),
+        listed: false,
     };
     loop {
         match serve(configured.as_deref(), &mut asks, &updates, &mut past).await {
@@ -85,6 +88,8 @@ struct Past {
     /// Whose socket the agent has found for itself.
     program: Option<Program>,
     whereabouts: Whereabouts,
+    /// The daemon has had a listing.
+    listed: bool,
 }
 
 /// Up to a quarter more, so that a fleet does not act in step.
@@ -104,6 +109,7 @@ async fn serve(
         retry,
         program,
         whereabouts,
+        listed,
     } = past;
     let (socket, whose) = sockets::find(configured, *program)?;
     let client = Client::new(&socket)?;
@@ -112,6 +118,10 @@ async fn serve(
     let mut reads = Reads::new(client.clone());
     // Whatever happened while nobody listened.
     reads.list();
+    // Reads that waited have ended with the connection.
+    for id in whereabouts.arriving() {
+        reads.soon(id.clone());
+    }
     let mut said_hello = false;
     loop {
         let due = reads.due();
@@ -129,15 +139,25 @@ async fn serve(
             }
             () = at(due) => { reads.start_delayed(); continue }
             update = reads.next() => match update {
-                Ok((what, update)) => {
-                    if let (Some(pause), Update::Instance(id, _)) = (whereabouts.learn(&update), &update) {
-                        reads.after(id.clone(), pause);
+                Ok((what, mut update)) => {
+                    if let Update::Listing(listing) = &mut update {
+                        reads.ask_again_of_older(listing, *listed);
+                        *listed = true;
+                        reads.give_up(listing.elsewhere.ids());
+                    }
+                    for (id, pause) in whereabouts.learn(&update) {
+                        reads.after(id, pause);
                     }
                     // A part of the answer was bad, and may be good soon: slowly, too.
                     if update.is_provisional() {
                         reads.again_later(what);
                     }
                     vec![update]
+                }
+                // Its member may be away for long, and what is not here matters to nobody here.
+                Err((What::One(id), _)) if whereabouts.is_given_up(&id) => {
+                    reads.give_up([&id]);
+                    continue
                 }
                 Err((what, error)) => {
                     // The connection may be fine and one answer bad: try that again, slowly.
@@ -180,9 +200,9 @@ struct Reads {
     listing_waiting: bool,
     /// Reads to be tried again, or to wait for a moment, each with its time.
     delayed: BTreeMap<What, Instant>,
-    /// Instances that were found here while all of them were being listed, which may take half a minute in a
-    /// cluster: the listing may be from before they came.
-    came_meanwhile: BTreeSet<InstanceId>,
+    /// Instances of which something was answered while all of them were being listed, which may take half a minute
+    /// in a cluster: what the listing says of them may be from before.
+    read_meanwhile: BTreeSet<InstanceId>,
     /// How long each that failed waits the next time: until it succeeds itself, whatever else does.
     pauses: BTreeMap<What, Duration>,
 }
@@ -197,7 +217,7 @@ impl Reads {
             instances_waiting: BTreeSet::new(),
             listing_waiting: false,
             delayed: BTreeMap::new(),
-            came_meanwhile: BTreeSet::new(),
+            read_meanwhile: BTreeSet::new(),
             pauses: BTreeMap::new(),
         }
     }
@@ -230,15 +250,21 @@ impl Reads {
     fn start(&mut self) {
         if self.listing_waiting && !self.listing_running {
             (self.listing_waiting, self.listing_running) = (false, true);
-            self.came_meanwhile.clear();
+            self.read_meanwhile.clear();
             let client = self.client.clone();
             self.running.spawn(async move {
                 (What::Listing, client.instances().await.map(Update::Listing))
             });
         }
-        let ready: Vec<InstanceId> = self
-            .instances_waiting
-            .difference(&self.instances_running)
+        // Those that have failed may take as long as a read may, and do not keep others from being read.
+        let fails = |id: &&InstanceId| self.pauses.contains_key(&What::One((*id).clone()));
+        let failing = self.instances_running.iter().filter(fails).count();
+        let waiting = self.instances_waiting.difference(&self.instances_running);
+        let (slow, first): (Vec<_>, Vec<_>) = waiting.partition(fails);
+        let slow = slow.into_iter().take(FAILING_READS.saturating_sub(failing));
+        let ready: Vec<InstanceId> = first
+            .into_iter()
+            .chain(slow)
             .take(CONCURRENT_READS.saturating_sub(self.instances_running.len()))
             .cloned()
             .collect();
@@ -260,18 +286,20 @@ impl Reads {
             match self.running.join_next().await {
                 None => std::future::pending::<()>().await,
                 Some(Err(_cancelled)) => {}
-                Some(Ok((what, mut result))) => {
-                    match (&what, &mut result) {
-                        (What::Listing, result) => {
-                            self.listing_running = false;
-                            if let Ok(Update::Listing(listing)) = result {
-                                listing.elsewhere.forget(&self.came_meanwhile);
-                            }
-                        }
-                        (What::One(id), result) => {
+                Some(Ok((what, result))) => {
+                    match &what {
+                        What::Listing => self.listing_running = false,
+                        What::One(id) => {
                             self.instances_running.remove(id);
-                            if let Ok(Update::Instance(_, Answer::There(_))) = result {
-                                self.came_meanwhile.insert(id.clone());
+                            if self.listing_running {
+                                self.read_meanwhile.insert(id.clone());
+                            }
+                            // It came since: what is asked next says so.
+                            let says_elsewhere =
+                                matches!(result, Ok(Update::Instance(_, Answer::Elsewhere(_))));
+                            if says_elsewhere && self.instances_waiting.contains(id) {
+                                self.start();
+                                continue;
                             }
                         }
                     }
@@ -284,6 +312,29 @@ impl Reads {
                         Err(error) => Err((what, error)),
                     };
                 }
+            }
+        }
+    }
+
+    /// Of what was read by name while all were listed, the listing is not believed: it is asked for by name once
+    /// more. But nothing else is known of it if there was no listing before.
+    fn ask_again_of_older(&mut self, listing: &mut Listing, listed_before: bool) {
+        let older = std::mem::take(&mut self.read_meanwhile);
+        if listed_before {
+            listing.forget(&older);
+        }
+        self.instances(older);
+    }
+
+    /// No longer asks for those that could not be read.
+    fn give_up<'a>(&mut self, ids: impl IntoIterator<Item = &'a InstanceId>) {
+        if self.pauses.is_empty() {
+            return;
+        }
+        for id in ids {
+            let what = What::One(id.clone());
+            if self.pauses.remove(&what).is_some() {
+                self.delayed.remove(&what);
             }
         }
     }
@@ -418,39 +469,91 @@ mod tests {
         assert!(reads.due().unwrap() < Instant::now() + LONGEST_RETRY / 2);
     }
 
+    fn instance(number: usize) -> crate::lxd::Instance {
+        let entry = format!(
+            r#"{{"name":"c{number}","status_code":103,"expanded_config":{{}},"expanded_devices":{{}}}}"#
+        );
+        let entry = serde_json::value::RawValue::from_string(entry).unwrap();
+        crate::lxd::inventory::read(&entry).unwrap()
+    }
+
     /// A listing takes as long as the slowest member of a cluster.
     #[tokio::test]
-    async fn a_listing_from_before_an_instance_came_does_not_say_where_it_is() {
-        let entry = r#"{"name":"c1","status_code":103,"expanded_config":{},"expanded_devices":{}}"#;
-        let entry = serde_json::value::RawValue::from_string(entry.into()).unwrap();
-        let c1 = crate::lxd::inventory::read(&entry).unwrap();
-        let mut reads = reads();
-        let came = Update::Instance(id(1), Answer::There(c1));
-        reads.running.spawn(async { (What::One(id(1)), Ok(came)) });
-        reads.next().await.unwrap();
-        for came_before in [true, false] {
+    async fn what_was_read_by_name_during_a_listing_is_not_taken_from_it() {
+        for (listed_before, here, elsewhere) in
+            [(true, vec![3], vec![5]), (false, vec![1, 2, 3], vec![4, 5])]
+        {
+            let mut reads = reads();
+            for (n, answer) in [
+                (1, Answer::There(instance(1))),
+                (2, Answer::Gone),
+                (4, Answer::There(instance(4))),
+            ] {
+                let update = Update::Instance(id(n), answer);
+                reads
+                    .running
+                    .spawn(async move { (What::One(id(n)), Ok(update)) });
+                reads.next().await.unwrap();
+            }
             let mut listing = Listing::default();
-            for n in 1..3 {
+            listing.instances.extend((1..4).map(instance));
+            for n in [4, 5] {
                 listing.elsewhere.add("m2".into(), Some(id(n)));
             }
-            let listing = (What::Listing, Ok(Update::Listing(listing)));
-            reads.running.spawn(async { listing });
-            // The one that begins below finds no server.
-            let listing = loop {
-                if let Ok((_, Update::Listing(listing))) = reads.next().await {
-                    break listing;
-                }
-            };
-            let elsewhere: Vec<_> = listing.elsewhere.ids().cloned().collect();
-            let wanted = if came_before {
-                vec![id(2)]
-            } else {
-                vec![id(1), id(2)]
-            };
-            assert_eq!(elsewhere, wanted);
-            // The next one begins.
-            reads.list();
+            reads.ask_again_of_older(&mut listing, listed_before);
+            let left = listing.instances.iter().map(|one| one.id.clone());
+            assert_eq!(
+                Vec::from_iter(left),
+                Vec::from_iter(here.into_iter().map(id))
+            );
+            let left = listing.elsewhere.ids().cloned();
+            assert_eq!(
+                Vec::from_iter(left),
+                Vec::from_iter(elsewhere.into_iter().map(id))
+            );
+            assert_eq!(reads.instances_waiting, [1, 2, 4].map(id).into());
+            // Once.
+            reads.instances_waiting.clear();
+            reads.ask_again_of_older(&mut Listing::default(), true);
+            assert!(reads.instances_waiting.is_empty());
         }
+    }
+
+    #[tokio::test]
+    async fn that_an_instance_is_elsewhere_is_not_said_while_it_is_asked_for_again() {
+        let mut reads = reads();
+        reads.instances_waiting.insert(id(1));
+        for n in [1, 2] {
+            let update = Update::Instance(id(n), Answer::Elsewhere("m2".into()));
+            reads
+                .running
+                .spawn(async move { (What::One(id(n)), Ok(update)) });
+        }
+        let told = reads.next().await.unwrap();
+        assert!(
+            matches!(&told.1, Update::Instance(who, _) if *who == id(2)),
+            "{told:?}"
+        );
+    }
+
+    #[tokio::test]
+    async fn those_that_fail_do_not_keep_others_from_being_read() {
+        let mut reads = reads();
+        reads.instances_running.clear();
+        for n in 0..10 {
+            reads.again_later(What::One(id(n)));
+        }
+        reads.instances((0..10).map(id));
+        assert_eq!(reads.instances_running.len(), FAILING_READS);
+        reads.instances([id(99)]);
+        assert!(reads.instances_running.contains(&id(99)));
+        // Of what is elsewhere nobody needs to know more.
+        let gone = [id(3), id(4)];
+        reads.give_up(&gone);
+        for what in gone.map(What::One) {
+            assert!(!reads.pauses.contains_key(&what) && !reads.delayed.contains_key(&what));
+        }
+        assert_eq!((reads.pauses.len(), reads.delayed.len()), (8, 8));
     }
 
     #[test]

@@ -72,7 +72,8 @@ pub async fn nics(host_path: &Path) -> Result<There, PreviewError> {
     let mut listing = client.instances().await?;
     // Nothing is known that could have been moved to them.
     let elsewhere = std::mem::take(&mut listing.elsewhere);
-    if let Listed::Incredible(why) = world.put_listing(listing) {
+    if let Listed::Incredible(mut why) = world.put_listing(listing) {
+        why.elsewhere = elsewhere.count();
         return Err(PreviewError::Incredible(why));
     }
     world.resolved.nics = remembered(ask(&host.agent.control_socket).await.ok().as_ref());

@@ -45,32 +45,57 @@ impl Whereabouts {
         }
         let knocks = event.knocks.into_iter();
         knocks
-            .map(|knock| match knock {
+            .flat_map(|knock| match knock {
+                Knock::Instance(id) if self.here.contains(&id) => {
+                    // What leaves is said to be here for a moment more.
+                    let soon = may_bring.then(|| Knock::InstanceSoon(id.clone()));
+                    [Some(Knock::Instance(id)), soon]
+                }
                 Knock::Instance(id) => {
-                    let is_new = !self.here.contains(&id);
-                    if is_new {
-                        self.expect(&id);
-                    }
-                    match is_new && elsewhere && may_bring {
-                        true => Knock::InstanceSoon(id),
-                        false => Knock::Instance(id),
+                    self.expect(&id);
+                    match elsewhere && may_bring {
+                        true => [Some(Knock::InstanceSoon(id)), None],
+                        false => [Some(Knock::Instance(id)), None],
                     }
                 }
-                knock => knock,
+                knock => [Some(knock), None],
             })
+            .flatten()
             .collect()
     }
 
     fn expect(&mut self, id: &InstanceId) {
-        if self.arriving.len() < MAX_ARRIVING {
-            // Whatever happened to it now, it is waited for anew.
+        // Whatever happened to it now, it is waited for anew.
+        let is_awaited = self.arriving.contains_key(id);
+        if is_awaited || self.arriving.len() < MAX_ARRIVING {
             self.arriving.insert(id.clone(), 0);
         }
     }
 
-    /// Takes in what LXD has answered. If an instance is to be asked about again because it may be about to come,
-    /// says after which time.
-    pub fn learn(&mut self, update: &Update) -> Option<Duration> {
+    /// Those that may be about to come here.
+    pub fn arriving(&self) -> impl Iterator<Item = &InstanceId> {
+        self.arriving.keys()
+    }
+
+    /// Whether an instance is neither here nor awaited, so that nobody needs to know more of it.
+    pub fn is_given_up(&self, id: &InstanceId) -> bool {
+        !self.here.contains(id) && !self.arriving.contains_key(id)
+    }
+
+    /// Another one of its answers was not that it is here: after which time to ask again, if at all.
+    fn still_arriving(&mut self, id: &InstanceId) -> Option<Duration> {
+        let times = self.arriving.get_mut(id)?;
+        let pause = ARRIVAL.get(*times).copied();
+        *times += 1;
+        if pause.is_none() {
+            self.arriving.remove(id);
+        }
+        pause
+    }
+
+    /// Takes in what LXD has answered; returns those that are to be asked for again because they may be about to
+    /// come, each with the time after which.
+    pub fn learn(&mut self, update: &Update) -> Vec<(InstanceId, Duration)> {
         match update {
             Update::Listing(listing) => {
                 let unread = listing
@@ -87,29 +112,30 @@ impl Whereabouts {
                     self.arriving.remove(id);
                     self.here.insert(id.clone());
                 }
-                None
+                let arriving: Vec<InstanceId> = self.arriving.keys().cloned().collect();
+                let again = arriving.into_iter().filter_map(|id| {
+                    let pause = self.still_arriving(&id)?;
+                    Some((id, pause))
+                });
+                again.collect()
             }
             Update::Instance(id, Answer::There(_) | Answer::Unread(_)) => {
                 self.arriving.remove(id);
                 self.here.insert(id.clone());
-                None
+                Vec::new()
             }
             Update::Instance(id, Answer::Gone) => {
                 self.arriving.remove(id);
                 self.here.remove(id);
-                None
+                Vec::new()
             }
             Update::Instance(id, Answer::Elsewhere(_)) => {
                 self.here.remove(id);
-                let times = self.arriving.get_mut(id)?;
-                let pause = ARRIVAL.get(*times).copied();
-                *times += 1;
-                if pause.is_none() {
-                    self.arriving.remove(id);
-                }
-                pause
+                let pause = self.still_arriving(id);
+                let again = pause.map(|pause| (id.clone(), pause));
+                again.into_iter().collect()
             }
-            Update::Connected(_) | Update::Failed(_) => None,
+            Update::Connected(_) | Update::Failed(_) => Vec::new(),
         }
     }
 }
@@ -200,14 +226,14 @@ mod tests {
                 "m2",
                 "web1",
                 None,
-                vec![read(id("web1"))],
+                vec![read(id("web1")), soon(id("web1"))],
             ),
             (
                 "instance-migrated",
                 "m1",
                 "web1",
                 None,
-                vec![read(id("web1"))],
+                vec![read(id("web1")), soon(id("web1"))],
             ),
             ("profile-updated", "m2", "p", None, vec![Knock::Everything]),
             (
@@ -239,13 +265,14 @@ mod tests {
         let elsewhere = || Update::Instance(id("new"), Answer::Elsewhere("m2".into()));
         let mut all = knowing(&["web1"]);
         // Nothing happened to it here.
-        assert_eq!(all.learn(&elsewhere()), None);
+        assert_eq!(all.learn(&elsewhere()), []);
         for (action, location) in [("instance-started", "m1"), ("instance-migrated", "m2")] {
             let event = || event(action, location, "new", None);
             assert!(!all.heed(event(), Some(&own())).is_empty());
-            let times: Vec<_> = std::iter::from_fn(|| all.learn(&elsewhere())).collect();
-            assert_eq!(times, ARRIVAL);
-            assert!(all.arriving.is_empty());
+            let ask = || all.learn(&elsewhere()).pop();
+            let times: Vec<_> = std::iter::from_fn(ask).collect();
+            assert_eq!(times, ARRIVAL.map(|pause| (id("new"), pause)));
+            assert!(all.arriving.is_empty() && all.is_given_up(&id("new")));
         }
         all.heed(event("instance-started", "m1", "new", None), Some(&own()));
         // Meanwhile, whoever tells of it is heard.
@@ -258,6 +285,28 @@ mod tests {
             all.heed(event("instance-started", "m1", &name, None), Some(&own()));
         }
         assert_eq!(all.arriving.len(), MAX_ARRIVING);
+        // Nobody is awaited for ever, though nothing but listings is heard of them.
+        for _ in ARRIVAL {
+            let again = all.learn(&Update::Listing(Listing::default()));
+            assert_eq!(again.len(), MAX_ARRIVING);
+        }
+        assert!(all.learn(&Update::Listing(Listing::default())).is_empty());
+        all.heed(event("instance-started", "m1", "late", None), Some(&own()));
+        assert_eq!(Vec::from_iter(all.arriving()), [&id("late")]);
+    }
+
+    /// It takes no place of its own, and its count begins anew.
+    #[test]
+    fn what_is_awaited_already_is_awaited_anew() {
+        let mut all = Whereabouts::default();
+        let start = |name: &str| event("instance-started", "m1", name, None);
+        for n in 0..MAX_ARRIVING {
+            all.heed(start(&format!("c{n}")), Some(&own()));
+        }
+        let elsewhere = || Update::Instance(id("c0"), Answer::Elsewhere("m2".into()));
+        all.learn(&elsewhere());
+        all.heed(start("c0"), Some(&own()));
+        assert_eq!(all.learn(&elsewhere()), [(id("c0"), ARRIVAL[0])]);
     }
 
     #[test]

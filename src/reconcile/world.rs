@@ -79,7 +79,7 @@ pub struct Incredible {
     server: &'static str,
     attached: usize,
     /// Instances of other members of the cluster.
-    elsewhere: usize,
+    pub(super) elsewhere: usize,
     /// What it has instead of instances that can be understood.
     unread: Vec<String>,
 }

@@ -64,7 +64,7 @@ def listing(scene):
         for guest in scene.everyone:
             if guest.host is not host:
                 _explained(scene, host, guest.name, guest.host.name)
-    scene.note(scene.sups[0].run(["lxmesh", "explain", "c2"], check=False).stdout.strip())
+    scene.note(scene.sups[0].sh("lxmesh explain c2 2>&1", check=False))
 
 
 @scenario("cluster-move", needs=CLUSTER)
