@@ -184,9 +184,11 @@ class Runner:
                 if missing and self.check(platform.group, "its machine and hosts start", _start(platform)) is not None:
                     try:
                         command = ["integration/lab", "test", *missing, "--results", record.part, "--deb", deb, "--platform", platform.name]
-                        programs.shown(command)
-                    finally:
+                        status, lines = programs.shown(command)
                         record.take_in()
+                        if status != 0 and not record.missing():
+                            self.report.add(platform.group, "ends in order", FAILED, _last(lines, status))
+                    finally:
                         self.lab_down()
                 for name in record.missing():
                     self.report.add(platform.group, name, FAILED, record.reason(name))
@@ -274,6 +276,8 @@ class Runner:
 
 
 BUILD_PACKAGE = ["debian/build"]
+
+
 def _start(platform):
     return ["integration/lab", "up", "--no-product", "--platform", platform.name]
 

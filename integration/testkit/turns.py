@@ -6,21 +6,23 @@ import pathlib
 import subprocess
 import time
 
-from labkit import platforms
+from labkit import image, platforms
 from labkit.report import PASSED, REPEATED, Report, Result
 from labkit.scenarios import run as scenarios
 from labkit.settings import REPOSITORY, cache_directory
 
+_DAY_S = 24 * 60 * 60
+
 
 def next_platform():
-    """Of the platforms beside the lab's own, one after the other from commit to commit."""
+    """Of the platforms beside the lab's own, one after the other by the day of the last commit."""
     others = platforms.PLATFORMS[1:]
-    count = _git("rev-list", "--count", "HEAD")
-    return others[int(count or 0) % len(others)]
+    second = _git("show", "--no-patch", "--format=%ct", "HEAD")
+    return others[int(second or 0) // _DAY_S % len(others)]
 
 
 class Record:
-    """What has passed on a platform with one package, over several runs. Another package begins anew."""
+    """What has passed on a platform with one package, over several runs. Another package or image begins anew."""
 
     def __init__(self, platform, deb, directory=None):
         directory = directory or cache_directory()
@@ -29,10 +31,11 @@ class Record:
         # where the run that goes on writes, so that one that is killed loses nothing
         self.part = directory / f"platform-{platform.name}.part.json"
         self.package = hashlib.sha256(pathlib.Path(deb).read_bytes()).hexdigest()
+        self.image = image.directory(platform).name
         self.results = {}
         kept = _read(self.path)
-        if kept.get("package") == self.package:
-            self.results = kept["results"]
+        if (kept.get("package"), kept.get("image")) == (self.package, self.image):
+            self.results = kept.get("results", {})
         else:
             self.part.unlink(missing_ok=True)
         self.take_in()
@@ -47,7 +50,7 @@ class Record:
         self.part.unlink(missing_ok=True)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         new = self.path.with_suffix(".new")
-        new.write_text(json.dumps({"package": self.package, "results": self.results}, indent=1))
+        new.write_text(json.dumps({"package": self.package, "image": self.image, "results": self.results}, indent=1))
         new.rename(self.path)
 
     def _wanted(self):
