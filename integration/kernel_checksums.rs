@@ -114,6 +114,59 @@ fn a_tap_is_checked_too() {
     });
 }
 
+/// A guest has all of the header before each frame in its hands: what is to be computed where, whether and how the
+/// packet is to be cut into segments, which headers it has; from Linux 6.17 on also those of a tunnel.
+#[test]
+fn whatever_a_guest_says_of_a_frame_it_is_sent_as_it_was_filtered() {
+    for tunnels in [false, true] {
+        in_netns(|ns| {
+            load_privately();
+            bridge(ns);
+            let mut tap = frames::tap("tap0");
+            ns.sh("ip link set tap0 master br0 up; echo 1 > /proc/sys/net/ipv6/conf/tap0/disable_ipv6");
+            if tunnels && !frames::take_tunnels(&tap) {
+                return;
+            }
+            let to = frames::receiver("p1");
+            let port = ns.index("tap0");
+            let mut count = |rounds: usize| {
+                let mut random = frames::Random(0x9e37_79b9_7f4a_7c15);
+                let (mut taken, mut arrived, mut altered) = (0, 0, 0);
+                for _ in 0..rounds {
+                    let (header, bytes) = random.hostile(tunnels);
+                    let (sent, got) = frames::all_of(&mut tap, &to, &header, &bytes);
+                    taken += usize::from(sent);
+                    arrived += usize::from(!got.is_empty());
+                    let seen = frames::as_filtered(&bytes);
+                    // As they are on the wire.
+                    let other = |got: &Vec<u8>| !is_same(&frames::as_filtered(got), &seen);
+                    altered += usize::from(got.iter().any(other));
+                }
+                (taken, arrived, altered)
+            };
+            let (taken, arrived, altered) = count(3000);
+            println!("unchecked: of 3000 {taken} taken, {arrived} arrived, {altered} altered");
+            assert!(altered >= 5, "{altered}");
+            checks().attach(port).unwrap();
+            let (taken, arrived, altered) = count(20_000);
+            println!("checked: of 20000 {taken} taken, {arrived} arrived, {altered} altered");
+            assert!(arrived >= 1000 && taken > arrived, "{arrived} of {taken}");
+            assert_eq!(altered, 0);
+            if tunnels {
+                // IPv4 in IPv6 is not taken (6.18).
+                let (header, bytes) = frames::honest_tunnel(true);
+                let (_, got) = frames::all_of(&mut tap, &to, &header, &bytes);
+                assert!(got.len() >= 3, "{} segments of a tunnel", got.len());
+            }
+        });
+    }
+}
+
+/// Fragments behind the first have no ports.
+fn is_same(got: &[u8], seen: &[u8]) -> bool {
+    got == seen || got.len() + 4 == seen.len() && seen.starts_with(got)
+}
+
 /// `limits.ingress` and `limits.egress` of LXD are queueing disciplines of the same device.
 #[test]
 fn limits_are_set_beside_it_before_and_after() {

@@ -40,7 +40,11 @@ pub enum Sender {
 impl Sender {
     /// False if the kernel does not take the frame.
     fn send(&mut self, header: [u8; 10], frame: &[u8]) -> bool {
-        let whole = [header.as_slice(), frame].concat();
+        self.send_with(&header, frame)
+    }
+
+    fn send_with(&mut self, header: &[u8], frame: &[u8]) -> bool {
+        let whole = [header, frame].concat();
         match self {
             Sender::Tap(tap) => tap.write(&whole).is_ok(),
             Sender::Packet(socket) => {
@@ -138,6 +142,213 @@ pub fn tap(name: &str) -> Sender {
         assert_eq!(result, 0, "{}", io::Error::last_os_error());
     }
     Sender::Tap(file)
+}
+
+/// From now on the tap takes headers of tunnels (`struct virtio_net_hdr_v1_hash_tunnel`). False before Linux 6.17,
+/// which knows none.
+pub fn take_tunnels(tap: &Sender) -> bool {
+    const TUNSETVNETHDRSZ: libc::Ioctl = 0x4004_54d8;
+    // Checksums, segments of TCP and UDP, and TUN_F_UDP_TUNNEL_GSO with its checksums.
+    const OFFLOADS: libc::c_ulong = 0x1 | 0x2 | 0x4 | 0x20 | 0x40 | 0x80 | 0x100;
+    let Sender::Tap(file) = tap else {
+        panic!("only a tap does");
+    };
+    // SAFETY: the first takes a number, the second the address of one.
+    unsafe {
+        if libc::ioctl(file.as_raw_fd(), libc::TUNSETOFFLOAD, OFFLOADS) != 0 {
+            return false;
+        }
+        let size = TUNNEL_HEADER as i32;
+        let result = libc::ioctl(file.as_raw_fd(), TUNSETVNETHDRSZ, &raw const size);
+        assert_eq!(result, 0, "{}", io::Error::last_os_error());
+    }
+    true
+}
+
+const TUNNEL_HEADER: usize = 24;
+
+/// Numbers without a pattern, the same each time.
+pub struct Random(pub u64);
+
+impl Random {
+    /// Below `limit`.
+    pub fn below(&mut self, limit: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 16) as usize % limit
+    }
+
+    fn of<T: Copy>(&mut self, all: &[T]) -> T {
+        all[self.below(all.len())]
+    }
+
+    /// One of these, or any number.
+    fn number(&mut self, likely: &[u16]) -> u16 {
+        match self.below(4) {
+            0 => self.below(65_536) as u16,
+            _ => self.of(likely),
+        }
+    }
+
+    /// A frame that is there already, and a header with anything in it that the kernel may make something of.
+    pub fn hostile(&mut self, tunnels: bool) -> (Vec<u8>, Vec<u8>) {
+        if tunnels && self.below(2) == 0 {
+            return self.nearly_honest();
+        }
+        let bytes = match self.below(3) {
+            0 if tunnels => tunnel(self.below(2) == 0),
+            0 | 1 => HONEST[self.below(HONEST.len())]().bytes,
+            _ => {
+                let all = attacks();
+                all[self.below(all.len())].bytes.clone()
+            }
+        };
+        let length = bytes.len() as u16;
+        let (mut flags, mut kind) = (
+            self.of(&[0, 1, 1, 1, 2, 3, 4]),
+            self.of(&[0, 0, 1, 3, 4, 5]),
+        );
+        kind |= self.of(&[0, 0, 0, 0x80]);
+        if tunnels {
+            kind |= self.of(&[0, 0x20, 0x40, 0x60]);
+            flags |= self.of(&[0, 0, 8]);
+        }
+        let starts = [14, 20, 24, 34, 38, 42, 54, 62, 84, 104, 124];
+        let numbers = [
+            self.number(&[0, 14, 34, 42, 54, 74, length]),
+            // Not so small that what arrives would not fit into the receiver's queue.
+            self.number(&[0, 200, 1000, 1448, length]).max(200),
+            self.number(&starts),
+            self.number(&[0, 2, 4, 6, 8, 10, 16]),
+        ];
+        let mut header = vec![flags, kind];
+        header.extend(numbers.iter().flat_map(|number| number.to_ne_bytes()));
+        if tunnels {
+            // The number of buffers, and the hash.
+            header.extend([0; 10]);
+            let offsets = [self.number(&[34, 54]), self.number(&[14, 34, 42, 64, 84])];
+            header.extend(offsets.iter().flat_map(|number| number.to_le_bytes()));
+            assert_eq!(header.len(), TUNNEL_HEADER);
+        }
+        (header, bytes)
+    }
+}
+
+impl Random {
+    /// A tunnel's packet with some fields of its header changed.
+    fn nearly_honest(&mut self) -> (Vec<u8>, Vec<u8>) {
+        let (mut header, bytes) = honest_tunnel(self.below(2) == 0);
+        for _ in 0..self.below(3) {
+            // Kind, length, start, place of the sum, and the two offsets of the tunnel.
+            let field = self.of(&[1, 2, 6, 8, 20, 22]);
+            let near = u16::from_le_bytes([header[field], header[field + 1]]);
+            let number = self.number(&[14, 20, 34, 42, 50, 54, 64, near + 8, near.wrapping_sub(8)]);
+            match field {
+                1 => header[1] = self.of(&[0x20, 0x21, 0x24, 0x25, 0x41, 0x44, 0x61, 0xa1]),
+                _ => header[field..field + 2].copy_from_slice(&number.to_le_bytes()),
+            }
+        }
+        (header, bytes)
+    }
+}
+
+/// A packet of a tunnel inside an instance, with more in it than fits into a packet: VXLAN over IPv4 or IPv6.
+fn tunnel(four: bool) -> Vec<u8> {
+    let inner = ip4(6, &[], 0, &tcp(&[1; 2500]));
+    let mut vxlan = vec![8, 0, 0, 0, 0, 0, 9, 0];
+    vxlan.extend(inner);
+    let length = (8 + vxlan.len()) as u16;
+    let mut outer = udp(length, &vxlan);
+    outer[2..4].copy_from_slice(&4789_u16.to_be_bytes());
+    match four {
+        true => ip4(17, &[], 0, &outer),
+        false => ip6(17, &outer),
+    }
+}
+
+/// Such a packet, and the header that an honest kernel puts before it.
+pub fn honest_tunnel(four: bool) -> (Vec<u8>, Vec<u8>) {
+    let bytes = tunnel(four);
+    let (kind, outer) = match four {
+        true => (0x20, 14 + 20),
+        false => (0x40, 14 + 40),
+    };
+    let mut header = vec![NEEDS_CSUM, 1 | kind];
+    // UDP, VXLAN, inner Ethernet, and IP come before the inner TCP.
+    let inner_network = outer + 8 + 8 + 14;
+    let start = inner_network + 20;
+    let numbers: [u16; 4] = [start + 20, 1000, start, 16];
+    header.extend(numbers.iter().flat_map(|number| number.to_ne_bytes()));
+    header.extend([0; 10]);
+    header.extend(
+        [34_u16, inner_network]
+            .iter()
+            .flat_map(|number| number.to_le_bytes()),
+    );
+    (header, bytes)
+}
+
+/// Sends a frame with any header; whether the kernel takes it, and all that arrives of it.
+pub fn all_of(
+    from: &mut Sender,
+    to: &OwnedFd,
+    header: &[u8],
+    frame: &[u8],
+) -> (bool, Vec<Vec<u8>>) {
+    let (bytes, mac) = numbered(frame.to_vec());
+    let (last, last_mac) = numbered(vec![0xff; 60]);
+    let sent = from.send_with(header, &bytes);
+    assert!(from.send_with(&vec![0; header.len()], &last));
+    let mut got = Vec::new();
+    let mut buffer = [0; 65_536];
+    loop {
+        let (length, _) = rustix::net::recv(to, &mut buffer, rustix::net::RecvFlags::empty())
+            .expect("the last frame arrives");
+        let source = &buffer[6..12];
+        if source == last_mac {
+            return (sent, got);
+        }
+        if source == mac {
+            got.push(buffer[..length].to_vec());
+        }
+    }
+}
+
+/// What filters look at in a frame: addresses, protocol, and ports where the packet begins. A datagram that is
+/// sent in fragments has the same in its first one, of which IPv6 says so in a header of its own.
+pub fn as_filtered(frame: &[u8]) -> Vec<u8> {
+    // A packet socket gives the tag of a VLAN beside the packet.
+    if frame[12..14] == [0x81, 0x00] {
+        return as_filtered(&[&frame[..12], &frame[16..]].concat());
+    }
+    let mut seen = frame[..6].to_vec();
+    seen.extend(&frame[12..14]);
+    let (protocol, transport, begins) = match frame[12..14] {
+        [0x08, 0x00] => {
+            seen.extend(&frame[26..34]);
+            seen.push(frame[14]);
+            let offset = u16::from_be_bytes([frame[20], frame[21]]) & 0x1fff;
+            let header = 4 * usize::from(frame[14] & 0xf);
+            (frame[23], 14 + header, offset == 0)
+        }
+        [0x86, 0xdd] => {
+            seen.extend(&frame[22..54]);
+            match frame[20] {
+                44 => {
+                    let offset = u16::from_be_bytes([frame[56], frame[57]]) >> 3;
+                    (frame[54], 62, offset == 0)
+                }
+                next => (next, 54, true),
+            }
+        }
+        _ => return frame[..6].iter().chain(&frame[12..]).copied().collect(),
+    };
+    seen.push(protocol);
+    if begins && [6, 17, 132].contains(&protocol) && frame.len() >= transport + 4 {
+        seen.extend(&frame[transport..transport + 4]);
+    }
+    seen
 }
 
 /// Switches checksum offload off (ETHTOOL_STXCSUM): what leaves by these devices has its sums computed.
