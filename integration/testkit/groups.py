@@ -29,8 +29,9 @@ GROUPS = {
     "platforms": "by name only: all usual scenarios on those platforms, or on each; goes on where it was ended",
 }
 USUAL = ("unit", "crates", "netns", "lab")
-# What a usual run has of one of the other platforms, by turns; of a cluster, its own scenarios besides.
+# What a usual run has of one of the other platforms, by turns; of a cluster, some of its own scenarios besides.
 OF_OTHERS = ("reach", "services", "repair")
+OF_CLUSTERS = ("cluster-listing", "cluster-move", "cluster-member-renamed")
 
 PACKAGES = (
     "gcc libc6-dev iproute2 nftables conntrack dnsmasq-base frr frr-pythontools iputils-ping systemd dbus libcap2-bin procps "
@@ -198,7 +199,7 @@ class Runner:
     def other_platform(self, deb):
         """What a usual run has of another platform than the lab's own."""
         platform = turns.next_platform()
-        which = [*OF_OTHERS, *(["cluster"] if platform.clustered else [])]
+        which = [*OF_OTHERS, *(OF_CLUSTERS if platform.clustered else ())]
         with self.timed(platform.name):
             if self.check(platform.group, "its machine and hosts start", _start(platform)) is not None:
                 self.scenarios(deb, which, platform)
