@@ -90,7 +90,9 @@ class Lxd(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     def show(self, nics):
         """These NICs' instances and access lists, all there is from now on; tells of it."""
         self.answers = {
-            "/1.0": {"auth": "trusted", "environment": {"server": "lxd", "server_version": "5.0.2", "kernel": "Linux"}},
+            "/1.0": {"auth": "trusted", "environment": {
+                "server": "lxd", "server_version": "5.0.2", "server_clustered": False, "server_name": "alone", "kernel": "Linux",
+            }},
             "/1.0/instances": [nic.instance() for nic in nics],
             "/1.0/network-acls": [acl for nic in nics if (acl := nic.acl())],
         }
