@@ -17,6 +17,8 @@ pub struct Listing {
     pub elsewhere: Elsewhere,
     /// `None` if the server is in none.
     pub cluster: Option<Cluster>,
+    /// Instances of which something was answered by name while this was asked for: what it says of them may be older.
+    pub older: BTreeSet<InstanceId>,
 }
 
 /// Reads a list of instances. Keeps of each only what matters while the answer is being read, so that the
@@ -67,8 +69,9 @@ impl Listing {
         }
     }
 
-    /// Leaves out what is said of these, of which something else has been heard since.
-    pub fn forget(&mut self, ids: &BTreeSet<InstanceId>) {
+    /// Leaves out what may be older than what is known.
+    pub fn leave_out_older(&mut self) {
+        let ids = &std::mem::take(&mut self.older);
         if ids.is_empty() {
             return;
         }

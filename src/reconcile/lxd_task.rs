@@ -65,7 +65,6 @@ pub async fn run(
         retry: FIRST_RETRY,
         program: None,
         whereabouts: Whereabouts::default(),
-        listed: false,
     };
     loop {
         match serve(configured.as_deref(), &mut asks, &updates, &mut past).await {
@@ -88,8 +87,6 @@ struct Past {
     /// Whose socket the agent has found for itself.
     program: Option<Program>,
     whereabouts: Whereabouts,
-    /// The daemon has had a listing.
-    listed: bool,
 }
 
 /// Up to a quarter more, so that a fleet does not act in step.
@@ -109,7 +106,6 @@ async fn serve(
         retry,
         program,
         whereabouts,
-        listed,
     } = past;
     let (socket, whose) = sockets::find(configured, *program)?;
     let client = Client::new(&socket)?;
@@ -141,8 +137,7 @@ async fn serve(
             update = reads.next() => match update {
                 Ok((what, mut update)) => {
                     if let Update::Listing(listing) = &mut update {
-                        reads.ask_again_of_older(listing, *listed);
-                        *listed = true;
+                        reads.ask_again_of_older(listing);
                         reads.give_up(listing.elsewhere.ids());
                     }
                     for (id, pause) in whereabouts.learn(&update) {
@@ -316,14 +311,10 @@ impl Reads {
         }
     }
 
-    /// Of what was read by name while all were listed, the listing is not believed: it is asked for by name once
-    /// more. But nothing else is known of it if there was no listing before.
-    fn ask_again_of_older(&mut self, listing: &mut Listing, listed_before: bool) {
-        let older = std::mem::take(&mut self.read_meanwhile);
-        if listed_before {
-            listing.forget(&older);
-        }
-        self.instances(older);
+    /// What was read by name while all were listed is asked for by name once more: the listing may be older.
+    fn ask_again_of_older(&mut self, listing: &mut Listing) {
+        listing.older = std::mem::take(&mut self.read_meanwhile);
+        self.instances(listing.older.iter().cloned());
     }
 
     /// No longer asks for those that could not be read.
@@ -479,44 +470,27 @@ mod tests {
 
     /// A listing takes as long as the slowest member of a cluster.
     #[tokio::test]
-    async fn what_was_read_by_name_during_a_listing_is_not_taken_from_it() {
-        for (listed_before, here, elsewhere) in
-            [(true, vec![3], vec![5]), (false, vec![1, 2, 3], vec![4, 5])]
-        {
-            let mut reads = reads();
-            for (n, answer) in [
-                (1, Answer::There(instance(1))),
-                (2, Answer::Gone),
-                (4, Answer::There(instance(4))),
-            ] {
-                let update = Update::Instance(id(n), answer);
-                reads
-                    .running
-                    .spawn(async move { (What::One(id(n)), Ok(update)) });
-                reads.next().await.unwrap();
-            }
-            let mut listing = Listing::default();
-            listing.instances.extend((1..4).map(instance));
-            for n in [4, 5] {
-                listing.elsewhere.add("m2".into(), Some(id(n)));
-            }
-            reads.ask_again_of_older(&mut listing, listed_before);
-            let left = listing.instances.iter().map(|one| one.id.clone());
-            assert_eq!(
-                Vec::from_iter(left),
-                Vec::from_iter(here.into_iter().map(id))
-            );
-            let left = listing.elsewhere.ids().cloned();
-            assert_eq!(
-                Vec::from_iter(left),
-                Vec::from_iter(elsewhere.into_iter().map(id))
-            );
-            assert_eq!(reads.instances_waiting, [1, 2, 4].map(id).into());
-            // Once.
-            reads.instances_waiting.clear();
-            reads.ask_again_of_older(&mut Listing::default(), true);
-            assert!(reads.instances_waiting.is_empty());
+    async fn what_was_read_by_name_during_a_listing_is_asked_for_once_more() {
+        let mut reads = reads();
+        for (n, answer) in [
+            (1, Answer::There(instance(1))),
+            (2, Answer::Gone),
+            (4, Answer::Elsewhere("m2".into())),
+        ] {
+            let update = Update::Instance(id(n), answer);
+            reads
+                .running
+                .spawn(async move { (What::One(id(n)), Ok(update)) });
+            reads.next().await.unwrap();
         }
+        let mut listing = Listing::default();
+        reads.ask_again_of_older(&mut listing);
+        assert_eq!(listing.older, [1, 2, 4].map(id).into());
+        assert_eq!(reads.instances_waiting, listing.older);
+        // Once.
+        reads.instances_waiting.clear();
+        reads.ask_again_of_older(&mut listing);
+        assert!(listing.older.is_empty() && reads.instances_waiting.is_empty());
     }
 
     #[tokio::test]

@@ -104,11 +104,12 @@ impl Whereabouts {
                     .filter_map(|unread| unread.id.as_ref());
                 let listed = listing.instances.iter().map(|instance| &instance.id);
                 let named: BTreeSet<&InstanceId> = listed.chain(unread).collect();
-                let gone = listing.elsewhere.ids().filter(|id| !named.contains(id));
-                for id in gone {
+                let is_news = |id: &&InstanceId| !listing.older.contains(*id);
+                let elsewhere = listing.elsewhere.ids().filter(is_news);
+                for id in elsewhere.filter(|id| !named.contains(id)) {
                     self.here.remove(id);
                 }
-                for id in named {
+                for id in named.into_iter().filter(is_news) {
                     self.arriving.remove(id);
                     self.here.insert(id.clone());
                 }

@@ -113,12 +113,17 @@ impl World {
     }
 
     /// Takes in a listing.
-    pub fn put_listing(&mut self, listing: Listing) -> Listed {
+    pub fn put_listing(&mut self, mut listing: Listing) -> Listed {
+        // Before there is an inventory, what is read by name is not taken in, and a listing is all there is.
+        if self.inventory.is_some() {
+            listing.leave_out_older();
+        }
         let Listing {
             mut instances,
             unread,
             elsewhere,
             cluster: _,
+            older: _,
         } = listing;
         let attached = self.facts.as_ref().map_or(0, |facts| {
             facts
@@ -654,6 +659,35 @@ mod tests {
                 .instances
                 .contains_key(&gone)
         );
+    }
+
+    /// One that was started, and one that was deleted, after the server had begun to list them.
+    #[test]
+    fn what_may_be_older_than_what_is_known_is_left_out_of_a_listing() {
+        let mut world = World::default();
+        let old = |name: &str| {
+            let mut one = instance(name);
+            one.presence = crate::lxd::Presence::Down;
+            one
+        };
+        let older = || {
+            let mut listing = listing([old("a"), old("b"), old("c")]);
+            listing.older = [instance("a").id, instance("b").id].into();
+            listing
+        };
+        // Nothing else is known at first.
+        world.put_listing(older());
+        let known = |world: &World, name: &str| {
+            let all = &world.inventory.as_ref().unwrap().instances;
+            all.get(&instance(name).id).cloned()
+        };
+        assert_eq!(known(&world, "a"), Some(old("a")));
+        world.put_instance(instance("a").id, Answer::There(instance("a")));
+        world.put_instance(instance("b").id, Answer::Gone);
+        world.put_listing(older());
+        assert_eq!(known(&world, "a"), Some(instance("a")));
+        assert_eq!(known(&world, "b"), None);
+        assert_eq!(known(&world, "c"), Some(old("c")));
     }
 
     #[test]
