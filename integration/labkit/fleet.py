@@ -112,7 +112,17 @@ def deploy(lab, deb):
     if not lab.native:
         load_profile(lab, deb)
     with step(f"installing {pathlib.Path(deb).name} and configuring {len(lab.hosts)} hosts"):
-        lab.each(lab.hosts, lambda host: _deploy_one(host, content, text))
+        new = lab.each(lab.hosts, lambda host: _deploy_one(host, content, text))
+        _on_supervisors(lab, [host for host in lab.supervisors if new[host.name]], _restart_containers)
+
+
+def _on_supervisors(lab, hosts, action):
+    """action(host) on these at once; in a cluster, whose members all change one database, one after the other."""
+    if lab.platform.clustered:
+        for host in hosts:
+            action(host)
+    else:
+        lab.each(hosts, action)
 
 
 def load_profile(lab, deb):
@@ -146,6 +156,7 @@ done
 
 
 def _deploy_one(host, content, text):
+    """Whether there was no product before."""
     new = host.run(["test", "-e", "/usr/bin/lxmesh"], check=False).returncode != 0
     host.push(content, "/var/tmp/lxmesh.deb")
     host.push(text, HOST_FILE)
@@ -154,8 +165,11 @@ def _deploy_one(host, content, text):
     host.sh(_CONFIGURE, timeout=300)
     if host.role == "supervisor":
         host.sh(_START_AGENT, timeout=120)
-        if new:
-            host.run(["sh", "-c", _RESTART_CONTAINERS, "restart", host.manager.client], timeout=120)
+    return new
+
+
+def _restart_containers(host):
+    host.run(["sh", "-c", _RESTART_CONTAINERS, "restart", host.manager.client], timeout=120)
 
 
 _LAUNCH = """\
@@ -173,12 +187,7 @@ fi
 def launch_containers(lab):
     """One container per supervisor on the vpc network: c1 on sup1, c2 on sup2 ..."""
     with step("starting one container on each supervisor"):
-        if lab.platform.clustered:
-            # all of them change the one database
-            for host in lab.supervisors:
-                _launch_one(host)
-        else:
-            lab.each(lab.supervisors, _launch_one)
+        _on_supervisors(lab, lab.supervisors, _launch_one)
     return containers(lab)
 
 
