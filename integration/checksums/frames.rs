@@ -417,25 +417,12 @@ pub fn pass_quickly(from: &mut Sender, to: &OwnedFd, frame: &Frame) -> bool {
 }
 
 fn exchange(from: &mut Sender, to: &OwnedFd, frame: &Frame) -> (bool, Option<Vec<u8>>) {
-    let (bytes, mac) = numbered(frame.bytes.clone());
-    let (last, last_mac) = numbered(vec![0xff; 60]);
-    let sent = from.send(header(frame), &bytes);
-    assert!(from.send([0; 10], &last));
-    let mut got = None;
-    let mut buffer = [0; 65_536];
-    loop {
-        let (length, _) = rustix::net::recv(to, &mut buffer, rustix::net::RecvFlags::empty())
-            .expect("the last frame arrives");
-        let source = &buffer[6..12];
-        if source == last_mac {
-            return (sent, got);
-        }
-        if source == mac && got.is_none() {
-            let mut bytes = buffer[..length].to_vec();
-            bytes[6..12].copy_from_slice(&frame.bytes[6..12]);
-            got = Some(bytes);
-        }
-    }
+    let (sent, got) = all_of(from, to, &header(frame), &frame.bytes);
+    let first = got.into_iter().next().map(|mut bytes| {
+        bytes[6..12].copy_from_slice(&frame.bytes[6..12]);
+        bytes
+    });
+    (sent, first)
 }
 
 /// Frames that were sent without a pause, and how many of them arrived.

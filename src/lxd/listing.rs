@@ -72,9 +72,6 @@ impl Listing {
     /// Leaves out what may be older than what is known.
     pub fn leave_out_older(&mut self) {
         let ids = &std::mem::take(&mut self.older);
-        if ids.is_empty() {
-            return;
-        }
         self.instances
             .retain(|instance| !ids.contains(&instance.id));
         let is_other = |unread: &Unread| unread.id.as_ref().is_none_or(|id| !ids.contains(id));

@@ -312,15 +312,18 @@ mod tests {
 
     #[test]
     fn a_listing_tells_who_is_elsewhere_but_not_who_is_gone() {
-        let mut all = knowing(&["moved", "both", "unnamed"]);
+        let mut all = knowing(&["moved", "both", "unnamed", "came"]);
         let mut listing = Listing::default();
-        for name in ["moved", "both", "other"] {
+        // It came after the server had begun to list.
+        listing.older.insert(id("came"));
+        for name in ["moved", "both", "other", "came"] {
             listing.elsewhere.add("m2".into(), Some(id(name)));
         }
         listing
             .unread
             .push(Unread::because(id("both"), String::new()));
         all.learn(&Update::Listing(listing));
-        assert_eq!(Vec::from_iter(all.here), [id("both"), id("unnamed")]);
+        let here = ["both", "came", "unnamed"].map(id);
+        assert_eq!(Vec::from_iter(all.here), here);
     }
 }

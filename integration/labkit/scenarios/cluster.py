@@ -1,12 +1,11 @@
 """Supervisors that are members of one cluster: each sees the instances of all, and connects its own."""
 
-import contextlib
 import json
 import time
 
 from labkit.platforms import CLUSTER
 from labkit.remote import CommandFailed
-from labkit.scenarios import state
+from labkit.scenarios.move import only_there
 from labkit.scenarios.registry import check, scenario
 from labkit.scenarios.scene import AGENT, Guest
 
@@ -46,13 +45,6 @@ def _explained(scene, host, name, *words):
     check("restart" not in said, lambda: f"{host.name}: lxmesh explain {name} advises a restart: {said}")
 
 
-@contextlib.contextmanager
-def _others_undisturbed(scene, what):
-    """Pings among all members' first containers lose nothing, and what is ours of them stays."""
-    with scene.no_ping_lost(*scene.ring(), what=what):
-        yield
-
-
 @scenario("cluster-listing", needs=CLUSTER)
 def listing(scene):
     """every member is told of all instances and takes its own only: in step, and `explain` says where the others are"""
@@ -78,7 +70,7 @@ def move(scene):
     for target in (there, here):
         old, new = guest, _at(scene, guest, target)
         pings = scene.pings((scene.c3, guest.ipv4), (scene.c3, guest.ipv6))
-        with _others_undisturbed(scene, f"the move to {target.name}"):
+        with scene.no_ping_lost(*scene.ring(), what=f"the move to {target.name}"):
             pings.started()
             old.client("stop", "-f", old.name)
             old.client("move", old.name, "--target", target.name, timeout=300)
@@ -97,17 +89,9 @@ def move(scene):
 
 
 def _only_elsewhere(scene, nic, host):
-    """The host knows it as a stranger only: no port, no set element, no DHCP line, and takes it for none of its own."""
-
-    def probe():
-        look = state.read(host)
-        own = [text for text in look.traces(nic) if text.startswith(("set", "DHCP", "group"))]
-        own += [f"FDB {mac} {port}" for mac, port in look.our_fdb() if mac == nic.mac]
-        own += [f"neighbour {address}" for address, mac in look.our_neighbours() if mac == nic.mac]
-        own += [name for name in _local(scene, host) if name == nic.instance]
-        return [f"{host.name} still has {text}" for text in own]
-
-    scene.until(f"{host.name} has let go", probe)
+    """The host knows it as a stranger only, and takes it for none of its own."""
+    only_there(scene, nic, host)
+    scene.until(f"{host.name} has forgotten it", lambda: [name for name in _local(scene, host) if name == nic.instance])
 
 
 @scenario("cluster-equal-host-names", needs=CLUSTER)

@@ -41,14 +41,14 @@ def move(scene):
             f"{source.name} → {target.name}: LXD stopped it in {stopped:.1f} s, started it there in {started - stopped:.1f} s; "
             + "; ".join(map(str, results))
         )
-        _only_there(scene, dataclasses.replace(nic), source)
+        only_there(scene, dataclasses.replace(nic), source)
         late = [str(result) for result in results if result.lost == result.sent]
         check(not late, f"never answered: {late}")
     for guest in places.values():
         scene.remove_guest(guest)
 
 
-def _only_there(scene, nic, left):
+def only_there(scene, nic, left):
     """The host it left knows it as a stranger only: no port, no set element, no DHCP line."""
 
     def probe():
