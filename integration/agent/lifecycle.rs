@@ -42,6 +42,46 @@ fn an_instance_is_followed_through_stop_start_and_delete() {
     });
 }
 
+/// A pass over one instance looks at its network alone, and gives it what it has by the others of the VRF.
+#[test]
+fn an_instance_that_comes_later_is_routed_within_its_vrf_like_those_before() {
+    in_netns(|ns| {
+        let mut world = World::new(ns);
+        let text = world.host_file();
+        let routes = ["host_routes = \"main\"", "host_routes = 1200"];
+        let text = routes
+            .iter()
+            .fold(text, |text, routes| text.replace(routes, "vrf = \"red\""));
+        assert_eq!(text.matches("vrf = \"red\"").count(), 2, "{text}");
+        world.write_host_file(&text);
+        world.launch("c1", "vpc");
+        world.launch("c2", "dmz");
+        world.start();
+        world.until_logged("scope=\"everything\"");
+        let mut nic = world.launch("c3", "dmz");
+        world.until("it is in its network", |world| {
+            (world.ns.link(&nic.port)["master"] == "svi-dmz").then_some(())
+        });
+        nic.in_services = vec!["udp/53".into()];
+        world.set(&nic, Status::Running);
+        world.lxd.emit("instance-updated", "default", "c3");
+        world.until_logged("scope=\"c3\"");
+        let list = world.ns.sh(&format!(
+            "nft get element bridge lxmesh vrf_zones '{{ \"{}\" }}'",
+            nic.port
+        ));
+        assert!(list.contains(": 100"), "not the lowest zone: {list}");
+        let list = world.ns.sh("nft list set bridge lxmesh same_vrf4");
+        for prefix in ["192.0.2.0/24", "198.51.100.0/24"] {
+            // Three ports and two tunnels.
+            assert_eq!(list.matches(prefix).count(), 5, "{list}");
+        }
+        let plan = world.output(&["plan"]);
+        let plan = String::from_utf8_lossy(&plan.stdout);
+        assert_eq!(plan, "nothing to do\n", "{}", world.log());
+    });
+}
+
 /// What the kernel tells of FDB entries, as zebra hears it.
 fn fdb_listener(world: &mut World<'_>) -> Listener {
     let listener = Listener::start(&["bridge", "monitor", "fdb"], world.path("told"));

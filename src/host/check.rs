@@ -7,7 +7,9 @@ use super::networks;
 use super::policies;
 use super::problem::{Findings, quoted};
 use super::routers;
-use super::schema::{Agent, Dhcp, Fabric, Firewall, HostFile, HostOverrides, Lxd, Role};
+use super::schema::{
+    Agent, Dhcp, Fabric, Firewall, HostFile, HostOverrides, Lxd, Role, VrfMembers,
+};
 use super::security;
 use super::tenants;
 use super::words::{DeviceName, HostAddress, Identity, PrefixOrAddress, RoleName};
@@ -92,6 +94,7 @@ pub fn check(file: &File, findings: &mut Findings<'_>) -> Option<HostFile> {
         agent: resolve_agent(agent.as_ref().map(Spanned::get_ref)),
         dhcp: resolve_dhcp(dhcp.as_ref().map(Spanned::get_ref)),
         tags,
+        vrfs: VrfMembers::of(&networks),
         networks,
         tenants: tenants::resolve(list(tenant)),
     })

@@ -26,6 +26,9 @@ pub struct HostFile {
     pub routers: Vec<Router>,
     /// In the order of the file.
     pub networks: Vec<Network>,
+    /// What the networks of each VRF have in common. Of the whole file, also where `networks` has been
+    /// narrowed to some of them: a network is routed to the others of its VRF whoever looks at it.
+    pub vrfs: BTreeMap<IfName, VrfMembers>,
     /// In the order of the file, no project twice.
     pub tenants: Vec<Tenant>,
 }
@@ -291,6 +294,43 @@ pub struct Vrf {
     pub table: u32,
 }
 
+/// What the networks of a VRF have in common.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VrfMembers {
+    /// Connection tracking zone of what is routed between them: the lowest of theirs.
+    pub zone: u16,
+    /// Their gateways, in the order of the file.
+    pub gateways4: Vec<Ipv4Net>,
+    pub gateways6: Vec<Ipv6Net>,
+}
+
+impl VrfMembers {
+    /// Those of each VRF that a network is in.
+    pub fn of(networks: &[Network]) -> BTreeMap<IfName, VrfMembers> {
+        let mut all: BTreeMap<IfName, VrfMembers> = BTreeMap::new();
+        for network in networks {
+            let Some(vrf) = &network.vrf else { continue };
+            let members = all.entry(vrf.name.clone()).or_insert_with(|| VrfMembers {
+                zone: network.conntrack_zone,
+                gateways4: Vec::new(),
+                gateways6: Vec::new(),
+            });
+            members.zone = members.zone.min(network.conntrack_zone);
+            members.gateways4.extend(network.gateway4);
+            members.gateways6.extend(network.gateway6);
+        }
+        all
+    }
+
+    /// Whether an address is in one of the networks.
+    pub fn contain(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(address) => self.gateways4.iter().any(|net| net.contains(&address)),
+            IpAddr::V6(address) => self.gateways6.iter().any(|net| net.contains(&address)),
+        }
+    }
+}
+
 /// Where host routes go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RouteTable {
@@ -382,17 +422,15 @@ impl Fabric {
 }
 
 impl HostFile {
-    /// Networks of the same VRF, this one included; none if it is in no VRF.
-    pub fn same_vrf<'a>(&'a self, network: &'a Network) -> impl Iterator<Item = &'a Network> {
-        let same = |other: &&Network| network.vrf.is_some() && other.vrf == network.vrf;
-        self.networks.iter().filter(same)
+    /// What the network has in common with the others of its VRF; `None` if it is in no VRF.
+    pub fn vrf_members(&self, network: &Network) -> Option<&VrfMembers> {
+        self.vrfs.get(&network.vrf.as_ref()?.name)
     }
 
-    /// Connection tracking zone of what a network's instances send by way of their gateway: the lowest one
-    /// of the VRF's networks; 0, which is the host's, outside of VRFs.
+    /// Connection tracking zone of what a network's instances send by way of their gateway: its VRF's;
+    /// 0, which is the host's, outside of VRFs.
     pub fn routed_zone(&self, network: &Network) -> u16 {
-        let zones = self.same_vrf(network).map(|other| other.conntrack_zone);
-        zones.min().unwrap_or(0)
+        self.vrf_members(network).map_or(0, |vrf| vrf.zone)
     }
 
     /// The `[[tenant]]` that counts for a project: its own, or that of all others.

@@ -210,20 +210,18 @@ fn gateway_elements(inputs: &Inputs<'_>, network: &Network, wanted: &mut Table<N
         return;
     };
     let svi = Value::IfIndex(link.index);
-    for other in inputs.host.same_vrf(network) {
-        if let Some(gateway) = other.gateway4 {
-            let address = Value::Ip(gateway.addr().into());
-            put(wanted, Set::InetGateways4, &[svi, address], None);
-        }
-        if let Some(gateway) = other.gateway6 {
-            let address = Value::Ip(gateway.addr().into());
-            put(wanted, Set::InetGateways6, &[svi, address], None);
-        }
+    let Some(vrf) = inputs.host.vrf_members(network) else {
+        return;
+    };
+    for gateway in &vrf.gateways4 {
+        let address = Value::Ip(gateway.addr().into());
+        put(wanted, Set::InetGateways4, &[svi, address], None);
     }
-    if network.vrf.is_some() {
-        let zone = Value::Zone(inputs.host.routed_zone(network));
-        put(wanted, Set::InetZones, &[svi], Some(zone));
+    for gateway in &vrf.gateways6 {
+        let address = Value::Ip(gateway.addr().into());
+        put(wanted, Set::InetGateways6, &[svi, address], None);
     }
+    put(wanted, Set::InetZones, &[svi], Some(Value::Zone(vrf.zone)));
 }
 
 /// What is routed within the VRF of a port's or tunnel's network; nothing if it is in none.
@@ -233,21 +231,19 @@ fn vrf_elements(
     index: u32,
     wanted: &mut Table<NftElement>,
 ) {
-    if network.vrf.is_none() {
+    let Some(vrf) = inputs.host.vrf_members(network) else {
         return;
-    }
-    let zone = Value::Zone(inputs.host.routed_zone(network));
+    };
+    let zone = Value::Zone(vrf.zone);
     put(wanted, Set::VrfZones, &[Value::IfIndex(index)], Some(zone));
     let end = |address: IpAddr| [Value::IfIndexBe(index), Value::Ip(address)];
-    for other in inputs.host.same_vrf(network) {
-        if let Some(gateway) = other.gateway4 {
-            let (first, last) = (gateway.network().into(), gateway.broadcast().into());
-            put_range(wanted, Set::SameVrf4, &end(first), &end(last), None);
-        }
-        if let Some(gateway) = other.gateway6 {
-            let (first, last) = (gateway.network().into(), gateway.broadcast().into());
-            put_range(wanted, Set::SameVrf6, &end(first), &end(last), None);
-        }
+    for gateway in &vrf.gateways4 {
+        let (first, last) = (gateway.network().into(), gateway.broadcast().into());
+        put_range(wanted, Set::SameVrf4, &end(first), &end(last), None);
+    }
+    for gateway in &vrf.gateways6 {
+        let (first, last) = (gateway.network().into(), gateway.broadcast().into());
+        put_range(wanted, Set::SameVrf6, &end(first), &end(last), None);
     }
 }
 
@@ -563,26 +559,27 @@ pub fn script(elements: &Table<NftElement>) -> String {
 mod tests {
     use super::*;
     use crate::host;
-    use crate::kernel::link::{BridgeData, Link, LinkKind};
+    use crate::kernel::link::{BridgeData, Link, LinkKind, VxlanData};
     use crate::kernel::nft::Family;
     use crate::model::{Facts, Nic};
 
     const HOST: &str = "version = 1\n[fabric]\nname = \"t\"\nasn = 64500\nreflectors = [\"203.0.113.1\"]\n\
         supervisors = [\"203.0.113.11\"]\n[[network]]\nname = \"vpc\"\nvni = 100\ngateway = [\"192.0.2.1/24\"]\n";
 
+    const BRIDGE: BridgeData = BridgeData {
+        mcast_snooping: true,
+        mcast_querier: true,
+        mcast_igmp_version: 3,
+        mcast_mld_version: 2,
+        mcast_router: 2,
+        mcast_query_response_interval: 100,
+        vlan_filtering: false,
+    };
+
     /// The sets that know a sender at once, and whether the longer way knows it.
     fn senders(tags: u16, shows_vlan_tags: bool) -> (Vec<String>, bool) {
-        let bridge = BridgeData {
-            mcast_snooping: true,
-            mcast_querier: true,
-            mcast_igmp_version: 3,
-            mcast_mld_version: 2,
-            mcast_router: 2,
-            mcast_query_response_interval: 100,
-            vlan_filtering: false,
-        };
         let mut facts = Facts::new([
-            Link::sample(1, "svi-vpc", LinkKind::Bridge(bridge), None),
+            Link::sample(1, "svi-vpc", LinkKind::Bridge(BRIDGE), None),
             Link::sample(7, "veth11", LinkKind::Veth, None),
         ]);
         facts.shows_vlan_tags = shows_vlan_tags;
@@ -602,6 +599,59 @@ mod tests {
             .map(Key::to_string)
             .collect();
         (at_once, wanted.keys().any(|key| key.set == Set::Id4))
+    }
+
+    /// A pass over some NICs knows only their networks. What it would write is what a whole one would.
+    #[test]
+    fn a_network_alone_gets_what_it_has_beside_the_others_of_its_vrf() {
+        let mut text = HOST.to_string();
+        for (name, vni) in [("red", 300), ("pink", 400), ("grey", 200)] {
+            text += &format!(
+                "[[network]]\nname = \"{name}\"\nvni = {vni}\nvrf = \"vrf-red\"\n\
+                 gateway = [\"198.51.{vni_byte}.1/24\", \"2001:db8:{vni}::1/64\"]\n",
+                vni_byte = vni / 10
+            );
+        }
+        let whole = host::parse("x", &text).unwrap_or_else(|problems| panic!("{problems}"));
+        let tunnel = VxlanData {
+            vni: 400,
+            local: None,
+            port: 4789,
+            learning: false,
+            gbp: true,
+        };
+        let facts = Facts::new([
+            Link::sample(1, "svi-pink", LinkKind::Bridge(BRIDGE), None),
+            Link::sample(7, "veth11", LinkKind::Veth, None),
+            Link::sample(8, "vxlan-pink", LinkKind::Vxlan(tunnel), Some(1)),
+        ]);
+        let nic = Nic {
+            network: "pink".into(),
+            ..Nic::sample(11)
+        };
+        // What networks other than those would have, too, and the NIC.
+        let of = |names: &[&str]| {
+            let mut host = whole.clone();
+            host.networks
+                .retain(|network| names.contains(&network.name.as_str()));
+            of_networks(&Inputs {
+                refused: &[],
+                host: &host,
+                nics: std::slice::from_ref(&nic),
+                facts: &facts,
+            })
+        };
+        let pink = of(&["pink"]);
+        let mut together = of(&["vpc", "red", "grey"]);
+        together.extend(pink.clone());
+        assert_eq!(together, of(&["vpc", "red", "pink", "grey"]));
+        let of_set = |set| pink.iter().filter(move |(key, _)| key.set == set);
+        assert_eq!(of_set(Set::SameVrf4).count(), 6, "port and tunnel");
+        assert_eq!(of_set(Set::InetGateways6).count(), 3);
+        let lowest = Attrs(Some(Bytes::of(&[Value::Zone(200)]).into()));
+        assert!(of_set(Set::VrfZones).all(|(_, zone)| *zone == lowest));
+        assert!(of_set(Set::InetZones).all(|(_, zone)| *zone == lowest));
+        assert_eq!(of_set(Set::VrfZones).count(), 2);
     }
 
     #[test]

@@ -70,10 +70,8 @@ impl Opened {
 /// the same ones among themselves.
 pub fn is_host(host: &HostFile, network: Option<&Network>, address: IpAddr) -> bool {
     let contains = |net: IpNet| net.contains(&address);
-    let in_vrf = network
-        .into_iter()
-        .flat_map(|network| host.same_vrf(network))
-        .any(|network| network.gateways().any(contains));
+    let vrf = network.and_then(|network| host.vrf_members(network));
+    let in_vrf = vrf.is_some_and(|vrf| vrf.contain(address));
     !in_vrf && host.fabric.hosts().into_iter().any(contains)
 }
 
