@@ -91,6 +91,7 @@ impl Kind for Neighbour {
     fn follow_up(change: &Change<Self>) -> Option<FollowUp> {
         if let Change::Update { key, have, want } = change
             && have.ext_learned
+            && have.mac.is_some()
             && have.mac != want.mac
         {
             let Key { svi, address } = key.clone();

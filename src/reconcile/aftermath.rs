@@ -2,6 +2,7 @@
 //! once more when they are over.
 
 use super::announce;
+use super::claims::LOOK_AGAIN;
 use super::daemon::{Agent, FIRST_RETRY, notify};
 use super::pass::Extent;
 use super::report::{Line, Report};
@@ -242,6 +243,10 @@ impl Agent {
             self.retry();
         } else {
             self.retry_pause = FIRST_RETRY;
+        }
+        if report.resolve_again {
+            self.pending.resolve = true;
+            self.pending.everything_by(Instant::now() + LOOK_AGAIN);
         }
         if let Some(wait) = report.retry_in {
             let due = Instant::now() + wait;

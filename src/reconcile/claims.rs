@@ -16,7 +16,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// While another host has what is claimed here, so often it is looked whether it still has ...
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
+pub(super) const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// ... and so often while it may turn out to have.
 const LOOK_AT_WATCHED: Duration = Duration::from_secs(5);
 /// For so long an address is looked at that was taken back from another host: its agent notices at its next full

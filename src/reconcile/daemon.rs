@@ -228,6 +228,7 @@ impl Agent {
             refused: &[],
             current: true,
             before,
+            claims: &self.world,
         };
         match plan(&mut self.kernel, wanted, &extent, None) {
             Ok(plan) => {
@@ -426,6 +427,7 @@ impl Agent {
                 .facts
                 .as_ref()
                 .map(|facts| (self.world.passed.as_slice(), facts)),
+            claims: &self.world,
         };
         let repairs = if first { None } else { Some(&mut self.repairs) };
         let planned = plan(&mut self.kernel, wanted, &extent, repairs);

@@ -5,6 +5,7 @@ use super::look::{look_at_links, look_at_ports, look_at_some};
 use super::repairs::Repairs;
 use super::report::{Line, Report};
 use super::unfiltered;
+use super::world::World;
 use crate::addr::IfName;
 use crate::host::HostFile;
 use crate::kernel::{Kernel, KernelError, fault};
@@ -13,7 +14,7 @@ use crate::kinds::nft_table::{self, NftTable};
 use crate::kinds::nft_whole::Attrs;
 use crate::kinds::{KernelKind, KindError, Look, Scope, Visitor, visit_kinds};
 use crate::model::nic::Refused;
-use crate::model::{About, Change, Facts, Inputs, Kind, Nic, NicId, Pace, Table, diff};
+use crate::model::{About, Change, Facts, FollowUp, Inputs, Kind, Nic, NicId, Pace, Table, diff};
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
@@ -40,6 +41,8 @@ pub struct Wanted<'a> {
     pub current: bool,
     /// NICs and links of the last pass, for finding what is no longer wanted.
     pub before: Option<(&'a [Nic], &'a Facts)>,
+    /// What `nics` were resolved with.
+    pub claims: &'a World,
 }
 
 /// What is to be done, and what could not be read.
@@ -122,6 +125,7 @@ pub fn plan(
                 known: true,
                 nftables_only: false,
                 current: wanted.current,
+                claims: wanted.claims,
                 repairs,
                 steps: Vec::new(),
                 report: Report::default(),
@@ -162,6 +166,7 @@ pub fn plan(
                 known: wanted.nics.is_some(),
                 nftables_only: *extent == Extent::Nftables,
                 current: wanted.current,
+                claims: wanted.claims,
                 repairs,
                 steps: Vec::new(),
                 report: Report::default(),
@@ -189,6 +194,7 @@ struct Planner<'a> {
     known: bool,
     nftables_only: bool,
     current: bool,
+    claims: &'a World,
     repairs: Option<&'a mut Repairs>,
     steps: Vec<Box<dyn Step>>,
     report: Report,
@@ -345,6 +351,20 @@ impl Planner<'_> {
         }
     }
 
+    /// Whether the change would take from another host what a NIC of this one was given before it was known that the
+    /// other one has it: announced between the resolving of claims and this look. They have to be resolved again.
+    fn is_too_early<K: Kind>(&mut self, change: &Change<K>) -> bool {
+        let Some(FollowUp::Contested { svi, address }) = K::follow_up(change) else {
+            return false;
+        };
+        let mut networks = self.whole.host.networks.iter();
+        let network = networks.find(|network| network.bridge == svi);
+        let early =
+            network.is_some_and(|network| self.claims.may_be_elsewhere(&network.name, address));
+        self.report.resolve_again |= early;
+        early
+    }
+
     /// Whether the change may be made now, or is put off because somebody keeps undoing it.
     fn may<K: Kind>(&mut self, asked: &Change<K>) -> bool {
         let key = asked.key();
@@ -406,7 +426,7 @@ impl Visitor for Planner<'_> {
         let mut changes = diff::<K>(&desired, &observed);
         self.drop_deletes_if_unknown(&mut changes);
         self.let_linger(&mut changes);
-        changes.retain(|change| self.may::<K>(change));
+        changes.retain(|change| !self.is_too_early::<K>(change) && self.may::<K>(change));
         let (deletes, rest) = changes
             .into_iter()
             .partition(|change| matches!(change, Change::Delete { .. }));

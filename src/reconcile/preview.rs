@@ -36,6 +36,7 @@ pub async fn preview(host_path: &Path) -> Result<Report, PreviewError> {
         refused: &world.resolved.refused,
         current: true,
         before: None,
+        claims: &world,
     };
     let plan = plan(&mut kernel, wanted, &Extent::All, None)?;
     let mut report = plan.preview();

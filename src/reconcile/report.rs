@@ -66,6 +66,8 @@ pub struct Report {
     pub new_rules: bool,
     /// The tables were not what a scoped pass relies on: look at everything.
     pub escalate: bool,
+    /// Another host has an address since claims were resolved.
+    pub resolve_again: bool,
     pub took: Duration,
 }
 

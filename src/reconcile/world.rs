@@ -255,6 +255,14 @@ impl World {
         self.watched.keys().cloned().collect()
     }
 
+    /// Whether another host may turn out to have had the address, and had not when claims were resolved.
+    pub fn may_be_elsewhere(&self, network: &str, address: IpAddr) -> bool {
+        let key = (network.to_string(), address);
+        let given = self.watched.get(network).and_then(|all| all.get(&address));
+        let new = given.is_some_and(|watch| watch.new) || self.held.new.contains(&key);
+        new && !matches!(self.held.addresses.get(&key), Some(Holder::There(_)))
+    }
+
     /// Addresses of this network that were given just now count so at least until then.
     pub fn stay_new(&mut self, network: &str, until: Instant) {
         let watched = self.watched.get_mut(network).into_iter().flatten();
@@ -575,6 +583,7 @@ mod tests {
     use super::*;
     use crate::kernel::link::{Link, LinkKind, PortSettings};
     use crate::lxd::{LxdNic, Unread};
+    use crate::model::claims::Remote;
 
     fn instance(name: &str) -> Instance {
         Instance {
@@ -998,8 +1007,8 @@ mod tests {
         }
     }
 
-    #[test]
-    fn an_address_is_watched_only_while_a_nic_has_it() {
+    /// 192.0.2.11 in vpc, of 00:16:3e:00:00:01.
+    fn a_nic_with_an_address() -> (HostFile, Instance) {
         let host = "version = 1\n[fabric]\nname = \"t\"\nasn = 64500\nreflectors = [\"203.0.113.1\"]\n\
             supervisors = [\"203.0.113.11\"]\n[[network]]\nname = \"vpc\"\nvni = 100\ngateway = [\"192.0.2.1/24\"]\n";
         let host = crate::host::parse("host.toml", host).unwrap();
@@ -1012,6 +1021,12 @@ mod tests {
             ipv4: Some("192.0.2.11".into()),
             ..LxdNic::default()
         });
+        (host, with_nic)
+    }
+
+    #[test]
+    fn an_address_is_watched_only_while_a_nic_has_it() {
+        let (host, with_nic) = a_nic_with_an_address();
         let mut world = World::default();
         let soon = Instant::now() + std::time::Duration::from_secs(60);
         world.put_listing(listing([with_nic.clone()]));
@@ -1024,6 +1039,44 @@ mod tests {
         world.resolve(Held::default(), soon);
         assert_eq!(world.watched_networks(), [""; 0]);
         assert!(!world.watches());
+    }
+
+    #[test]
+    fn what_was_given_just_now_may_be_elsewhere_unless_that_is_known() {
+        let (host, with_nic) = a_nic_with_an_address();
+        let address: IpAddr = "192.0.2.11".parse().unwrap();
+        let key = ("vpc".to_string(), address);
+        let mac = "00:16:3e:00:00:01".parse().unwrap();
+        let soon = Instant::now() + std::time::Duration::from_secs(60);
+        let resolved = |holder: Option<Holder>| {
+            let mut world = World::default();
+            world.put_listing(listing([with_nic.clone()]));
+            world.draft(&host);
+            let held = Held {
+                addresses: holder
+                    .map(|holder| (key.clone(), holder))
+                    .into_iter()
+                    .collect(),
+                ..Held::default()
+            };
+            world.resolve(held, soon);
+            world
+        };
+        assert!(resolved(None).may_be_elsewhere("vpc", address));
+        assert!(!resolved(None).may_be_elsewhere("dmz", address));
+        // It had it before.
+        assert!(!resolved(Some(Holder::Here(mac))).may_be_elsewhere("vpc", address));
+        // It is known that another host has it: whatever was decided then is to be done.
+        let remote = Remote {
+            mac: "02:00:00:00:00:09".parse().unwrap(),
+            vtep: None,
+            precedes: false,
+        };
+        assert!(!resolved(Some(Holder::There(remote))).may_be_elsewhere("vpc", address));
+        // Nor after a while.
+        let mut world = resolved(None);
+        world.new_addresses(soon + std::time::Duration::from_secs(1));
+        assert!(!world.may_be_elsewhere("vpc", address));
     }
 
     #[test]
