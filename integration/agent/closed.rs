@@ -75,7 +75,8 @@ fn the_tables_come_again_if_they_are_flushed_deleted_or_altered() {
             "nft insert rule inet lxmesh_closed from_device accept",
             "nft 'add chain inet lxmesh_closed from_device { policy drop; }'",
             "nft 'add table arp lxmesh_closed { flags dormant; }'",
-            "nft delete table inet lxmesh_closed; nft add table inet lxmesh_closed; nft add set inet lxmesh_closed uplink_names '{ type ipv4_addr; }'",
+            // In one transaction: the agent is quick.
+            "nft 'delete table inet lxmesh_closed; add table inet lxmesh_closed; add set inet lxmesh_closed uplink_names { type ipv4_addr; }'",
         ] {
             let before = until_loaded(&mut world);
             ns.sh(damage);
