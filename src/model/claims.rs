@@ -54,6 +54,9 @@ pub struct Held {
     pub new: HashSet<(String, IpAddr)>,
     /// By network: addresses whose sign ([`claim_sign`]) is here, for the NIC with the MAC.
     pub signs: HashMap<(String, IpAddr), Mac>,
+    /// Devices that NICs keep while the ones that they name are not here. In a cluster LXD has one record of an
+    /// instance: while a virtual machine moves as it runs, the record names the device on the member that it moves to.
+    pub kept: HashMap<NicId, IfName>,
     /// NICs that were there before the device that they name. It is theirs only if nobody else names it.
     pub early: HashSet<NicId>,
 }

@@ -128,6 +128,9 @@ impl Nic {
     }
 }
 
+/// Stands for a device that has no name.
+const NO_DEVICE: &str = "-";
+
 /// A NIC that asks to be connected and cannot be.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Refused {
@@ -165,6 +168,9 @@ pub struct Resolved {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Draft {
     nics: Vec<Nic>,
+    /// Those without a device's name: being started, or of a virtual machine whose move while it ran has failed on the
+    /// other member.
+    unnamed: Vec<Nic>,
     refused: Vec<Refused>,
     problems: Vec<NicProblem>,
     /// Devices that NICs will have when the instance runs.
@@ -172,6 +178,33 @@ pub struct Draft {
 }
 
 impl Draft {
+    /// The same with the devices that its NICs keep; `None` if they keep none.
+    pub fn keeping(&self, kept: &HashMap<NicId, IfName>) -> Option<Draft> {
+        let keeps = |nic: &Nic| kept.contains_key(&nic.id);
+        if kept.is_empty() || !self.nics.iter().chain(&self.unnamed).any(keeps) {
+            return None;
+        }
+        let mut draft = self.clone();
+        for nic in &mut draft.nics {
+            if let Some(port) = kept.get(&nic.id) {
+                let named = std::mem::replace(&mut nic.port, port.clone());
+                draft.reserved.push((nic.id.clone(), named));
+            }
+        }
+        for mut nic in std::mem::take(&mut draft.unnamed) {
+            if let Some(port) = kept.get(&nic.id) {
+                nic.port = port.clone();
+                draft.nics.push(nic);
+            }
+        }
+        Some(draft)
+    }
+
+    /// NICs that name no device: their `port` stands for none.
+    pub fn unnamed(&self) -> &[Nic] {
+        &self.unnamed
+    }
+
     /// What it asks for that makes sense by itself.
     pub fn nics(&self) -> &[Nic] {
         &self.nics
@@ -198,10 +231,11 @@ pub fn draft(host: &HostFile, instance: &Instance, program: Program) -> Draft {
             true => resolve_one(host, &mut problems, raw, instance, program),
             false => None,
         };
-        if nic.is_none() {
-            draft.refused.extend(refused(&problems.nic, raw));
+        match nic {
+            None => draft.refused.extend(refused(&problems.nic, raw)),
+            Some(nic) if raw.host_name.is_none() => draft.unnamed.push(nic),
+            Some(nic) => draft.nics.push(nic),
         }
-        draft.nics.extend(nic);
         draft.problems.append(&mut problems.finish());
     }
     // Where no NIC is ours, what the instance's keys were meant for is told of the first that is none.
@@ -396,8 +430,9 @@ fn resolve_one(
         problems.add(text);
         return None;
     }
-    // A running instance without these is being started: an event follows when it has them.
-    let (host_name, hwaddr) = (host_name.as_ref()?, hwaddr.as_ref()?);
+    // A running instance without a MAC is being started: an event follows when it has it.
+    let hwaddr = hwaddr.as_ref()?;
+    let host_name = host_name.as_deref().unwrap_or(NO_DEVICE);
     let port: IfName = match host_name.parse() {
         Ok(port) => port,
         Err(error) => {

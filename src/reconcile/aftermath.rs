@@ -4,6 +4,7 @@
 use super::announce;
 use super::claims::LOOK_AGAIN;
 use super::daemon::{Agent, FIRST_RETRY, notify};
+use super::lxd_task::Ask;
 use super::pass::Extent;
 use super::report::{Line, Report};
 use super::tally::same_devices;
@@ -243,6 +244,11 @@ impl Agent {
             self.retry();
         } else {
             self.retry_pause = FIRST_RETRY;
+        }
+        let asked = self.world.suspect(&report.ask, std::time::Instant::now());
+        if !asked.is_empty() {
+            // A full channel: the next full pass asks again.
+            let _ = self.asks.try_send(Ask::Instances(asked));
         }
         if report.resolve_again {
             self.pending.resolve = true;

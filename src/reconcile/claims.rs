@@ -4,14 +4,15 @@
 
 use super::daemon::Agent;
 use super::world::World;
-use crate::addr::{IpAddr, Mac};
+use crate::addr::{IfName, IpAddr, Mac};
 use crate::host::{HostFile, Network};
 use crate::kernel::link::LinkKind;
 use crate::kernel::rtnl::PROTOCOL;
 use crate::kernel::{Kernel, KernelError};
+use crate::kinds::port_attrs;
 use crate::model::claims::{Held, Holder, Remote, claim_sign};
 use crate::model::{Facts, FollowUp, Nic, NicId};
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -66,7 +67,9 @@ fn look(kernel: &mut Kernel, world: &mut World, host: &HostFile) -> Result<Held,
     let Some(facts) = &world.facts else {
         return Ok(held);
     };
-    for nic in world.unsettled() {
+    held.kept = kept_devices(kernel, world, host, facts)?;
+    held.early.retain(|id| !held.kept.contains_key(id));
+    for nic in world.unsettled().chain(world.unnamed()) {
         let Some(network) = host.network(&nic.network) else {
             continue;
         };
@@ -104,6 +107,39 @@ fn look(kernel: &mut Kernel, world: &mut World, host: &HostFile) -> Result<Held,
         }
     }
     Ok(held)
+}
+
+/// Taps that NICs keep, since the devices that they name are not here: those on which the agent has put their MACs,
+/// or an agent before.
+fn kept_devices(
+    kernel: &mut Kernel,
+    world: &World,
+    host: &HostFile,
+    facts: &Facts,
+) -> Result<HashMap<NicId, IfName>, KernelError> {
+    let mut kept = HashMap::new();
+    for nic in world.unsettled().chain(world.unnamed()) {
+        let Some(svi) = host.network(&nic.network).and_then(|n| facts.svi(n)) else {
+            continue;
+        };
+        if facts.link(&nic.port).is_some() || kernel.rtnl.link(&nic.port)?.is_some() {
+            continue;
+        }
+        let entry = kernel.rtnl.fdb_entry(svi.index, nic.mac)?;
+        let Some(entry) = entry.filter(|entry| entry.ext_learned && !entry.permanent) else {
+            continue;
+        };
+        let Some(link) = kernel.rtnl.link_by_index(entry.port)? else {
+            continue;
+        };
+        if matches!(link.kind, LinkKind::Tun)
+            && link.master == Some(svi.index)
+            && port_attrs::is_ours(&link)
+        {
+            kept.insert(nic.id.clone(), link.name);
+        }
+    }
+    Ok(kept)
 }
 
 /// Where a MAC of another host is.

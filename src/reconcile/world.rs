@@ -14,6 +14,7 @@ use crate::model::{Facts, Nic, NicId, NicProblem};
 use std::cell::OnceCell;
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::time::Duration;
 use tokio::time::Instant;
 
 /// Everything that was learned.
@@ -41,6 +42,8 @@ pub struct World {
     watched: BTreeMap<String, BTreeMap<IpAddr, Watch>>,
     /// The device that each NIC names, and whether it was there before the NIC, or has been attached for it.
     devices: HashMap<NicId, (IfName, bool)>,
+    /// Instances whose NICs' MACs another host announces: what LXD says of them since. Of a moment only.
+    suspects: BTreeMap<InstanceId, Suspect>,
     /// NICs were resolved at least once.
     is_resolved: bool,
 }
@@ -62,6 +65,18 @@ struct Index {
     macs: HashMap<(usize, Mac), usize>,
     addresses: HashMap<(usize, IpAddr), usize>,
 }
+
+/// An instance whose MAC another host announces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Suspect {
+    /// LXD was asked at this time.
+    Asked(std::time::Instant),
+    /// At this time LXD said how it is with it.
+    Told(std::time::Instant),
+}
+
+/// For so long an answer is waited for, before the next is asked for, and for so long one is good.
+const ASK_AGAIN: Duration = Duration::from_secs(10);
 
 /// What a listing means.
 #[derive(Debug, PartialEq, Eq)]
@@ -196,6 +211,9 @@ impl World {
             Answer::Gone | Answer::Elsewhere(_) => None,
         };
         self.unread.remove(&id);
+        if let Some(suspect) = self.suspects.get_mut(&id) {
+            *suspect = Suspect::Told(std::time::Instant::now());
+        }
         if inventory.put(id.clone(), instance) {
             self.drafts.remove(&id);
         }
@@ -234,6 +252,11 @@ impl World {
         })
     }
 
+    /// NICs of running instances for which LXD names no device.
+    pub fn unnamed(&self) -> impl Iterator<Item = &Nic> {
+        self.drafts.values().flat_map(Draft::unnamed)
+    }
+
     fn is_watched(&self, nic: &Nic) -> bool {
         let watched = self.watched.get(&nic.network);
         watched.is_some_and(|watched| nic.own_addresses().any(|own| watched.contains_key(&own)))
@@ -261,6 +284,48 @@ impl World {
         let given = self.watched.get(network).and_then(|all| all.get(&address));
         let new = given.is_some_and(|watch| watch.new) || self.held.new.contains(&key);
         new && !matches!(self.held.addresses.get(&key), Some(Holder::There(_)))
+    }
+
+    /// The instance of the NIC that has had this MAC here since the last pass, unless LXD has told just now that it is
+    /// here still.
+    pub fn may_have_left(
+        &self,
+        network: &str,
+        mac: Mac,
+        now: std::time::Instant,
+    ) -> Option<&InstanceId> {
+        let ways = self.index.get_or_init(|| Index::of(&self.resolved.nics));
+        let nic = &self.resolved.nics[ways.mac(network, mac)?];
+        let had = |before: &Nic| {
+            before.network == nic.network && before.mac == nic.mac && before.port == nic.port
+        };
+        if !own(&self.passed, &nic.id).is_some_and(had) {
+            return None;
+        }
+        let instance = &nic.id.instance;
+        match self.suspects.get(instance) {
+            Some(Suspect::Told(at)) if now < *at + ASK_AGAIN => None,
+            _ => Some(instance),
+        }
+    }
+
+    /// Of these the instances that LXD has not been asked about just now. It will be.
+    pub fn suspect(
+        &mut self,
+        instances: &BTreeSet<InstanceId>,
+        now: std::time::Instant,
+    ) -> BTreeSet<InstanceId> {
+        self.suspects.retain(|_, suspect| {
+            let (Suspect::Asked(at) | Suspect::Told(at)) = suspect;
+            now < *at + ASK_AGAIN
+        });
+        let unasked = instances.iter();
+        let unasked = unasked.filter(|id| !self.suspects.contains_key(*id));
+        let unasked: BTreeSet<InstanceId> = unasked.cloned().collect();
+        let asked = unasked.iter().cloned();
+        self.suspects
+            .extend(asked.map(|id| (id, Suspect::Asked(now))));
+        unasked
     }
 
     /// Addresses of this network that were given just now count so at least until then.
@@ -294,9 +359,9 @@ impl World {
         all.chain(waited).collect()
     }
 
-    /// Whether another host has what is claimed here.
+    /// Whether another host has what is claimed here, or a NIC keeps a device until the one that it names is here.
     pub fn has_contests(&self) -> bool {
-        self.resolved.nics.iter().any(Nic::waits)
+        !self.held.kept.is_empty() || self.resolved.nics.iter().any(Nic::waits)
     }
 
     /// NICs that were there before their devices. `is_there` is asked once about each device that a NIC names.
@@ -332,9 +397,14 @@ impl World {
             return BTreeSet::new();
         };
         self.is_resolved = true;
-        let instances = inventory.instances.values();
-        let drafts =
-            instances.filter_map(|instance| Some((instance, self.drafts.get(&instance.id)?)));
+        let keeping = self.drafts.iter();
+        let keeping: BTreeMap<&InstanceId, Draft> = keeping
+            .filter_map(|(id, draft)| Some((id, draft.keeping(&held.kept)?)))
+            .collect();
+        let drafts = inventory.instances.values().filter_map(|instance| {
+            let draft = keeping.get(&instance.id);
+            Some((instance, draft.or_else(|| self.drafts.get(&instance.id))?))
+        });
         let fresh = resolve(drafts, &self.resolved.nics, &held);
         for nic in &fresh.nics {
             let before = own(&self.resolved.nics, &nic.id);

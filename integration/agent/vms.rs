@@ -1,0 +1,222 @@
+//! Virtual machines: taps, and moves of machines that run. What LXD and Incus do then was read in their sources (Incus
+//! of August 2026: `device/nic_p2p.go`, `device/device_utils_network.go`, `instance/drivers/driver_qemu.go`), and a fake
+//! LXD says it here: their daemons run no virtual machine without KVM.
+
+use super::claims::{announced, neighbours, until_problem};
+use super::lifecycle::fdb_listener;
+use super::support::fake_lxd::Status;
+use super::support::world::{Nic, World};
+use super::support::{Ns, in_netns, taps};
+use std::fs::File;
+
+/// A guest's NIC, and QEMU's end of its tap: without it the tap has no carrier.
+struct Guest {
+    nic: Nic,
+    _end: File,
+}
+
+/// Makes a tap as `networkCreateTap()` does, multi-queue, up, with a MAC that nobody chose; and opens it as
+/// `addNetDevConfig()` does for QEMU.
+fn tap(ns: &Ns, name: &str) -> File {
+    ns.sh(&format!(
+        "ip tuntap add dev {name} mode tap multi_queue; ip link set {name} up"
+    ));
+    taps::open(
+        name,
+        libc::IFF_TAP | libc::IFF_MULTI_QUEUE | libc::IFF_VNET_HDR,
+    )
+}
+
+/// A virtual machine that runs and is connected.
+fn running(world: &mut World<'_>, instance: &str) -> Guest {
+    let mut nic = world.nic(instance, "vpc");
+    nic.port = nic.port.replace("veth", "tap");
+    let end = tap(world.ns, &nic.port);
+    world.start_in_lxd(&nic);
+    world.in_step();
+    Guest { nic, _end: end }
+}
+
+/// LXD's one record of the instance names this device, or none, whether or not it tells of that.
+fn names(world: &World<'_>, nic: &Nic, device: Option<&str>) {
+    world.set(nic, Status::Running);
+    let mut instance = world.lxd.get("default", &nic.instance);
+    let key = format!("volatile.{}.host_name", nic.device);
+    match device {
+        Some(device) => instance.config.insert(key, device.into()),
+        None => instance.config.remove(&key),
+    };
+    world.lxd.put(instance);
+    world.lxd.emit("instance-updated", "default", &nic.instance);
+}
+
+#[test]
+fn a_tap_is_connected() {
+    in_netns(|ns| {
+        let mut world = World::new(ns).started();
+        let guest = running(&mut world, "vm1");
+        let nic = &guest.nic;
+        // Its own MAC, by which the bridge would keep what is for the guest, is another one.
+        let link = ns.link(&nic.port);
+        assert_ne!(link["address"], nic.mac);
+    });
+}
+
+/// In a cluster the record of the instance has the other member's device before the guest has left, and none if the
+/// other member gives up: minutes, in which the guest runs on here.
+#[test]
+fn a_virtual_machine_keeps_its_tap_while_it_moves() {
+    in_netns(|ns| {
+        let mut world = World::new(ns).started();
+        let guest = running(&mut world, "vm1");
+        let nic = &guest.nic;
+        let listener = fdb_listener(&mut world);
+        for device in [Some("tap0badcafe"), None, Some(nic.port.as_str()), None] {
+            names(&world, nic, device);
+            world.settle();
+            assert_eq!(world.differences(), [""; 0], "{device:?}");
+        }
+        let gone: Vec<String> = listener
+            .text()
+            .lines()
+            .filter(|line| line.contains("Deleted") && line.contains(&nic.mac))
+            .map(str::to_string)
+            .collect();
+        assert_eq!(gone, [""; 0], "{}", listener.text());
+        // Nor by an agent that finds it so.
+        for device in [None, Some("tap0badcafe")] {
+            world.stop();
+            names(&world, nic, device);
+            world.start();
+            world.settle();
+            assert_eq!(world.differences(), [""; 0], "{device:?}");
+        }
+        let status = world.status().expect("it runs");
+        assert!(status.to_string().contains(&nic.port), "{status}");
+        // It is gone from here.
+        ns.sh(&format!("ip link delete {}", nic.port));
+        world.lxd.remove("default", "vm1");
+        world.forget(nic);
+        world.lxd.emit("instance-deleted", "default", "vm1");
+        world.in_step();
+    });
+}
+
+#[test]
+fn what_a_virtual_machine_keeps_is_nobody_elses() {
+    in_netns(|ns| {
+        let mut world = World::new(ns).started();
+        let guest = running(&mut world, "vm1");
+        let nic = &guest.nic;
+        let mut thief = world.nic("thief", "vpc");
+        thief.port = nic.port.clone();
+        for (restart, device) in [(false, Some("tap0badcafe")), (false, None), (true, None)] {
+            if restart {
+                world.stop();
+            }
+            names(&world, nic, device);
+            world.set(&thief, Status::Running);
+            match restart {
+                true => world.start(),
+                false => world.lxd.emit("instance-started", "default", "thief"),
+            }
+            until_problem(
+                &mut world,
+                &format!("thief device eth0: host device {}", nic.port),
+            );
+            world.settle();
+            assert_eq!(world.differences(), [""; 0], "{device:?}, {restart}");
+        }
+    });
+}
+
+#[test]
+fn a_device_is_kept_only_until_the_other_one_is_there() {
+    in_netns(|ns| {
+        let mut world = World::new(ns).started();
+        let guest = running(&mut world, "vm1");
+        let nic = &guest.nic;
+        names(&world, nic, Some("tap0badcafe"));
+        world.settle();
+        assert_eq!(world.differences(), [""; 0]);
+        let mut other = nic.clone();
+        other.port = "tap0badcafe".into();
+        let _end = tap(ns, &other.port);
+        world.expect(&other);
+        // Nothing tells of it but the kernel.
+        world.in_step();
+        ns.sh(&format!("ip link delete {}", nic.port));
+        world.in_step();
+    });
+}
+
+/// What zebra makes of the NIC's addresses on another host.
+fn elsewhere(ns: &Ns, nic: &Nic) {
+    for address in [&nic.ipv4, &nic.ipv6] {
+        let address = address.as_deref().expect("it has both");
+        announced(ns, address, &nic.mac, "203.0.113.2");
+    }
+}
+
+/// The bridge has the NIC's MAC on the tunnel.
+fn is_elsewhere(ns: &Ns, nic: &Nic) -> bool {
+    ns.sh("bridge fdb show br svi-vpc dev vxlan-vpc")
+        .lines()
+        .any(|line| line.contains(&nic.mac) && line.contains("master svi-vpc"))
+}
+
+/// The other host announces the guest as soon as it runs there. QEMU has it here still, as one that is paused, and LXD
+/// tells nobody of that.
+#[test]
+fn the_mac_of_a_machine_that_has_left_is_not_taken_back() {
+    in_netns(|ns| {
+        let mut world = World::with_interval(ns, 5).started();
+        let guest = running(&mut world, "vm1");
+        let nic = &guest.nic;
+        world.launch("c1", "vpc");
+        world.in_step();
+        let reads = world.lxd.requests("/1.0/instances/vm1");
+        let listener = fdb_listener(&mut world);
+        world.set(nic, Status::Frozen);
+        elsewhere(ns, nic);
+        world.forget(nic);
+        let there = format!("+ fdb svi-vpc {} on vxlan-vpc", nic.mac);
+        world.until("it is withdrawn here", |world| {
+            (world.differences() == [there.as_str()]).then_some(())
+        });
+        assert!(world.lxd.requests("/1.0/instances/vm1") > reads);
+        let neighbours = neighbours(&world);
+        for address in [&nic.ipv4, &nic.ipv6] {
+            let entry = format!("neigh svi-vpc {} {}", address.as_deref().unwrap(), nic.mac);
+            assert!(neighbours.contains(&entry), "{neighbours:?}");
+        }
+        // What zebra was told again of its start came before.
+        let text = listener.text();
+        let after = text.split(&format!("{} dev vxlan-vpc", nic.mac)).last();
+        let here = format!("{} dev {}", nic.mac, nic.port);
+        assert!(!after.unwrap_or_default().contains(&here), "{text}");
+    });
+}
+
+/// LXD says that it runs here: it is claimed, once it has said so, and then ever more slowly.
+#[test]
+fn the_mac_of_a_machine_that_is_here_is_taken_back_when_lxd_has_said_so() {
+    in_netns(|ns| {
+        let mut world = World::with_interval(ns, 5).started();
+        let guest = running(&mut world, "vm1");
+        let nic = &guest.nic;
+        let reads = world.lxd.requests("/1.0/instances/vm1");
+        elsewhere(ns, nic);
+        world.until_logged(&format!("~ fdb svi-vpc {}", nic.mac));
+        assert!(world.lxd.requests("/1.0/instances/vm1") > reads);
+        world.in_step();
+        elsewhere(ns, nic);
+        world.until("it is put off", |world| {
+            let status = world.status()?;
+            let deferred = status["deferred"].as_array()?;
+            let fdb = format!("fdb svi-vpc {}", nic.mac);
+            deferred.iter().any(|line| *line == fdb).then_some(())
+        });
+        assert!(is_elsewhere(ns, nic));
+    });
+}
