@@ -150,6 +150,38 @@ fn a_device_is_kept_only_until_the_other_one_is_there() {
     });
 }
 
+/// Whoever has the descriptor of a tap can set its MAC, and the bridge keeps for itself what is for that MAC.
+#[test]
+fn a_tap_that_takes_the_mac_of_others_is_out_until_it_is_made_anew() {
+    in_netns(|ns| {
+        let mut world = World::new(ns).started();
+        let victim = world.launch("victim", "vpc");
+        let honest = running(&mut world, "vm1");
+        let gateway = ns.link("svi-vpc")["address"].as_str().unwrap().to_string();
+        for (n, mac) in [victim.mac.as_str(), &gateway].into_iter().enumerate() {
+            let guest = running(&mut world, &format!("broken{n}"));
+            let nic = &guest.nic;
+            let own = ns.link(&nic.port)["address"].as_str().unwrap().to_string();
+            ns.sh(&format!("ip link set {} address {mac}", nic.port));
+            world.forget(nic);
+            until_problem(&mut world, &format!("{} was given the MAC {mac}", nic.port));
+            world.in_step();
+            // Nor if it gives it back, nor by a change of its keys.
+            ns.sh(&format!("ip link set {} address {own}", nic.port));
+            names(&world, nic, Some(&nic.port));
+            world.settle();
+            assert_eq!(world.differences(), [""; 0], "{mac}");
+            assert_eq!(ns.link(&nic.port)["master"], serde_json::Value::Null);
+            // Started anew.
+            ns.sh(&format!("ip link delete {}", nic.port));
+            let _end = tap(ns, &nic.port);
+            world.start_in_lxd(nic);
+            world.in_step();
+        }
+        assert_eq!(ns.link(&honest.nic.port)["master"], "svi-vpc");
+    });
+}
+
 /// What zebra makes of the NIC's addresses on another host.
 fn elsewhere(ns: &Ns, nic: &Nic) {
     for address in [&nic.ipv4, &nic.ipv6] {

@@ -57,6 +57,9 @@ pub struct Held {
     /// Devices that NICs keep while the ones that they name are not here. In a cluster LXD has one record of an
     /// instance: while a virtual machine moves as it runs, the record names the device on the member that it moves to.
     pub kept: HashMap<NicId, IfName>,
+    /// Taps that were given the MAC of another NIC or of a gateway, which the bridge then keeps for itself. Nobody but
+    /// QEMU has the descriptor that this takes (`TUNSETIFF` and `SIOCSIFHWADDR`, drivers/net/tun.c).
+    pub usurpers: HashMap<IfName, Mac>,
     /// NICs that were there before the device that they name. It is theirs only if nobody else names it.
     pub early: HashSet<NicId>,
 }

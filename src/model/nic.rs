@@ -338,6 +338,19 @@ pub fn resolve<'a>(
     let losses: Vec<Losses> = candidates
         .iter()
         .map(|(_, nic)| {
+            if let Some(mac) = held.usurpers.get(&nic.port) {
+                resolved.problems.push(NicProblem {
+                    nic: nic.id.clone(),
+                    text: format!(
+                        "its device {} was given the MAC {mac}, which is another NIC's or the gateway's, as by a guest that has broken out of its virtual machine; it is not connected until its instance has been stopped and started",
+                        nic.port
+                    ),
+                });
+                return Losses {
+                    all: true,
+                    ..Losses::default()
+                };
+            }
             let had = |claim: &Claim<'_>| holders.get(claim) == Some(&&nic.id);
             let is_early = held.early.contains(&nic.id);
             let others = named.get(&nic.port).into_iter().flatten();

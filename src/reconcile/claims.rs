@@ -60,6 +60,7 @@ fn is_quiet(kernel: &mut Kernel, world: &mut World, host: &HostFile) -> Result<b
 /// What the kernel says of claims that are not settled.
 fn look(kernel: &mut Kernel, world: &mut World, host: &HostFile) -> Result<Held, KernelError> {
     let mut held = Held {
+        usurpers: world.usurpers(host),
         new: world.new_addresses(Instant::now()),
         early: world.early(|port| Ok::<_, KernelError>(kernel.rtnl.link(port)?.is_some()))?,
         ..Held::default()

@@ -5,6 +5,7 @@ use super::look::tunnels;
 use super::unread::Unreadable;
 use crate::addr::{IfName, IpAddr, Mac};
 use crate::host::HostFile;
+use crate::kernel::link::LinkKind;
 use crate::kernel::monitor::{Knock, MonitorFilter};
 use crate::kinds::port_attrs;
 use crate::lxd::{Answer, Instance, InstanceId, Inventory, Listing, Presence, Program};
@@ -44,6 +45,8 @@ pub struct World {
     devices: HashMap<NicId, (IfName, bool)>,
     /// Instances whose NICs' MACs another host announces: what LXD says of them since. Of a moment only.
     suspects: BTreeMap<InstanceId, Suspect>,
+    /// Taps, by index, that were seen with a MAC of others, and that MAC. Until they are gone.
+    usurpers: BTreeMap<u32, Mac>,
     /// NICs were resolved at least once.
     is_resolved: bool,
 }
@@ -255,6 +258,61 @@ impl World {
     /// NICs of running instances for which LXD names no device.
     pub fn unnamed(&self) -> impl Iterator<Item = &Nic> {
         self.drafts.values().flat_map(Draft::unnamed)
+    }
+
+    /// Taps that have or had a MAC of others, by name; looks for them among what was seen last.
+    pub fn usurpers(&mut self, host: &HostFile) -> HashMap<IfName, Mac> {
+        let Some(facts) = &self.facts else {
+            return HashMap::new();
+        };
+        let nics = || self.drafts.values().flat_map(Draft::nics);
+        // Those that they name, and those that they keep.
+        let taps: Vec<(&Nic, u32, Mac)> = nics()
+            .chain(&self.resolved.nics)
+            .filter_map(|nic| {
+                let link = facts.link(&nic.port)?;
+                let is_tap = matches!(link.kind, LinkKind::Tun);
+                Some((nic, link.index, link.mac.filter(|_| is_tap)?))
+            })
+            .collect();
+        if !taps.is_empty() {
+            let all: HashSet<(&str, Mac)> =
+                nics().map(|nic| (nic.network.as_str(), nic.mac)).collect();
+            for (nic, index, mac) in taps {
+                let of_others = mac != nic.mac && all.contains(&(nic.network.as_str(), mac));
+                if of_others || is_gateways(host, facts, &nic.network, mac) {
+                    self.usurpers.insert(index, mac);
+                }
+            }
+        }
+        self.usurpers
+            .retain(|index, _| facts.name_of(*index).is_some());
+        let named = self.usurpers.iter();
+        named
+            .filter_map(|(index, mac)| Some((facts.name_of(*index)?.clone(), *mac)))
+            .collect()
+    }
+
+    /// Whether the bridge was told that a port of one NIC has the MAC of another or of the gateway.
+    pub fn may_usurp(&self, port: u32, mac: Mac, host: &HostFile) -> bool {
+        let ways = self.index.get_or_init(|| Index::of(&self.resolved.nics));
+        let Some(facts) = &self.facts else {
+            return false;
+        };
+        let name = facts.name_of(port);
+        let Some(place) = name.and_then(|name| ways.ports.get(name)) else {
+            return false;
+        };
+        let nic = &self.resolved.nics[*place];
+        let of_other = ways
+            .mac(&nic.network, mac)
+            .is_some_and(|other| other != *place);
+        of_other || is_gateways(host, facts, &nic.network, mac)
+    }
+
+    /// A port of a NIC was seen with a MAC of others.
+    pub fn usurps(&mut self, port: u32, mac: Mac) {
+        self.usurpers.insert(port, mac);
     }
 
     fn is_watched(&self, nic: &Nic) -> bool {
@@ -621,6 +679,15 @@ fn as_it_was(mut instance: Instance, facts: Option<&Facts>) -> Instance {
         instance.nics = attached;
     }
     instance
+}
+
+/// Whether it is the MAC of the network's gateway, as it should be or as it is.
+fn is_gateways(host: &HostFile, facts: &Facts, network: &str, mac: Mac) -> bool {
+    let network = host.network(network);
+    network.is_some_and(|network| {
+        let svi = facts.svi(network);
+        network.gateway_mac == mac || svi.is_some_and(|svi| svi.mac == Some(mac))
+    })
 }
 
 /// The NIC of that identity, of a list in their order.
