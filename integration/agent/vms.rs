@@ -37,9 +37,13 @@ fn running(world: &mut World<'_>, instance: &str) -> Guest {
     Guest { nic, _end: end }
 }
 
-/// LXD's one record of the instance names this device, or none, whether or not it tells of that.
+/// LXD's one record of the instance names this device, or none.
 fn names(world: &World<'_>, nic: &Nic, device: Option<&str>) {
-    world.set(nic, Status::Running);
+    names_in(world, nic, device, Status::Running);
+}
+
+fn names_in(world: &World<'_>, nic: &Nic, device: Option<&str>, status: Status) {
+    world.set(nic, status);
     let mut instance = world.lxd.get("default", &nic.instance);
     let key = format!("volatile.{}.host_name", nic.device);
     match device {
@@ -130,6 +134,130 @@ fn what_a_virtual_machine_keeps_is_nobody_elses() {
     });
 }
 
+/// Everybody sees MACs by ARP. Who has one gets by it neither the tap nor the address, also while its owner is paused or the
+/// agent starts anew.
+#[test]
+fn a_twins_mac_gets_nothing_of_what_is_kept() {
+    in_netns(|ns| {
+        let mut world = World::new(ns).started();
+        let guest = running(&mut world, "vm1");
+        let nic = &guest.nic;
+        let mut twin = world.nic("another", "vpc");
+        (twin.mac, twin.ipv4) = (nic.mac.clone(), nic.ipv4.clone());
+        for device in [Some("nosuchdevice"), None] {
+            names(&world, nic, Some("tap0badcafe"));
+            names(&world, &twin, device);
+            let mut older = world.lxd.get("default", "another");
+            older.last_used_at = "2020-01-01T00:00:00Z".into();
+            world.lxd.put(older);
+            world.settle();
+            assert_eq!(world.differences(), [""; 0], "{device:?}");
+            // While it is paused the twin may have the MAC, and not by this tap.
+            names_in(&world, nic, Some(&nic.port), Status::Frozen);
+            world.until("its tap is out", |world| {
+                world.ns.link(&nic.port)["master"].is_null().then_some(())
+            });
+            world.forget(nic);
+            world.launch("later", "vpc");
+            world.until("a later one is attached", |world| {
+                let link = world.ns.link(&world.nics.last()?.port);
+                (link["master"] == "svi-vpc").then_some(())
+            });
+            assert!(ns.link(&nic.port)["master"].is_null());
+            world.lxd.remove("default", "another");
+            world.lxd.emit("instance-deleted", "default", "another");
+            world.expect(nic);
+            names(&world, nic, Some(&nic.port));
+            world.in_step();
+            let later = world.nics.iter().find(|nic| nic.instance == "later");
+            let later = later.expect("it runs").clone();
+            super::lifecycle::stop(&mut world, &later);
+            world.in_step();
+            names(&world, &twin, device);
+            world.settle();
+            // While it moves an agent starts that knows nothing: rather neither.
+            names(&world, nic, Some("tap0badcafe"));
+            world.settle();
+            world.stop();
+            world.start();
+            world.until("the tap is out", |world| {
+                world.ns.link(&nic.port)["master"].is_null().then_some(())
+            });
+            world.lxd.remove("default", "another");
+            world.lxd.emit("instance-deleted", "default", "another");
+            names(&world, nic, Some(&nic.port));
+            world.in_step();
+            // It names its tap: then that it has the MAC says whose it is.
+            names(&world, &twin, device);
+            world.settle();
+            world.stop();
+            world.start();
+            world.settle();
+            assert_eq!(world.differences(), [""; 0], "{device:?}, started anew");
+        }
+    });
+}
+
+#[test]
+fn the_device_of_a_paused_machine_is_not_anothers_who_names_it() {
+    in_netns(|ns| {
+        let mut world = World::new(ns).started();
+        let guest = running(&mut world, "vm1");
+        let nic = &guest.nic;
+        let mut thief = world.nic("thief", "vpc");
+        thief.port = nic.port.clone();
+        names(&world, &thief, Some(&nic.port));
+        let refused = format!("thief device eth0: host device {}", nic.port);
+        until_problem(&mut world, &refused);
+        for _ in 0..2 {
+            world.forget(nic);
+            names_in(&world, nic, Some(&nic.port), Status::Frozen);
+            world.settle();
+            assert_eq!(world.differences(), [""; 0], "paused");
+            until_problem(&mut world, &refused);
+            world.expect(nic);
+            names(&world, nic, Some(&nic.port));
+            world.in_step();
+        }
+        // Nor by naming it while it is paused.
+        world.lxd.remove("default", "thief");
+        world.lxd.emit("instance-deleted", "default", "thief");
+        world.forget(nic);
+        names_in(&world, nic, Some(&nic.port), Status::Frozen);
+        world.settle();
+        names(&world, &thief, Some(&nic.port));
+        until_problem(&mut world, &refused);
+        world.settle();
+        assert_eq!(world.differences(), [""; 0]);
+        world.expect(nic);
+        names(&world, nic, Some(&nic.port));
+        world.in_step();
+    });
+}
+
+/// In the middle of a move its MAC is elsewhere for a moment, or its tap is taken out by hand.
+#[test]
+fn a_kept_tap_is_put_right_like_any_other() {
+    in_netns(|ns| {
+        let mut world = World::with_interval(ns, 5).started();
+        let guest = running(&mut world, "vm1");
+        let nic = &guest.nic;
+        for device in [Some("tap0badcafe"), None] {
+            names(&world, nic, device);
+            world.settle();
+            for damage in [
+                format!("bridge fdb del {} dev {} master", nic.mac, nic.port),
+                format!("ip link set {} nomaster", nic.port),
+            ] {
+                world.repairs(&damage);
+            }
+        }
+        elsewhere(ns, nic);
+        assert!(is_elsewhere(ns, nic));
+        world.in_step();
+    });
+}
+
 #[test]
 fn a_device_is_kept_only_until_the_other_one_is_there() {
     in_netns(|ns| {
@@ -209,8 +337,11 @@ fn the_mac_of_a_machine_that_has_left_is_not_taken_back() {
         world.in_step();
         let reads = world.lxd.requests("/1.0/instances/vm1");
         let listener = fdb_listener(&mut world);
+        // Both before the agent looks at either.
+        world.signal("STOP");
         world.set(nic, Status::Frozen);
         elsewhere(ns, nic);
+        world.signal("CONT");
         world.forget(nic);
         let there = format!("+ fdb svi-vpc {} on vxlan-vpc", nic.mac);
         world.until("it is withdrawn here", |world| {

@@ -5,6 +5,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
+use std::time::Instant;
 
 use serde_json::Value;
 
@@ -79,18 +80,20 @@ impl<'a> Machine<'a> {
         self.host.lxd.emit(action, "default", &name);
     }
 
-    fn delete(mut self) {
-        self.end();
-        self.host.sh(&format!("ip link delete {}", self.tap));
+    fn delete(self) {
         self.host
             .lxd
             .remove("default", &format!("c{}", self.guest.number));
+        self.host.sh(&format!("ip link delete {}", self.tap));
         self.emit("instance-deleted");
     }
+}
 
-    fn end(&mut self) {
-        self.signal("KILL");
-        // It has stopped with its child, and would not see that end.
+impl Drop for Machine<'_> {
+    fn drop(&mut self) {
+        let pid = self.answers.id().to_string();
+        let _ = Command::new("pkill").args(["-KILL", "-P", &pid]).status();
+        // nsenter has stopped with its child, and would not see that end.
         let _ = self.answers.kill();
         let _ = self.answers.wait();
     }
@@ -198,6 +201,22 @@ fn local(host: &Host, guest: &Guest) -> Lines {
     all.into_iter().filter(|line| line.contains(&mac)).collect()
 }
 
+/// How often the bridge had the machine's MAC on its tap after it had had it elsewhere, since the host listens.
+fn taken_back(host: &Host, machine: &Machine<'_>) -> u64 {
+    let heard = host.heard_of(&[&machine.guest]);
+    let entries = heard.iter().filter(|line| line.contains("master svi-vpc"));
+    let mut on_tap: Vec<bool> = entries
+        .filter(|line| !line.contains("Deleted"))
+        .map(|line| line.contains(&format!("dev {}", machine.tap)))
+        .collect();
+    on_tap.dedup();
+    assert!(
+        on_tap.contains(&false),
+        "it was never elsewhere: {heard:#?}"
+    );
+    on_tap.windows(2).filter(|pair| pair[1]).count() as u64
+}
+
 #[test]
 fn a_machine_that_moves_while_it_runs_is_away_for_a_moment_only() {
     with_machine(|fabric, source, pings, [c10, c20, vm]| {
@@ -211,6 +230,7 @@ fn a_machine_that_moves_while_it_runs_is_away_for_a_moment_only() {
             Lines::new(),
             "a paused machine is not connected"
         );
+        a.listen();
         // The guest runs on there. The source has it still, and tells nobody that it is paused now.
         source.pause();
         target.start();
@@ -268,23 +288,17 @@ fn a_machine_that_runs_on_two_hosts_does_not_go_back_and_forth() {
         let Fabric { a, b, .. } = fabric;
         let target = arrive(b, vm);
         a.listen();
+        let begun = Instant::now();
         target.start();
         until("b has it", &1, || local(b, vm).len());
         for host in [a, b] {
             two_full_looks(host);
             two_full_looks(host);
         }
-        let heard = a.heard_of(&[vm]);
-        let entries = heard.iter().filter(|line| line.contains("master svi-vpc"));
-        let mut on_tap: Vec<bool> = entries
-            .filter(|line| !line.contains("Deleted"))
-            .map(|line| line.contains(&format!("dev {}", source.tap)))
-            .collect();
-        on_tap.dedup();
-        let back = on_tap.windows(2).filter(|pair| pair[1]).count();
+        // Because LXD says that it runs here; for two minutes not once more.
+        let back = taken_back(a, &source);
         println!("on both hosts: the first one took it back {back} times");
-        // Because LXD says that it runs here. After that each host waits for minutes.
-        assert!(back <= 1, "{heard:#?}");
+        assert!(back <= 1 + begun.elapsed().as_secs() / 120);
         for host in [a, b] {
             let found = host.sh("vtysh -c 'show evpn mac vni all duplicate json'");
             let found: Value = serde_json::from_str(&found).expect("JSON");

@@ -7,7 +7,7 @@ pub mod unknown;
 
 use self::tenant::Rights;
 use self::unknown::{Cost, Place};
-use super::claims::{self, Claim, Held};
+use super::claims::{self, Claim, Held, Kept};
 use super::facts::Facts;
 use super::policies::Words;
 use crate::addr::{IfName, IpNet, Mac, is_assignable};
@@ -173,31 +173,44 @@ pub struct Draft {
     unnamed: Vec<Nic>,
     refused: Vec<Refused>,
     problems: Vec<NicProblem>,
-    /// Devices that NICs will have when the instance runs.
-    reserved: Vec<(NicId, IfName)>,
+    /// Devices that NICs will have when the instance runs, and whether they have them now, as those of a paused one.
+    reserved: Vec<(NicId, IfName, bool)>,
+    /// MACs of all NICs, whether or not the instance runs.
+    macs: Vec<Mac>,
 }
 
 impl Draft {
     /// The same with the devices that its NICs keep; `None` if they keep none.
-    pub fn keeping(&self, kept: &HashMap<NicId, IfName>) -> Option<Draft> {
+    pub fn keeping(&self, kept: &HashMap<NicId, Kept>) -> Option<Draft> {
         let keeps = |nic: &Nic| kept.contains_key(&nic.id);
         if kept.is_empty() || !self.nics.iter().chain(&self.unnamed).any(keeps) {
             return None;
         }
         let mut draft = self.clone();
         for nic in &mut draft.nics {
-            if let Some(port) = kept.get(&nic.id) {
-                let named = std::mem::replace(&mut nic.port, port.clone());
-                draft.reserved.push((nic.id.clone(), named));
+            if let Some(kept) = kept.get(&nic.id) {
+                let named = std::mem::replace(&mut nic.port, kept.port.clone());
+                draft.reserved.push((nic.id.clone(), named, false));
             }
         }
         for mut nic in std::mem::take(&mut draft.unnamed) {
-            if let Some(port) = kept.get(&nic.id) {
-                nic.port = port.clone();
+            if let Some(kept) = kept.get(&nic.id) {
+                nic.port = kept.port.clone();
                 draft.nics.push(nic);
             }
         }
         Some(draft)
+    }
+
+    /// Devices of NICs whose instance is paused.
+    pub fn paused(&self) -> impl Iterator<Item = (&NicId, &IfName)> {
+        let paused = self.reserved.iter().filter(|(.., has_it)| *has_it);
+        paused.map(|(id, port, _)| (id, port))
+    }
+
+    /// MACs of all NICs, whether or not the instance runs.
+    pub fn macs(&self) -> &[Mac] {
+        &self.macs
     }
 
     /// NICs that name no device: their `port` stands for none.
@@ -215,10 +228,15 @@ impl Draft {
 /// are for whoever uses that program.
 pub fn draft(host: &HostFile, instance: &Instance, program: Program) -> Draft {
     let mut draft = Draft::default();
+    let macs = instance.nics.iter().filter_map(|raw| raw.hwaddr.as_ref());
+    draft
+        .macs
+        .extend(macs.filter_map(|mac| mac.parse::<Mac>().ok()));
     if instance.presence != Presence::Up {
         let named = instance.nics.iter().filter_map(|raw| {
             let id = Complaints::about(instance, raw).nic;
-            Some((id, raw.host_name.as_ref()?.parse().ok()?))
+            let has_it = instance.presence == Presence::Paused;
+            Some((id, raw.host_name.as_ref()?.parse().ok()?, has_it))
         });
         draft.reserved.extend(named);
         return draft;
@@ -300,12 +318,12 @@ pub fn resolve<'a>(
         .filter(|(claim, id)| !matches!(claim, Claim::Port(_)) || !held.early.contains(*id))
         .collect();
     let mut candidates: Vec<(&Instance, &Nic)> = Vec::new();
-    // Who names which device: NICs that had it before them, and others, which those of instances that do not
-    // run are among.
+    // Who names which device: NICs that had it before them, as those of paused instances have, and others, which those of
+    // instances that are stopped are among.
     let mut named: HashMap<&IfName, Vec<(&NicId, bool)>> = HashMap::new();
     for (instance, draft) in drafts {
-        for (id, port) in &draft.reserved {
-            named.entry(port).or_default().push((id, false));
+        for (id, port, has_it) in &draft.reserved {
+            named.entry(port).or_default().push((id, *has_it));
         }
         for nic in &draft.nics {
             let was_there = !held.early.contains(&nic.id);

@@ -245,10 +245,11 @@ impl Agent {
         } else {
             self.retry_pause = FIRST_RETRY;
         }
-        let asked = self.world.suspect(&report.ask, std::time::Instant::now());
-        if !asked.is_empty() {
-            // A full channel: the next full pass asks again.
-            let _ = self.asks.try_send(Ask::Instances(asked));
+        let now = std::time::Instant::now();
+        let asked = self.world.to_ask(&report.ask, now);
+        // A full channel: the next full pass asks.
+        if !asked.is_empty() && self.asks.try_send(Ask::Confirm(asked.clone())).is_ok() {
+            self.world.asked(asked, now);
         }
         if report.resolve_again {
             self.pending.resolve = true;

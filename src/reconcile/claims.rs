@@ -4,13 +4,13 @@
 
 use super::daemon::Agent;
 use super::world::World;
-use crate::addr::{IfName, IpAddr, Mac};
+use crate::addr::{IpAddr, Mac};
 use crate::host::{HostFile, Network};
 use crate::kernel::link::LinkKind;
 use crate::kernel::rtnl::PROTOCOL;
 use crate::kernel::{Kernel, KernelError};
 use crate::kinds::port_attrs;
-use crate::model::claims::{Held, Holder, Remote, claim_sign};
+use crate::model::claims::{Held, Holder, Kept, Remote, claim_sign};
 use crate::model::{Facts, FollowUp, Nic, NicId};
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
@@ -110,14 +110,15 @@ fn look(kernel: &mut Kernel, world: &mut World, host: &HostFile) -> Result<Held,
     Ok(held)
 }
 
-/// Taps that NICs keep, since the devices that they name are not here: those on which the agent has put their MACs,
-/// or an agent before.
+/// Taps that NICs keep while the devices that they name are not here: those that they had, whatever became of their FDB
+/// entries. When NICs are first resolved nobody knows what they had: then it is the one on which an agent has put the
+/// MAC, if no other instance has that MAC, in whatever state it is.
 fn kept_devices(
     kernel: &mut Kernel,
     world: &World,
     host: &HostFile,
     facts: &Facts,
-) -> Result<HashMap<NicId, IfName>, KernelError> {
+) -> Result<HashMap<NicId, Kept>, KernelError> {
     let mut kept = HashMap::new();
     for nic in world.unsettled().chain(world.unnamed()) {
         let Some(svi) = host.network(&nic.network).and_then(|n| facts.svi(n)) else {
@@ -126,18 +127,25 @@ fn kept_devices(
         if facts.link(&nic.port).is_some() || kernel.rtnl.link(&nic.port)?.is_some() {
             continue;
         }
-        let entry = kernel.rtnl.fdb_entry(svi.index, nic.mac)?;
-        let Some(entry) = entry.filter(|entry| entry.ext_learned && !entry.permanent) else {
-            continue;
+        let link = match world.had(nic) {
+            Some((port, index)) => {
+                let link = kernel.rtnl.link(port)?;
+                link.filter(|link| Some(link.index) == index)
+            }
+            None if world.nics().is_none() && world.is_only_one_with(nic.mac) => {
+                let entry = kernel.rtnl.fdb_entry(svi.index, nic.mac)?;
+                let entry = entry.filter(|entry| entry.ext_learned && !entry.permanent);
+                let link = match entry {
+                    Some(entry) => kernel.rtnl.link_by_index(entry.port)?,
+                    None => None,
+                };
+                link.filter(|link| link.master == Some(svi.index) && port_attrs::is_ours(link))
+            }
+            None => None,
         };
-        let Some(link) = kernel.rtnl.link_by_index(entry.port)? else {
-            continue;
-        };
-        if matches!(link.kind, LinkKind::Tun)
-            && link.master == Some(svi.index)
-            && port_attrs::is_ours(&link)
-        {
-            kept.insert(nic.id.clone(), link.name);
+        if let Some(link) = link.filter(|link| matches!(link.kind, LinkKind::Tun)) {
+            let (port, index) = (link.name, link.index);
+            kept.insert(nic.id.clone(), Kept { port, index });
         }
     }
     Ok(kept)

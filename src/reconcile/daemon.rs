@@ -281,6 +281,10 @@ impl Agent {
                 self.world.put_instance(id, answer);
                 self.say_unread();
             }
+            Update::Confirmed(id) => {
+                self.pending.nics.extend(self.world.nics_of(&id));
+                self.world.confirmed(&id, std::time::Instant::now());
+            }
             Update::Listing(listing) => {
                 let first = self.world.inventory.is_none();
                 let cluster = listing.cluster.clone();

@@ -448,7 +448,7 @@ impl Visitor for Planner<'_> {
         let mut changes = diff::<K>(&desired, &observed);
         self.drop_deletes_if_unknown(&mut changes);
         self.let_linger(&mut changes);
-        changes.retain(|change| !self.is_too_early::<K>(change) && self.may::<K>(change));
+        changes.retain(|change| self.may::<K>(change) && !self.is_too_early::<K>(change));
         let (deletes, rest) = changes
             .into_iter()
             .partition(|change| matches!(change, Change::Delete { .. }));

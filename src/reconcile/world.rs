@@ -78,8 +78,12 @@ enum Suspect {
     Told(std::time::Instant),
 }
 
-/// For so long an answer is waited for, before the next is asked for, and for so long one is good.
-const ASK_AGAIN: Duration = Duration::from_secs(10);
+/// For so long LXD is not asked once more: longer than any answer takes.
+const ASK_AGAIN: Duration = Duration::from_secs(90);
+/// For so long what it says is good.
+const GOOD_FOR: Duration = Duration::from_secs(10);
+/// Of so many it is asked at a time. Of the others the next time.
+const MAX_SUSPECTS: usize = 64;
 
 /// What a listing means.
 #[derive(Debug, PartialEq, Eq)]
@@ -214,9 +218,6 @@ impl World {
             Answer::Gone | Answer::Elsewhere(_) => None,
         };
         self.unread.remove(&id);
-        if let Some(suspect) = self.suspects.get_mut(&id) {
-            *suspect = Suspect::Told(std::time::Instant::now());
-        }
         if inventory.put(id.clone(), instance) {
             self.drafts.remove(&id);
         }
@@ -258,6 +259,27 @@ impl World {
     /// NICs of running instances for which LXD names no device.
     pub fn unnamed(&self) -> impl Iterator<Item = &Nic> {
         self.drafts.values().flat_map(Draft::unnamed)
+    }
+
+    /// The device that a NIC had, with its index as it was last seen, if it had it with this MAC in this network.
+    pub fn had(&self, asked: &Nic) -> Option<(&IfName, Option<u32>)> {
+        let nic = own(&self.resolved.nics, &asked.id)?;
+        if nic.network != asked.network || nic.mac != asked.mac {
+            return None;
+        }
+        let kept = self.held.kept.get(&nic.id);
+        let kept = kept.filter(|kept| kept.port == nic.port);
+        let seen = || Some(self.facts.as_ref()?.link(&nic.port)?.index);
+        Some((&nic.port, kept.map(|kept| kept.index).or_else(seen)))
+    }
+
+    /// Whether no two instances have this MAC, in whatever state they are, and all are known.
+    pub fn is_only_one_with(&self, mac: Mac) -> bool {
+        if !self.unread.is_empty() {
+            return false;
+        }
+        let all = self.drafts.values().flat_map(Draft::macs);
+        all.filter(|other| **other == mac).count() == 1
     }
 
     /// Taps that have or had a MAC of others, by name; looks for them among what was seen last.
@@ -362,28 +384,38 @@ impl World {
         }
         let instance = &nic.id.instance;
         match self.suspects.get(instance) {
-            Some(Suspect::Told(at)) if now < *at + ASK_AGAIN => None,
+            Some(Suspect::Told(at)) if now < *at + GOOD_FOR => None,
             _ => Some(instance),
         }
     }
 
-    /// Of these the instances that LXD has not been asked about just now. It will be.
-    pub fn suspect(
+    /// Of these the instances that LXD is to be asked about: not those that it is being asked about.
+    pub fn to_ask(
         &mut self,
         instances: &BTreeSet<InstanceId>,
         now: std::time::Instant,
     ) -> BTreeSet<InstanceId> {
-        self.suspects.retain(|_, suspect| {
-            let (Suspect::Asked(at) | Suspect::Told(at)) = suspect;
-            now < *at + ASK_AGAIN
+        self.suspects.retain(|_, suspect| match suspect {
+            Suspect::Asked(at) => now < *at + ASK_AGAIN,
+            Suspect::Told(at) => now < *at + GOOD_FOR,
         });
+        let room = MAX_SUSPECTS.saturating_sub(self.suspects.len());
         let unasked = instances.iter();
         let unasked = unasked.filter(|id| !self.suspects.contains_key(*id));
-        let unasked: BTreeSet<InstanceId> = unasked.cloned().collect();
-        let asked = unasked.iter().cloned();
-        self.suspects
-            .extend(asked.map(|id| (id, Suspect::Asked(now))));
-        unasked
+        unasked.take(room).cloned().collect()
+    }
+
+    /// LXD was asked about these.
+    pub fn asked(&mut self, instances: BTreeSet<InstanceId>, now: std::time::Instant) {
+        let all = instances.into_iter().map(|id| (id, Suspect::Asked(now)));
+        self.suspects.extend(all);
+    }
+
+    /// LXD has said since that the instance runs here.
+    pub fn confirmed(&mut self, instance: &InstanceId, now: std::time::Instant) {
+        if let Some(suspect) = self.suspects.get_mut(instance) {
+            *suspect = Suspect::Told(now);
+        }
     }
 
     /// Addresses of this network that were given just now count so at least until then.
@@ -488,6 +520,7 @@ impl World {
             }
         }
         self.watch_only_what_is_had(&fresh.nics);
+        self.remember_pretenders(&fresh);
         self.held = held;
         let mut changed = difference(&self.resolved.nics, &fresh.nics);
         if fresh.refused != self.resolved.refused {
@@ -498,6 +531,27 @@ impl World {
         }
         self.resolved = fresh;
         changed
+    }
+
+    /// NICs that named the device of another that has it get it only if nobody else names it any more, also after
+    /// the other one has been paused.
+    fn remember_pretenders(&mut self, fresh: &Resolved) {
+        if fresh.refused.is_empty() {
+            return;
+        }
+        let had = self.resolved.nics.iter().map(|nic| (&nic.port, &nic.id));
+        let paused = self.drafts.values().flat_map(Draft::paused);
+        let owners: HashMap<&IfName, &NicId> =
+            had.chain(paused.map(|(id, port)| (port, id))).collect();
+        for nic in &fresh.refused {
+            let owner = owners.get(&nic.port);
+            if let Some((port, was_there)) = self.devices.get_mut(&nic.id)
+                && *port == nic.port
+                && owner.is_some_and(|owner| **owner != nic.id)
+            {
+                *was_there = false;
+            }
+        }
     }
 
     /// Forgets what is watched and no NIC has.
