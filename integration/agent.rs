@@ -51,5 +51,7 @@ mod tables;
 mod tenants;
 #[path = "agent/user.rs"]
 mod user;
+#[path = "agent/vms.rs"]
+mod vms;
 #[path = "agent/vteps.rs"]
 mod vteps;

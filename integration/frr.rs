@@ -19,6 +19,8 @@
 mod apply;
 #[path = "frr/host.rs"]
 mod host;
+#[path = "frr/migration.rs"]
+mod migration;
 #[path = "frr/routers.rs"]
 mod routers;
 mod support;

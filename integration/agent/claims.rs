@@ -9,7 +9,7 @@ use std::time::Duration;
 const OTHER: &str = "02:ee:00:00:00:ee";
 
 /// What zebra makes of another host's announcement that a MAC has an address.
-fn announced(ns: &Ns, address: &str, mac: &str, vtep: &str) {
+pub fn announced(ns: &Ns, address: &str, mac: &str, vtep: &str) {
     ns.sh(&format!(
         "bridge fdb replace {mac} dev vxlan-vpc dst {vtep} self
          bridge fdb replace {mac} dev vxlan-vpc master extern_learn
@@ -24,7 +24,7 @@ fn problems(world: &World<'_>) -> Vec<String> {
     texts.map(str::to_string).collect()
 }
 
-fn until_problem(world: &mut World<'_>, text: &str) {
+pub fn until_problem(world: &mut World<'_>, text: &str) {
     world.until(&format!("a problem with {text:?}"), |world| {
         let found = problems(world);
         found
@@ -189,7 +189,7 @@ fn what_a_nic_of_another_host_has_it_keeps_until_it_is_gone() {
 }
 
 /// Neighbours of the network as "neigh DEVICE ADDRESS MAC".
-fn neighbours(world: &World<'_>) -> Vec<String> {
+pub fn neighbours(world: &World<'_>) -> Vec<String> {
     let all = world
         .ns
         .sh("ip neighbour show dev svi-vpc; ip -6 neighbour show dev svi-vpc");
@@ -557,20 +557,5 @@ fn routes_that_lxd_has_given_a_device_end_and_are_named() {
             let link = world.ns.sh(&format!("ip link show {}", refused.port));
             (!link.contains(",UP")).then_some(())
         });
-    });
-}
-
-#[test]
-fn a_tap_of_a_virtual_machine_is_connected() {
-    in_netns(|ns| {
-        let mut world = World::new(ns).started();
-        let nic = world.nic("vm1", "vpc");
-        // With the link-local address that every device has until somebody takes it.
-        ns.sh(&format!(
-            "ip tuntap add dev {0} mode tap; ip link set {0} up",
-            nic.port
-        ));
-        world.start_in_lxd(&nic);
-        world.in_step();
     });
 }

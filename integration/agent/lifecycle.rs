@@ -83,7 +83,7 @@ fn an_instance_that_comes_later_is_routed_within_its_vrf_like_those_before() {
 }
 
 /// What the kernel tells of FDB entries, as zebra hears it.
-fn fdb_listener(world: &mut World<'_>) -> Listener {
+pub fn fdb_listener(world: &mut World<'_>) -> Listener {
     let listener = Listener::start(&["bridge", "monitor", "fdb"], world.path("told"));
     // It listens once it has heard of something.
     world.until("the listener is there", |world| {

@@ -1,11 +1,13 @@
 //! Ethernet frames with a deferred checksum, as a container's root sends them by AF_PACKET and a virtual
 //! machine by its tap: a `struct virtio_net_hdr` (include/uapi/linux/virtio_net.h) goes before each.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
 use std::thread;
+
+use super::support::taps;
 
 const NEEDS_CSUM: u8 = 1;
 
@@ -126,22 +128,7 @@ fn pin_to_a_processor() {
 /// Makes a tap whose user's headers the kernel reads.
 pub fn tap(name: &str) -> Sender {
     pin_to_a_processor();
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open("/dev/net/tun")
-        .expect("there is /dev/net/tun");
-    // SAFETY: the request reads and writes a `struct ifreq`, which this is.
-    unsafe {
-        let mut request: libc::ifreq = std::mem::zeroed();
-        for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
-            *to = from.cast_signed();
-        }
-        request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as i16;
-        let result = libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request);
-        assert_eq!(result, 0, "{}", io::Error::last_os_error());
-    }
-    Sender::Tap(file)
+    Sender::Tap(taps::open(name, libc::IFF_TAP | libc::IFF_VNET_HDR))
 }
 
 /// From now on the tap takes headers of tunnels (`struct virtio_net_hdr_v1_hash_tunnel`). False before Linux 6.17,

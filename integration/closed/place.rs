@@ -13,7 +13,7 @@ use lxmesh::generate::{self, LocalFacts, closed};
 use lxmesh::host::{self, HostFile};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use super::support::Ns;
+use super::support::{Ns, taps};
 
 /// The underlay address of the host, and of another one.
 pub const HERE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 11);
@@ -163,21 +163,7 @@ fn raw_socket(index: u32) -> OwnedFd {
 
 /// A tun or a tap with this name, up; what is written there comes out of the device.
 pub fn tun(ns: &Ns, name: &str, flags: libc::c_int) -> File {
-    let file = File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/net/tun")
-        .unwrap();
-    // SAFETY: the request is a whole ifreq.
-    unsafe {
-        let mut request: libc::ifreq = std::mem::zeroed();
-        for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
-            *to = from as libc::c_char;
-        }
-        request.ifr_ifru.ifru_flags = (flags | libc::IFF_NO_PI) as i16;
-        let done = libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF as _, &raw const request);
-        assert_eq!(done, 0, "{}", io::Error::last_os_error());
-    }
+    let file = taps::open(name, flags);
     ns.sh(&format!("ip link set {name} up"));
     file
 }

@@ -59,7 +59,7 @@ pub struct Host {
     pub underlay: &'static str,
     /// First process of its namespaces; they all die with it.
     holder: Child,
-    lxd: FakeLxd,
+    pub lxd: FakeLxd,
     agent: Option<Child>,
 }
 
@@ -147,7 +147,7 @@ impl Host {
             .expect("unshare has one child")
     }
 
-    fn enter(&self) -> Command {
+    pub fn enter(&self) -> Command {
         let mut command = Command::new("nsenter");
         command
             .args([
@@ -290,6 +290,13 @@ impl Host {
     }
 
     fn tell(&self, guest: &Guest, status: Status, action: &str) {
+        self.put(guest, status, &format!("veth{}", guest.number));
+        let name = format!("c{}", guest.number);
+        self.lxd.emit(action, "default", &name);
+    }
+
+    /// From now on LXD says so of the guest, whose device this is. Tells nobody.
+    pub fn put(&self, guest: &Guest, status: Status, device_name: &str) {
         let Guest { number, mac } = guest;
         let mut instance = Instance::new(&format!("c{number}"));
         instance.status = status;
@@ -304,12 +311,11 @@ impl Host {
         instance.devices.insert("eth0".into(), device);
         instance
             .config
-            .insert("volatile.eth0.host_name".into(), format!("veth{number}"));
+            .insert("volatile.eth0.host_name".into(), device_name.into());
         instance
             .config
             .insert("volatile.eth0.hwaddr".into(), mac.to_string());
         self.lxd.put(instance);
-        self.lxd.emit(action, "default", &format!("c{number}"));
     }
 
     /// FDB entries on the ports of instances, without those that the kernel made for the port.
@@ -317,7 +323,7 @@ impl Host {
         let all = self.list("bridge -j fdb show br svi-vpc");
         let local = all
             .iter()
-            .filter(|e| text(&e["ifname"]).starts_with("veth") && e["state"] != "permanent");
+            .filter(|e| !text(&e["ifname"]).starts_with("vxlan") && e["state"] != "permanent");
         local
             .map(|e| {
                 format!(

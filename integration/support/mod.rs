@@ -11,6 +11,7 @@ pub mod fake_lxd;
 pub mod listener;
 pub mod nft_names;
 pub mod silence;
+pub mod taps;
 pub mod world;
 
 use std::fs;

@@ -10,7 +10,7 @@ use crate::addr::{IfName, Mac};
 use crate::kernel::Kernel;
 use crate::kernel::link::LinkKind;
 use crate::kernel::rtnl::{FdbEntry, Op};
-use crate::model::{Change, Facts, FollowUp, Inputs, Kind, Owns, Pace, Table};
+use crate::model::{Change, Contest, Facts, FollowUp, Inputs, Kind, Owns, Pace, Table};
 use std::collections::BTreeSet;
 use std::fmt;
 
@@ -67,6 +67,16 @@ impl Kind for Fdb {
             Pace::Contested
         } else {
             Pace::Quick
+        }
+    }
+
+    fn contest(change: &Change<Self>) -> Option<Contest> {
+        match change {
+            Change::Update { key, have, .. } if have.remote => Some(Contest::Mac {
+                svi: key.svi.clone(),
+                mac: key.mac,
+            }),
+            _ => None,
         }
     }
 

@@ -8,7 +8,7 @@ use crate::addr::{IfName, IpAddr, Mac};
 use crate::kernel::Kernel;
 use crate::kernel::rtnl::{self, Op, PROTOCOL};
 use crate::model::claims::is_sign;
-use crate::model::{Change, Facts, FollowUp, Inputs, Kind, Owns, Pace, Table};
+use crate::model::{Change, Contest, Facts, FollowUp, Inputs, Kind, Owns, Pace, Table};
 use std::fmt;
 
 /// A neighbour entry (RTM_NEWNEIGH) on an SVI.
@@ -86,15 +86,22 @@ impl Kind for Neighbour {
         }
     }
 
+    fn contest(change: &Change<Self>) -> Option<Contest> {
+        let Change::Update { key, have, want } = change else {
+            return None;
+        };
+        let mac = have.mac.filter(|_| have.ext_learned)?;
+        let Key { svi, address } = key.clone();
+        Some(match Some(mac) == want.mac {
+            true => Contest::Mac { svi, mac },
+            false => Contest::Address { svi, address },
+        })
+    }
+
     /// A port that is gone took its FDB entries along. Its neighbours are still there, and tell
     /// which MAC was behind it, also when it went while no agent ran.
     fn follow_up(change: &Change<Self>) -> Option<FollowUp> {
-        if let Change::Update { key, have, want } = change
-            && have.ext_learned
-            && have.mac.is_some()
-            && have.mac != want.mac
-        {
-            let Key { svi, address } = key.clone();
+        if let Some(Contest::Address { svi, address }) = Self::contest(change) {
             return Some(FollowUp::Contested { svi, address });
         }
         let (have, want) = match change {

@@ -543,7 +543,9 @@ fn unclear(why: String) -> LxdError {
 /// Whether access lists say something of it. What is stopped has no NIC that they could close.
 fn needs_acls(instance: &Instance) -> bool {
     let names_any = instance.acl_names().next().is_some();
-    names_any && instance.presence != Presence::Down && instance.id.is_possible()
+    names_any
+        && matches!(instance.presence, Presence::Up | Presence::Unknown)
+        && instance.id.is_possible()
 }
 
 /// Reads what belongs to each key, a few at once, the first ones first. After the limit the rest is not

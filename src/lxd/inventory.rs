@@ -78,8 +78,10 @@ impl fmt::Display for InstanceId {
 pub enum Presence {
     /// Running.
     Up,
-    /// Stopped, paused, or on its way there.
+    /// Stopped, or on its way there.
     Down,
+    /// Paused, or on its way there: it carries no traffic, and its devices are there.
+    Paused,
     /// LXD does not know (status Error): what was known before stays in force.
     Unknown,
 }
@@ -367,10 +369,11 @@ fn known(keys: &wire::Keys, of: &[&'static str]) -> Vec<&'static str> {
 }
 
 /// Status codes of LXD's `shared/api/status_code.go`: 103 Running, 111 Thawed, 113 Ready;
-/// 112 Error. Everything else does not carry traffic.
+/// 109 Freezing, 110 Frozen; 112 Error. Everything else does not carry traffic.
 fn presence(status_code: u32) -> Presence {
     match status_code {
         103 | 111 | 113 => Presence::Up,
+        109 | 110 => Presence::Paused,
         112 => Presence::Unknown,
         _ => Presence::Down,
     }
@@ -591,7 +594,7 @@ mod tests {
 
     #[test]
     fn paused_is_down_and_error_is_unknown() {
-        assert_eq!(presence(110), Presence::Down);
+        assert_eq!(presence(110), Presence::Paused);
         assert_eq!(presence(102), Presence::Down);
         assert_eq!(presence(113), Presence::Up);
         assert_eq!(presence(112), Presence::Unknown);

@@ -42,6 +42,14 @@ pub struct Remote {
     pub precedes: bool,
 }
 
+/// A device that a NIC keeps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kept {
+    pub port: IfName,
+    /// Its interface index: another device of its name is another one.
+    pub index: u32,
+}
+
 /// What the kernel says of what NICs claim that the agent does not know to have had it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Held {
@@ -54,6 +62,12 @@ pub struct Held {
     pub new: HashSet<(String, IpAddr)>,
     /// By network: addresses whose sign ([`claim_sign`]) is here, for the NIC with the MAC.
     pub signs: HashMap<(String, IpAddr), Mac>,
+    /// Devices that NICs keep while the ones that they name are not here. In a cluster LXD has one record of an
+    /// instance: while a virtual machine moves as it runs, the record names the device on the member that it moves to.
+    pub kept: HashMap<NicId, Kept>,
+    /// Taps that were given the MAC of another NIC or of a gateway, which the bridge then keeps for itself. Nobody but
+    /// QEMU has the descriptor that this takes (`TUNSETIFF` and `SIOCSIFHWADDR`, drivers/net/tun.c).
+    pub usurpers: HashMap<IfName, Mac>,
     /// NICs that were there before the device that they name. It is theirs only if nobody else names it.
     pub early: HashSet<NicId>,
 }

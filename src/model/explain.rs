@@ -138,7 +138,10 @@ impl Known<'_> {
             managed: true,
             connected,
             network: self.host.network(&raw.parent).map(|n| n.name.clone()),
-            port: raw.host_name.as_ref().map(|name| shown(name, NAME)),
+            port: match nic {
+                Some(nic) => Some(nic.port.to_string()),
+                None => raw.host_name.as_ref().map(|name| shown(name, NAME)),
+            },
             mac: raw.hwaddr.as_ref().map(|mac| shown(mac, NAME)),
             addresses: nic
                 .map(|nic| nic.addresses().map(|a| a.to_string()).collect())

@@ -52,6 +52,11 @@ pub trait Kind: Sized + 'static {
         Pace::Quick
     }
 
+    /// What the change would take from a NIC of another host.
+    fn contest(_change: &Change<Self>) -> Option<Contest> {
+        None
+    }
+
     /// What else there is to do once the change has been made.
     fn follow_up(_change: &Change<Self>) -> Option<FollowUp> {
         None
@@ -73,6 +78,15 @@ pub trait Kind: Sized + 'static {
 
     /// The objects that should be there. Pure; must not depend on anything but the inputs.
     fn derive(inputs: &Inputs<'_>) -> Table<Self>;
+}
+
+/// What another host says that it has, and this one wants.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Contest {
+    /// An address of one of our NICs, at another MAC.
+    Address { svi: IfName, address: IpAddr },
+    /// The MAC of one of our NICs, alone or with an address: its instance is there, too, or has gone there.
+    Mac { svi: IfName, mac: Mac },
 }
 
 /// Something to be done after a change, by the daemon.

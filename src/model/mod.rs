@@ -16,7 +16,7 @@ pub mod trace;
 
 pub use facts::Facts;
 pub use inputs::Inputs;
-pub use kind::{About, FollowUp, Kind, Owns, Pace};
+pub use kind::{About, Contest, FollowUp, Kind, Owns, Pace};
 pub use mtu::LargerMtu;
 pub use nic::{Nic, NicId, NicProblem};
 pub use table::{Change, Found, Table, compare, diff};

@@ -7,7 +7,7 @@ pub mod unknown;
 
 use self::tenant::Rights;
 use self::unknown::{Cost, Place};
-use super::claims::{self, Claim, Held};
+use super::claims::{self, Claim, Held, Kept};
 use super::facts::Facts;
 use super::policies::Words;
 use crate::addr::{IfName, IpNet, Mac, is_assignable};
@@ -128,6 +128,9 @@ impl Nic {
     }
 }
 
+/// Stands for a device that has no name.
+const NO_DEVICE: &str = "-";
+
 /// A NIC that asks to be connected and cannot be.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Refused {
@@ -165,13 +168,56 @@ pub struct Resolved {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Draft {
     nics: Vec<Nic>,
+    /// Those without a device's name: being started, or of a virtual machine whose move while it ran has failed on the
+    /// other member.
+    unnamed: Vec<Nic>,
     refused: Vec<Refused>,
     problems: Vec<NicProblem>,
-    /// Devices that NICs will have when the instance runs.
-    reserved: Vec<(NicId, IfName)>,
+    /// Devices that NICs will have when the instance runs, and whether they have them now, as those of a paused one.
+    reserved: Vec<(NicId, IfName, bool)>,
+    /// MACs of all NICs, whether or not the instance runs.
+    macs: Vec<Mac>,
 }
 
 impl Draft {
+    /// The same with the devices that its NICs keep; `None` if they keep none.
+    pub fn keeping(&self, kept: &HashMap<NicId, Kept>) -> Option<Draft> {
+        let keeps = |nic: &Nic| kept.contains_key(&nic.id);
+        if kept.is_empty() || !self.nics.iter().chain(&self.unnamed).any(keeps) {
+            return None;
+        }
+        let mut draft = self.clone();
+        for nic in &mut draft.nics {
+            if let Some(kept) = kept.get(&nic.id) {
+                let named = std::mem::replace(&mut nic.port, kept.port.clone());
+                draft.reserved.push((nic.id.clone(), named, false));
+            }
+        }
+        for mut nic in std::mem::take(&mut draft.unnamed) {
+            if let Some(kept) = kept.get(&nic.id) {
+                nic.port = kept.port.clone();
+                draft.nics.push(nic);
+            }
+        }
+        Some(draft)
+    }
+
+    /// Devices of NICs whose instance is paused.
+    pub fn paused(&self) -> impl Iterator<Item = (&NicId, &IfName)> {
+        let paused = self.reserved.iter().filter(|(.., has_it)| *has_it);
+        paused.map(|(id, port, _)| (id, port))
+    }
+
+    /// MACs of all NICs, whether or not the instance runs.
+    pub fn macs(&self) -> &[Mac] {
+        &self.macs
+    }
+
+    /// NICs that name no device: their `port` stands for none.
+    pub fn unnamed(&self) -> &[Nic] {
+        &self.unnamed
+    }
+
     /// What it asks for that makes sense by itself.
     pub fn nics(&self) -> &[Nic] {
         &self.nics
@@ -182,10 +228,15 @@ impl Draft {
 /// are for whoever uses that program.
 pub fn draft(host: &HostFile, instance: &Instance, program: Program) -> Draft {
     let mut draft = Draft::default();
+    let macs = instance.nics.iter().filter_map(|raw| raw.hwaddr.as_ref());
+    draft
+        .macs
+        .extend(macs.filter_map(|mac| mac.parse::<Mac>().ok()));
     if instance.presence != Presence::Up {
         let named = instance.nics.iter().filter_map(|raw| {
             let id = Complaints::about(instance, raw).nic;
-            Some((id, raw.host_name.as_ref()?.parse().ok()?))
+            let has_it = instance.presence == Presence::Paused;
+            Some((id, raw.host_name.as_ref()?.parse().ok()?, has_it))
         });
         draft.reserved.extend(named);
         return draft;
@@ -198,10 +249,11 @@ pub fn draft(host: &HostFile, instance: &Instance, program: Program) -> Draft {
             true => resolve_one(host, &mut problems, raw, instance, program),
             false => None,
         };
-        if nic.is_none() {
-            draft.refused.extend(refused(&problems.nic, raw));
+        match nic {
+            None => draft.refused.extend(refused(&problems.nic, raw)),
+            Some(nic) if raw.host_name.is_none() => draft.unnamed.push(nic),
+            Some(nic) => draft.nics.push(nic),
         }
-        draft.nics.extend(nic);
         draft.problems.append(&mut problems.finish());
     }
     // Where no NIC is ours, what the instance's keys were meant for is told of the first that is none.
@@ -266,12 +318,12 @@ pub fn resolve<'a>(
         .filter(|(claim, id)| !matches!(claim, Claim::Port(_)) || !held.early.contains(*id))
         .collect();
     let mut candidates: Vec<(&Instance, &Nic)> = Vec::new();
-    // Who names which device: NICs that had it before them, and others, which those of instances that do not
-    // run are among.
+    // Who names which device: NICs that had it before them, as those of paused instances have, and others, which those of
+    // instances that are stopped are among.
     let mut named: HashMap<&IfName, Vec<(&NicId, bool)>> = HashMap::new();
     for (instance, draft) in drafts {
-        for (id, port) in &draft.reserved {
-            named.entry(port).or_default().push((id, false));
+        for (id, port, has_it) in &draft.reserved {
+            named.entry(port).or_default().push((id, *has_it));
         }
         for nic in &draft.nics {
             let was_there = !held.early.contains(&nic.id);
@@ -304,6 +356,19 @@ pub fn resolve<'a>(
     let losses: Vec<Losses> = candidates
         .iter()
         .map(|(_, nic)| {
+            if let Some(mac) = held.usurpers.get(&nic.port) {
+                resolved.problems.push(NicProblem {
+                    nic: nic.id.clone(),
+                    text: format!(
+                        "its device {} was given the MAC {mac}, which is another NIC's or the gateway's, as by a guest that has broken out of its virtual machine; it is not connected until its instance has been stopped and started",
+                        nic.port
+                    ),
+                });
+                return Losses {
+                    all: true,
+                    ..Losses::default()
+                };
+            }
             let had = |claim: &Claim<'_>| holders.get(claim) == Some(&&nic.id);
             let is_early = held.early.contains(&nic.id);
             let others = named.get(&nic.port).into_iter().flatten();
@@ -396,8 +461,9 @@ fn resolve_one(
         problems.add(text);
         return None;
     }
-    // A running instance without these is being started: an event follows when it has them.
-    let (host_name, hwaddr) = (host_name.as_ref()?, hwaddr.as_ref()?);
+    // A running instance without a MAC is being started: an event follows when it has it.
+    let hwaddr = hwaddr.as_ref()?;
+    let host_name = host_name.as_deref().unwrap_or(NO_DEVICE);
     let port: IfName = match host_name.parse() {
         Ok(port) => port,
         Err(error) => {

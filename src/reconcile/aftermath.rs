@@ -4,6 +4,7 @@
 use super::announce;
 use super::claims::LOOK_AGAIN;
 use super::daemon::{Agent, FIRST_RETRY, notify};
+use super::lxd_task::Ask;
 use super::pass::Extent;
 use super::report::{Line, Report};
 use super::tally::same_devices;
@@ -243,6 +244,12 @@ impl Agent {
             self.retry();
         } else {
             self.retry_pause = FIRST_RETRY;
+        }
+        let now = std::time::Instant::now();
+        let asked = self.world.to_ask(&report.ask, now);
+        // A full channel: the next full pass asks.
+        if !asked.is_empty() && self.asks.try_send(Ask::Confirm(asked.clone())).is_ok() {
+            self.world.asked(asked, now);
         }
         if report.resolve_again {
             self.pending.resolve = true;

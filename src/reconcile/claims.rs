@@ -9,9 +9,10 @@ use crate::host::{HostFile, Network};
 use crate::kernel::link::LinkKind;
 use crate::kernel::rtnl::PROTOCOL;
 use crate::kernel::{Kernel, KernelError};
-use crate::model::claims::{Held, Holder, Remote, claim_sign};
+use crate::kinds::port_attrs;
+use crate::model::claims::{Held, Holder, Kept, Remote, claim_sign};
 use crate::model::{Facts, FollowUp, Nic, NicId};
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -59,6 +60,7 @@ fn is_quiet(kernel: &mut Kernel, world: &mut World, host: &HostFile) -> Result<b
 /// What the kernel says of claims that are not settled.
 fn look(kernel: &mut Kernel, world: &mut World, host: &HostFile) -> Result<Held, KernelError> {
     let mut held = Held {
+        usurpers: world.usurpers(host),
         new: world.new_addresses(Instant::now()),
         early: world.early(|port| Ok::<_, KernelError>(kernel.rtnl.link(port)?.is_some()))?,
         ..Held::default()
@@ -66,7 +68,9 @@ fn look(kernel: &mut Kernel, world: &mut World, host: &HostFile) -> Result<Held,
     let Some(facts) = &world.facts else {
         return Ok(held);
     };
-    for nic in world.unsettled() {
+    held.kept = kept_devices(kernel, world, host, facts)?;
+    held.early.retain(|id| !held.kept.contains_key(id));
+    for nic in world.unsettled().chain(world.unnamed()) {
         let Some(network) = host.network(&nic.network) else {
             continue;
         };
@@ -104,6 +108,47 @@ fn look(kernel: &mut Kernel, world: &mut World, host: &HostFile) -> Result<Held,
         }
     }
     Ok(held)
+}
+
+/// Taps that NICs keep while the devices that they name are not here: those that they had, whatever became of their FDB
+/// entries. When NICs are first resolved nobody knows what they had: then it is the one on which an agent has put the
+/// MAC, if no other instance has that MAC, in whatever state it is.
+fn kept_devices(
+    kernel: &mut Kernel,
+    world: &World,
+    host: &HostFile,
+    facts: &Facts,
+) -> Result<HashMap<NicId, Kept>, KernelError> {
+    let mut kept = HashMap::new();
+    for nic in world.unsettled().chain(world.unnamed()) {
+        let Some(svi) = host.network(&nic.network).and_then(|n| facts.svi(n)) else {
+            continue;
+        };
+        if facts.link(&nic.port).is_some() || kernel.rtnl.link(&nic.port)?.is_some() {
+            continue;
+        }
+        let link = match world.had(nic) {
+            Some((port, index)) => {
+                let link = kernel.rtnl.link(port)?;
+                link.filter(|link| Some(link.index) == index)
+            }
+            None if world.nics().is_none() && world.is_only_one_with(nic.mac) => {
+                let entry = kernel.rtnl.fdb_entry(svi.index, nic.mac)?;
+                let entry = entry.filter(|entry| entry.ext_learned && !entry.permanent);
+                let link = match entry {
+                    Some(entry) => kernel.rtnl.link_by_index(entry.port)?,
+                    None => None,
+                };
+                link.filter(|link| link.master == Some(svi.index) && port_attrs::is_ours(link))
+            }
+            None => None,
+        };
+        if let Some(link) = link.filter(|link| matches!(link.kind, LinkKind::Tun)) {
+            let (port, index) = (link.name, link.index);
+            kept.insert(nic.id.clone(), Kept { port, index });
+        }
+    }
+    Ok(kept)
 }
 
 /// Where a MAC of another host is.

@@ -16,6 +16,7 @@ use crate::dhcp;
 use crate::dhcp::at;
 use crate::host::{self, HostFile};
 use crate::kernel::Kernel;
+use crate::kernel::link::LinkKind;
 use crate::kernel::monitor::{Knock, Monitor, MonitorFilter};
 use crate::kinds::{dnsmasq_file, nft_table};
 use crate::lxd::{Cluster, Program};
@@ -280,6 +281,10 @@ impl Agent {
                 self.world.put_instance(id, answer);
                 self.say_unread();
             }
+            Update::Confirmed(id) => {
+                self.pending.nics.extend(self.world.nics_of(&id));
+                self.world.confirmed(&id, std::time::Instant::now());
+            }
             Update::Listing(listing) => {
                 let first = self.world.inventory.is_none();
                 let cluster = listing.cluster.clone();
@@ -318,6 +323,7 @@ impl Agent {
         let soon = now + KERNEL_SETTLE.max(self.stats.last_took);
         for knock in knocks {
             self.tally.events_lost += u64::from(*knock == Knock::Lost);
+            self.look_for_usurper(knock);
             match self.world.look_at(knock, &self.host) {
                 LookAt::Nothing => {}
                 LookAt::Nic(id) => {
@@ -349,6 +355,25 @@ impl Agent {
                 }
                 LookAt::Everything => self.pending.everything_by(soon),
             }
+        }
+    }
+
+    /// Looks whether an event tells of a tap that was given a MAC of others: then the bridge has taken that for its own.
+    fn look_for_usurper(&mut self, knock: &Knock) {
+        if let Knock::Fdb {
+            port,
+            bridge: Some(_),
+            mac,
+            learned: false,
+        } = knock
+            && self.world.may_usurp(*port, *mac, &self.host)
+            && let Ok(Some(link)) = self.kernel.rtnl.link_by_index(*port)
+            && matches!(link.kind, LinkKind::Tun)
+            && link.mac == Some(*mac)
+        {
+            self.world.usurps(*port, *mac);
+            self.pending.resolve = true;
+            self.pending.by(Instant::now());
         }
     }
 

@@ -129,10 +129,12 @@ fn put_off(accounts: &mut [Objects], deferred: &[String]) {
     for object in objects {
         let name = format!("{} {}", object.kind, object.object);
         let more = format!("{name}: ");
-        let mut lines = deferred.iter();
-        if lines.any(|line| *line == name || line.starts_with(&more)) {
-            object.note =
-                Some("put off by the agent, because something else keeps undoing it".into());
+        let whys = deferred.iter().filter_map(|line| {
+            let why = line.strip_prefix(&more);
+            why.or((*line == name).then_some("something else keeps undoing it"))
+        });
+        if let Some(why) = whys.last() {
+            object.note = Some(format!("put off by the agent: {why}"));
         }
     }
 }

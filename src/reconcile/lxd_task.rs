@@ -5,7 +5,7 @@
 use super::whereabouts::Whereabouts;
 use crate::dhcp::at;
 use crate::lxd::events::{Events, Knock};
-use crate::lxd::{Answer, Client, InstanceId, Listing, LxdError, Program, sockets};
+use crate::lxd::{Answer, Client, InstanceId, Listing, LxdError, Presence, Program, sockets};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -20,6 +20,8 @@ pub enum Update {
     Connected(String),
     /// What was answered about one instance.
     Instance(InstanceId, Answer),
+    /// The last answer says that it runs here, and was asked for after the daemon wanted that confirmed.
+    Confirmed(InstanceId),
     /// Every instance that a listing names. What it does not name may still be there.
     Listing(Listing),
     /// What was known stays in force.
@@ -32,7 +34,10 @@ impl Update {
         match self {
             Update::Instance(_, Answer::Unread(unread)) => unread.try_again,
             Update::Listing(listing) => listing.unread.iter().any(|unread| unread.try_again),
-            Update::Connected(_) | Update::Instance(..) | Update::Failed(_) => false,
+            Update::Connected(_)
+            | Update::Instance(..)
+            | Update::Confirmed(_)
+            | Update::Failed(_) => false,
         }
     }
 }
@@ -41,6 +46,8 @@ impl Update {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ask {
     Instances(BTreeSet<InstanceId>),
+    /// The same, and [`Update::Confirmed`] if they run here, by answers that begin from now on.
+    Confirm(BTreeSet<InstanceId>),
     Everything,
 }
 
@@ -125,6 +132,7 @@ async fn serve(
             ask = asks.recv() => match ask {
                 None => return Ok(()),
                 Some(Ask::Instances(ids)) => { reads.instances(ids); continue }
+                Some(Ask::Confirm(ids)) => { reads.confirm(ids); continue }
                 Some(Ask::Everything) => { reads.list(); continue }
             },
             event = events.next() => {
@@ -147,7 +155,8 @@ async fn serve(
                     if update.is_provisional() {
                         reads.again_later(what);
                     }
-                    vec![update]
+                    let confirmed = reads.confirmed.take().map(Update::Confirmed);
+                    [update].into_iter().chain(confirmed).collect()
                 }
                 // Its member may be away for long, and what is not here matters to nobody here.
                 Err((What::One(id), _)) if whereabouts.is_given_up(&id) => {
@@ -184,6 +193,19 @@ enum What {
 
 type ReadResult = (What, Result<Update, LxdError>);
 
+/// Whether an answer says that the instance runs here.
+fn says_up(result: &Result<Update, LxdError>) -> bool {
+    let Ok(Update::Instance(_, answer)) = result else {
+        return false;
+    };
+    let instance = match answer {
+        Answer::There(instance) => Some(instance),
+        Answer::Unread(unread) => unread.but_acls.as_deref(),
+        Answer::Gone | Answer::Elsewhere(_) => None,
+    };
+    instance.is_some_and(|instance| instance.presence == Presence::Up)
+}
+
 /// Reads under way, and those that wait for them. Nothing is read twice at the same time: an ask
 /// for what is under way means reading it once more afterwards.
 struct Reads {
@@ -198,6 +220,11 @@ struct Reads {
     /// Instances of which something was answered while all of them were being listed, which may take half a minute
     /// in a cluster: what the listing says of them may be from before.
     read_meanwhile: BTreeSet<InstanceId>,
+    /// Of these it is to be confirmed that they run here: not yet asked for since, and asked for.
+    to_confirm: BTreeSet<InstanceId>,
+    confirming: BTreeSet<InstanceId>,
+    /// What the read that `next` returned last confirms.
+    confirmed: Option<InstanceId>,
     /// How long each that failed waits the next time: until it succeeds itself, whatever else does.
     pauses: BTreeMap<What, Duration>,
 }
@@ -213,6 +240,9 @@ impl Reads {
             listing_waiting: false,
             delayed: BTreeMap::new(),
             read_meanwhile: BTreeSet::new(),
+            to_confirm: BTreeSet::new(),
+            confirming: BTreeSet::new(),
+            confirmed: None,
             pauses: BTreeMap::new(),
         }
     }
@@ -266,6 +296,9 @@ impl Reads {
         for id in ready {
             self.instances_waiting.remove(&id);
             self.instances_running.insert(id.clone());
+            if self.to_confirm.remove(&id) {
+                self.confirming.insert(id.clone());
+            }
             let client = self.client.clone();
             self.running.spawn(async move {
                 let result = client.instance(&id).await;
@@ -283,9 +316,14 @@ impl Reads {
                 Some(Err(_cancelled)) => {}
                 Some(Ok((what, result))) => {
                     match &what {
-                        What::Listing => self.listing_running = false,
+                        What::Listing => {
+                            self.listing_running = false;
+                            self.confirmed = None;
+                        }
                         What::One(id) => {
                             self.instances_running.remove(id);
+                            let confirms = self.confirming.remove(id) && says_up(&result);
+                            self.confirmed = confirms.then(|| id.clone());
                             if self.listing_running {
                                 self.read_meanwhile.insert(id.clone());
                             }
@@ -309,6 +347,12 @@ impl Reads {
                 }
             }
         }
+    }
+
+    /// Reads instances, to say which run here by answers that begin from now on.
+    fn confirm(&mut self, ids: BTreeSet<InstanceId>) {
+        self.to_confirm.extend(ids.iter().cloned());
+        self.instances(ids);
     }
 
     /// What was read by name while all were listed is asked for by name once more: the listing may be older.
@@ -466,6 +510,41 @@ mod tests {
         );
         let entry = serde_json::value::RawValue::from_string(entry).unwrap();
         crate::lxd::inventory::read(&entry).unwrap()
+    }
+
+    /// What was asked for before does not know what the daemon has seen since.
+    #[tokio::test]
+    async fn only_an_answer_that_begins_after_the_question_confirms() {
+        let mut reads = reads();
+        reads.instances_running.insert(id(1));
+        reads.confirm([id(1)].into());
+        let answer = |reads: &mut Reads, answer: Answer| {
+            reads
+                .running
+                .spawn(async move { (What::One(id(1)), Ok(Update::Instance(id(1), answer))) });
+        };
+        answer(&mut reads, Answer::There(instance(1)));
+        reads.next().await.unwrap();
+        assert_eq!(reads.confirmed, None);
+        // That one began since.
+        for (said, confirms) in [
+            (Answer::Gone, false),
+            (Answer::There(instance(1)), true),
+            (Answer::Elsewhere("m2".into()), false),
+        ] {
+            reads.running.abort_all();
+            while reads.running.join_next().await.is_some() {}
+            reads.instances_waiting.clear();
+            reads.to_confirm.clear();
+            reads.confirming.insert(id(1));
+            answer(&mut reads, said);
+            reads.next().await.unwrap();
+            assert_eq!(reads.confirmed.is_some(), confirms);
+        }
+        // Nor does one that nobody has asked to confirm.
+        answer(&mut reads, Answer::There(instance(1)));
+        reads.next().await.unwrap();
+        assert_eq!(reads.confirmed, None);
     }
 
     /// A listing takes as long as the slowest member of a cluster.

@@ -14,7 +14,7 @@ use crate::kinds::nft_table::{self, NftTable};
 use crate::kinds::nft_whole::Attrs;
 use crate::kinds::{KernelKind, KindError, Look, Scope, Visitor, visit_kinds};
 use crate::model::nic::Refused;
-use crate::model::{About, Change, Facts, FollowUp, Inputs, Kind, Nic, NicId, Pace, Table, diff};
+use crate::model::{About, Change, Contest, Facts, Inputs, Kind, Nic, NicId, Pace, Table, diff};
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
@@ -351,18 +351,40 @@ impl Planner<'_> {
         }
     }
 
-    /// Whether the change would take from another host what a NIC of this one was given before it was known that the
-    /// other one has it: announced between the resolving of claims and this look. They have to be resolved again.
+    /// Whether the change would take something from another host before it is known whose it is. An address that was
+    /// announced between the resolving of claims and this look: they have to be resolved again. The MAC of a NIC that
+    /// has it here: its instance may have gone there while it ran, and LXD has to say that it has not.
     fn is_too_early<K: Kind>(&mut self, change: &Change<K>) -> bool {
-        let Some(FollowUp::Contested { svi, address }) = K::follow_up(change) else {
-            return false;
+        let network_at = |svi: &IfName| {
+            let mut networks = self.whole.host.networks.iter();
+            networks.find(|network| network.bridge == *svi)
         };
-        let mut networks = self.whole.host.networks.iter();
-        let network = networks.find(|network| network.bridge == svi);
-        let early =
-            network.is_some_and(|network| self.claims.may_be_elsewhere(&network.name, address));
-        self.report.resolve_again |= early;
-        early
+        match K::contest(change) {
+            None => false,
+            Some(Contest::Address { svi, address }) => {
+                let early = network_at(&svi)
+                    .is_some_and(|network| self.claims.may_be_elsewhere(&network.name, address));
+                self.report.resolve_again |= early;
+                early
+            }
+            // Without a memory: LXD has just told of all instances.
+            Some(Contest::Mac { .. }) if self.repairs.is_none() => false,
+            Some(Contest::Mac { svi, mac }) => {
+                let instance = network_at(&svi).and_then(|network| {
+                    self.claims
+                        .may_have_left(&network.name, mac, Instant::now())
+                });
+                let Some(instance) = instance else {
+                    return false;
+                };
+                self.report.ask.insert(instance.clone());
+                self.report.deferred.push(format!(
+                    "{}: another host has it, and LXD or Incus is asked where its instance is",
+                    Line::object::<K>(change.key(), false)
+                ));
+                true
+            }
+        }
     }
 
     /// Whether the change may be made now, or is put off because somebody keeps undoing it.
@@ -426,7 +448,7 @@ impl Visitor for Planner<'_> {
         let mut changes = diff::<K>(&desired, &observed);
         self.drop_deletes_if_unknown(&mut changes);
         self.let_linger(&mut changes);
-        changes.retain(|change| !self.is_too_early::<K>(change) && self.may::<K>(change));
+        changes.retain(|change| self.may::<K>(change) && !self.is_too_early::<K>(change));
         let (deletes, rest) = changes
             .into_iter()
             .partition(|change| matches!(change, Change::Delete { .. }));

@@ -2,7 +2,9 @@
 
 use crate::kinds::nft_element::NftElement;
 use crate::kinds::nft_table::NftTable;
+use crate::lxd::InstanceId;
 use crate::model::{Change, FollowUp, Kind, Pace};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// One change and how it went.
@@ -68,6 +70,8 @@ pub struct Report {
     pub escalate: bool,
     /// Another host has an address since claims were resolved.
     pub resolve_again: bool,
+    /// Instances that may have gone to another host.
+    pub ask: BTreeSet<InstanceId>,
     pub took: Duration,
 }
 

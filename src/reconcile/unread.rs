@@ -37,6 +37,10 @@ impl Why {
 }
 
 impl Unreadable {
+    pub fn is_empty(&self) -> bool {
+        self.named.is_empty() && self.nameless.is_empty()
+    }
+
     /// Those of a listing. One whose project is not told is each known instance of its name, but for those
     /// that the same listing tells of well.
     pub fn of(unread: Vec<Unread>, known: &Inventory, well: &[Instance]) -> Self {

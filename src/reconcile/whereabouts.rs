@@ -136,7 +136,7 @@ impl Whereabouts {
                 let again = pause.map(|pause| (id.clone(), pause));
                 again.into_iter().collect()
             }
-            Update::Connected(_) | Update::Failed(_) => Vec::new(),
+            Update::Connected(_) | Update::Confirmed(_) | Update::Failed(_) => Vec::new(),
         }
     }
 }

@@ -5,6 +5,7 @@ use super::look::tunnels;
 use super::unread::Unreadable;
 use crate::addr::{IfName, IpAddr, Mac};
 use crate::host::HostFile;
+use crate::kernel::link::LinkKind;
 use crate::kernel::monitor::{Knock, MonitorFilter};
 use crate::kinds::port_attrs;
 use crate::lxd::{Answer, Instance, InstanceId, Inventory, Listing, Presence, Program};
@@ -14,6 +15,7 @@ use crate::model::{Facts, Nic, NicId, NicProblem};
 use std::cell::OnceCell;
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::time::Duration;
 use tokio::time::Instant;
 
 /// Everything that was learned.
@@ -41,6 +43,10 @@ pub struct World {
     watched: BTreeMap<String, BTreeMap<IpAddr, Watch>>,
     /// The device that each NIC names, and whether it was there before the NIC, or has been attached for it.
     devices: HashMap<NicId, (IfName, bool)>,
+    /// Instances whose NICs' MACs another host announces: what LXD says of them since. Of a moment only.
+    suspects: BTreeMap<InstanceId, Suspect>,
+    /// Taps, by index, that were seen with a MAC of others, and that MAC. Until they are gone.
+    usurpers: BTreeMap<u32, Mac>,
     /// NICs were resolved at least once.
     is_resolved: bool,
 }
@@ -62,6 +68,22 @@ struct Index {
     macs: HashMap<(usize, Mac), usize>,
     addresses: HashMap<(usize, IpAddr), usize>,
 }
+
+/// An instance whose MAC another host announces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Suspect {
+    /// LXD was asked at this time.
+    Asked(std::time::Instant),
+    /// At this time LXD said how it is with it.
+    Told(std::time::Instant),
+}
+
+/// For so long LXD is not asked once more: longer than any answer takes.
+const ASK_AGAIN: Duration = Duration::from_secs(90);
+/// For so long what it says is good.
+const GOOD_FOR: Duration = Duration::from_secs(10);
+/// Of so many it is asked at a time. Of the others the next time.
+const MAX_SUSPECTS: usize = 64;
 
 /// What a listing means.
 #[derive(Debug, PartialEq, Eq)]
@@ -234,6 +256,87 @@ impl World {
         })
     }
 
+    /// NICs of running instances for which LXD names no device.
+    pub fn unnamed(&self) -> impl Iterator<Item = &Nic> {
+        self.drafts.values().flat_map(Draft::unnamed)
+    }
+
+    /// The device that a NIC had, with its index as it was last seen, if it had it with this MAC in this network.
+    pub fn had(&self, asked: &Nic) -> Option<(&IfName, Option<u32>)> {
+        let nic = own(&self.resolved.nics, &asked.id)?;
+        if nic.network != asked.network || nic.mac != asked.mac {
+            return None;
+        }
+        let kept = self.held.kept.get(&nic.id);
+        let kept = kept.filter(|kept| kept.port == nic.port);
+        let seen = || Some(self.facts.as_ref()?.link(&nic.port)?.index);
+        Some((&nic.port, kept.map(|kept| kept.index).or_else(seen)))
+    }
+
+    /// Whether no two instances have this MAC, in whatever state they are, and all are known.
+    pub fn is_only_one_with(&self, mac: Mac) -> bool {
+        if !self.unread.is_empty() {
+            return false;
+        }
+        let all = self.drafts.values().flat_map(Draft::macs);
+        all.filter(|other| **other == mac).count() == 1
+    }
+
+    /// Taps that have or had a MAC of others, by name; looks for them among what was seen last.
+    pub fn usurpers(&mut self, host: &HostFile) -> HashMap<IfName, Mac> {
+        let Some(facts) = &self.facts else {
+            return HashMap::new();
+        };
+        let nics = || self.drafts.values().flat_map(Draft::nics);
+        // Those that they name, and those that they keep.
+        let taps: Vec<(&Nic, u32, Mac)> = nics()
+            .chain(&self.resolved.nics)
+            .filter_map(|nic| {
+                let link = facts.link(&nic.port)?;
+                let is_tap = matches!(link.kind, LinkKind::Tun);
+                Some((nic, link.index, link.mac.filter(|_| is_tap)?))
+            })
+            .collect();
+        if !taps.is_empty() {
+            let all: HashSet<(&str, Mac)> =
+                nics().map(|nic| (nic.network.as_str(), nic.mac)).collect();
+            for (nic, index, mac) in taps {
+                let of_others = mac != nic.mac && all.contains(&(nic.network.as_str(), mac));
+                if of_others || is_gateways(host, facts, &nic.network, mac) {
+                    self.usurpers.insert(index, mac);
+                }
+            }
+        }
+        self.usurpers
+            .retain(|index, _| facts.name_of(*index).is_some());
+        let named = self.usurpers.iter();
+        named
+            .filter_map(|(index, mac)| Some((facts.name_of(*index)?.clone(), *mac)))
+            .collect()
+    }
+
+    /// Whether the bridge was told that a port of one NIC has the MAC of another or of the gateway.
+    pub fn may_usurp(&self, port: u32, mac: Mac, host: &HostFile) -> bool {
+        let ways = self.index.get_or_init(|| Index::of(&self.resolved.nics));
+        let Some(facts) = &self.facts else {
+            return false;
+        };
+        let name = facts.name_of(port);
+        let Some(place) = name.and_then(|name| ways.ports.get(name)) else {
+            return false;
+        };
+        let nic = &self.resolved.nics[*place];
+        let of_other = ways
+            .mac(&nic.network, mac)
+            .is_some_and(|other| other != *place);
+        of_other || is_gateways(host, facts, &nic.network, mac)
+    }
+
+    /// A port of a NIC was seen with a MAC of others.
+    pub fn usurps(&mut self, port: u32, mac: Mac) {
+        self.usurpers.insert(port, mac);
+    }
+
     fn is_watched(&self, nic: &Nic) -> bool {
         let watched = self.watched.get(&nic.network);
         watched.is_some_and(|watched| nic.own_addresses().any(|own| watched.contains_key(&own)))
@@ -261,6 +364,58 @@ impl World {
         let given = self.watched.get(network).and_then(|all| all.get(&address));
         let new = given.is_some_and(|watch| watch.new) || self.held.new.contains(&key);
         new && !matches!(self.held.addresses.get(&key), Some(Holder::There(_)))
+    }
+
+    /// The instance of the NIC that has had this MAC here since the last pass, unless LXD has told just now that it is
+    /// here still.
+    pub fn may_have_left(
+        &self,
+        network: &str,
+        mac: Mac,
+        now: std::time::Instant,
+    ) -> Option<&InstanceId> {
+        let ways = self.index.get_or_init(|| Index::of(&self.resolved.nics));
+        let nic = &self.resolved.nics[ways.mac(network, mac)?];
+        let had = |before: &Nic| {
+            before.network == nic.network && before.mac == nic.mac && before.port == nic.port
+        };
+        if !own(&self.passed, &nic.id).is_some_and(had) {
+            return None;
+        }
+        let instance = &nic.id.instance;
+        match self.suspects.get(instance) {
+            Some(Suspect::Told(at)) if now < *at + GOOD_FOR => None,
+            _ => Some(instance),
+        }
+    }
+
+    /// Of these the instances that LXD is to be asked about: not those that it is being asked about.
+    pub fn to_ask(
+        &mut self,
+        instances: &BTreeSet<InstanceId>,
+        now: std::time::Instant,
+    ) -> BTreeSet<InstanceId> {
+        self.suspects.retain(|_, suspect| match suspect {
+            Suspect::Asked(at) => now < *at + ASK_AGAIN,
+            Suspect::Told(at) => now < *at + GOOD_FOR,
+        });
+        let room = MAX_SUSPECTS.saturating_sub(self.suspects.len());
+        let unasked = instances.iter();
+        let unasked = unasked.filter(|id| !self.suspects.contains_key(*id));
+        unasked.take(room).cloned().collect()
+    }
+
+    /// LXD was asked about these.
+    pub fn asked(&mut self, instances: BTreeSet<InstanceId>, now: std::time::Instant) {
+        let all = instances.into_iter().map(|id| (id, Suspect::Asked(now)));
+        self.suspects.extend(all);
+    }
+
+    /// LXD has said since that the instance runs here.
+    pub fn confirmed(&mut self, instance: &InstanceId, now: std::time::Instant) {
+        if let Some(suspect) = self.suspects.get_mut(instance) {
+            *suspect = Suspect::Told(now);
+        }
     }
 
     /// Addresses of this network that were given just now count so at least until then.
@@ -294,9 +449,9 @@ impl World {
         all.chain(waited).collect()
     }
 
-    /// Whether another host has what is claimed here.
+    /// Whether another host has what is claimed here, or a NIC keeps a device until the one that it names is here.
     pub fn has_contests(&self) -> bool {
-        self.resolved.nics.iter().any(Nic::waits)
+        !self.held.kept.is_empty() || self.resolved.nics.iter().any(Nic::waits)
     }
 
     /// NICs that were there before their devices. `is_there` is asked once about each device that a NIC names.
@@ -332,9 +487,14 @@ impl World {
             return BTreeSet::new();
         };
         self.is_resolved = true;
-        let instances = inventory.instances.values();
-        let drafts =
-            instances.filter_map(|instance| Some((instance, self.drafts.get(&instance.id)?)));
+        let keeping = self.drafts.iter();
+        let keeping: BTreeMap<&InstanceId, Draft> = keeping
+            .filter_map(|(id, draft)| Some((id, draft.keeping(&held.kept)?)))
+            .collect();
+        let drafts = inventory.instances.values().filter_map(|instance| {
+            let draft = keeping.get(&instance.id);
+            Some((instance, draft.or_else(|| self.drafts.get(&instance.id))?))
+        });
         let fresh = resolve(drafts, &self.resolved.nics, &held);
         for nic in &fresh.nics {
             let before = own(&self.resolved.nics, &nic.id);
@@ -360,6 +520,7 @@ impl World {
             }
         }
         self.watch_only_what_is_had(&fresh.nics);
+        self.remember_pretenders(&fresh);
         self.held = held;
         let mut changed = difference(&self.resolved.nics, &fresh.nics);
         if fresh.refused != self.resolved.refused {
@@ -370,6 +531,27 @@ impl World {
         }
         self.resolved = fresh;
         changed
+    }
+
+    /// NICs that named the device of another that has it get it only if nobody else names it any more, also after
+    /// the other one has been paused.
+    fn remember_pretenders(&mut self, fresh: &Resolved) {
+        if fresh.refused.is_empty() {
+            return;
+        }
+        let had = self.resolved.nics.iter().map(|nic| (&nic.port, &nic.id));
+        let paused = self.drafts.values().flat_map(Draft::paused);
+        let owners: HashMap<&IfName, &NicId> =
+            had.chain(paused.map(|(id, port)| (port, id))).collect();
+        for nic in &fresh.refused {
+            let owner = owners.get(&nic.port);
+            if let Some((port, was_there)) = self.devices.get_mut(&nic.id)
+                && *port == nic.port
+                && owner.is_some_and(|owner| **owner != nic.id)
+            {
+                *was_there = false;
+            }
+        }
     }
 
     /// Forgets what is watched and no NIC has.
@@ -551,6 +733,15 @@ fn as_it_was(mut instance: Instance, facts: Option<&Facts>) -> Instance {
         instance.nics = attached;
     }
     instance
+}
+
+/// Whether it is the MAC of the network's gateway, as it should be or as it is.
+fn is_gateways(host: &HostFile, facts: &Facts, network: &str, mac: Mac) -> bool {
+    let network = host.network(network);
+    network.is_some_and(|network| {
+        let svi = facts.svi(network);
+        network.gateway_mac == mac || svi.is_some_and(|svi| svi.mac == Some(mac))
+    })
 }
 
 /// The NIC of that identity, of a list in their order.

@@ -25,8 +25,9 @@ import frames as f
 UPLINK_MAC, ROUTER_MAC = "02:aa:00:00:00:01", "02:aa:00:00:00:02"
 SVI_MAC = {"vpc": "02:00:00:00:00:64", "red": "02:00:00:00:01:2c", "pink": "02:00:00:00:01:90"}
 LISTED, CLOSED, INWARD = 3128, 3129, 80
-# By the reading of connection tracking, which knows GRE and UDP-Lite.
-MALFORMED = ("protocol 47", "protocol 136")
+# By the reading of connection tracking, which knows GRE, and UDP-Lite in kernels that have it (6.18 has, 7.2 has not).
+with open("/proc/net/protocols") as protocols:
+    MALFORMED = ("protocol 47", "protocol 136")[:2 if "UDP-Lite" in protocols.read() else 1]
 OTHERS = {"tcp": f.TCP, "udp": f.UDP, "sctp": f.SCTP}
 
 

@@ -148,6 +148,9 @@ _NOISE = [
     # dnsmasq, which goes and comes with the agent, joins the group of DHCPv6 servers on the
     # bridges itself
     re.compile(r"dev svi-\w+ port svi-\w+ grp ff0[25]::1:[23] "),
+    # the same as newer kernels and iproute2 tell it (seen with Linux 7.2), in two lines each
+    re.compile(r"\bsvi-\w+ +inet6 mcast ff0[25]::1:[23] "),
+    re.compile(r"^ +valid_lft forever preferred_lft forever\s*$"),
     # the monitors' own headings
     re.compile(r"^\s*(Timestamp:.*)?$"),
 ]
