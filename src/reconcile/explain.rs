@@ -129,11 +129,11 @@ fn put_off(accounts: &mut [Objects], deferred: &[String]) {
     for object in objects {
         let name = format!("{} {}", object.kind, object.object);
         let more = format!("{name}: ");
-        let whys = deferred.iter().filter_map(|line| {
+        let mut whys = deferred.iter().filter_map(|line| {
             let why = line.strip_prefix(&more);
             why.or((*line == name).then_some("something else keeps undoing it"))
         });
-        if let Some(why) = whys.last() {
+        if let Some(why) = whys.next() {
             object.note = Some(format!("put off by the agent: {why}"));
         }
     }
