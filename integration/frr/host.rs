@@ -323,7 +323,12 @@ impl Host {
         let all = self.list("bridge -j fdb show br svi-vpc");
         let local = all
             .iter()
-            .filter(|e| !text(&e["ifname"]).starts_with("vxlan") && e["state"] != "permanent");
+            .filter(|e| {
+                ["veth", "tap"]
+                    .iter()
+                    .any(|own| text(&e["ifname"]).starts_with(own))
+            })
+            .filter(|e| e["state"] != "permanent");
         local
             .map(|e| {
                 format!(
