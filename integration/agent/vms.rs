@@ -164,11 +164,8 @@ fn a_twins_mac_gets_nothing_of_what_is_kept() {
                 (link["master"] == "svi-vpc").then_some(())
             });
             assert!(ns.link(&nic.port)["master"].is_null());
-            world.lxd.remove("default", "another");
-            world.lxd.emit("instance-deleted", "default", "another");
             world.expect(nic);
-            names(&world, nic, Some(&nic.port));
-            world.in_step();
+            without(&mut world, "another", nic);
             let later = world.nics.iter().find(|nic| nic.instance == "later");
             let later = later.expect("it runs").clone();
             super::lifecycle::stop(&mut world, &later);
@@ -183,10 +180,7 @@ fn a_twins_mac_gets_nothing_of_what_is_kept() {
             world.until("the tap is out", |world| {
                 world.ns.link(&nic.port)["master"].is_null().then_some(())
             });
-            world.lxd.remove("default", "another");
-            world.lxd.emit("instance-deleted", "default", "another");
-            names(&world, nic, Some(&nic.port));
-            world.in_step();
+            without(&mut world, "another", nic);
             // It names its tap: then that it has the MAC says whose it is.
             names(&world, &twin, device);
             world.settle();
@@ -196,6 +190,14 @@ fn a_twins_mac_gets_nothing_of_what_is_kept() {
             assert_eq!(world.differences(), [""; 0], "{device:?}, started anew");
         }
     });
+}
+
+/// The other instance is deleted, and LXD says again which device the NIC has: it is connected.
+fn without(world: &mut World<'_>, other: &str, nic: &Nic) {
+    world.lxd.remove("default", other);
+    world.lxd.emit("instance-deleted", "default", other);
+    names(world, nic, Some(&nic.port));
+    world.in_step();
 }
 
 #[test]

@@ -593,7 +593,7 @@ mod tests {
     }
 
     #[test]
-    fn paused_is_down_and_error_is_unknown() {
+    fn paused_is_neither_up_nor_down_and_error_is_unknown() {
         assert_eq!(presence(110), Presence::Paused);
         assert_eq!(presence(102), Presence::Down);
         assert_eq!(presence(113), Presence::Up);

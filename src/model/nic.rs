@@ -175,8 +175,6 @@ pub struct Draft {
     problems: Vec<NicProblem>,
     /// Devices that NICs will have when the instance runs, and whether they have them now, as those of a paused one.
     reserved: Vec<(NicId, IfName, bool)>,
-    /// MACs of all NICs, whether or not the instance runs.
-    macs: Vec<Mac>,
 }
 
 impl Draft {
@@ -208,11 +206,6 @@ impl Draft {
         paused.map(|(id, port, _)| (id, port))
     }
 
-    /// MACs of all NICs, whether or not the instance runs.
-    pub fn macs(&self) -> &[Mac] {
-        &self.macs
-    }
-
     /// NICs that name no device: their `port` stands for none.
     pub fn unnamed(&self) -> &[Nic] {
         &self.unnamed
@@ -228,10 +221,6 @@ impl Draft {
 /// are for whoever uses that program.
 pub fn draft(host: &HostFile, instance: &Instance, program: Program) -> Draft {
     let mut draft = Draft::default();
-    let macs = instance.nics.iter().filter_map(|raw| raw.hwaddr.as_ref());
-    draft
-        .macs
-        .extend(macs.filter_map(|mac| mac.parse::<Mac>().ok()));
     if instance.presence != Presence::Up {
         let named = instance.nics.iter().filter_map(|raw| {
             let id = Complaints::about(instance, raw).nic;

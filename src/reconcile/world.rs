@@ -278,8 +278,11 @@ impl World {
         if !self.unread.is_empty() {
             return false;
         }
-        let all = self.drafts.values().flat_map(Draft::macs);
-        all.filter(|other| **other == mac).count() == 1
+        let instances = self.inventory.iter().flat_map(|all| all.instances.values());
+        let macs = instances.flat_map(|instance| &instance.nics);
+        let same =
+            macs.filter(|nic| nic.hwaddr.as_ref().and_then(|text| text.parse().ok()) == Some(mac));
+        same.count() == 1
     }
 
     /// Taps that have or had a MAC of others, by name; looks for them among what was seen last.
