@@ -21,6 +21,8 @@ mod cluster;
 mod cold_start;
 #[path = "agent/commands.rs"]
 mod commands;
+#[path = "agent/connections.rs"]
+mod connections;
 #[path = "agent/convergence.rs"]
 mod convergence;
 #[path = "agent/crashes.rs"]

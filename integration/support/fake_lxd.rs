@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::net::{RecvFlags, recv};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
@@ -117,6 +118,8 @@ struct State {
     program: Option<&'static str>,
     subscribers: Vec<UnixStream>,
     connections: Vec<UnixStream>,
+    /// Connections that were closed before anything was sent on them.
+    silent: usize,
     fault: Option<Fault>,
     requests: BTreeMap<String, usize>,
     answers: VecDeque<Answer>,
@@ -205,11 +208,19 @@ impl FakeLxd {
         let state = shared.clone();
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                let mut now = state.lock().expect("no thread panics while it holds this");
+                let now = state.lock().expect("no thread panics while it holds this");
                 if now.gone {
                     return;
                 }
                 if now.fault == Some(Fault::Refuse) {
+                    continue;
+                }
+                drop(now);
+                // As LXD does: until this one has sent something, or is closed, nobody else gets in.
+                let first = recv(&stream, &mut [0u8], RecvFlags::PEEK);
+                let mut now = state.lock().expect("no thread panics while it holds this");
+                if !matches!(first, Ok((1, _))) {
+                    now.silent += 1;
                     continue;
                 }
                 let Ok(copy) = stream.try_clone() else {
@@ -374,6 +385,11 @@ impl FakeLxd {
         for stream in self.state().subscribers.drain(..) {
             let _ = stream.shutdown(Shutdown::Both);
         }
+    }
+
+    /// Connections so far that were closed before anything was sent on them.
+    pub fn silent(&self) -> usize {
+        self.state().silent
     }
 
     /// Fails from now on, also on connections that are open.
