@@ -17,123 +17,21 @@
 
 #[path = "frr/apply.rs"]
 mod apply;
+#[path = "frr/fabric.rs"]
+mod fabric;
 #[path = "frr/host.rs"]
 mod host;
 #[path = "frr/migration.rs"]
 mod migration;
+#[path = "frr/pings.rs"]
+mod pings;
 #[path = "frr/routers.rs"]
 mod routers;
 mod support;
 
-use std::process::Command;
-
-use host::{Guest, Host, Lines, NETWORKS, run, until};
+use fabric::{Fabric, remote};
+use host::{Guest, Host, Lines, NETWORKS, until};
 use serde_json::{Value, json};
-
-struct Fabric {
-    a: Host,
-    b: Host,
-    reflector: Host,
-}
-
-impl Fabric {
-    fn new() -> Self {
-        let reflector = Host::new("198.51.100.101");
-        reflector.sh("ip link add fabric type bridge; ip address add 198.51.100.101/24 dev fabric; ip link set fabric up");
-        let mut fabric = Fabric {
-            a: Host::of_fleet("198.51.100.11", by_prefix),
-            b: Host::new("198.51.100.12"),
-            reflector,
-        };
-        fabric.reflector.start_frr("zebra bgpd");
-        for (host, cable) in [(&mut fabric.a, "to-a"), (&mut fabric.b, "to-b")] {
-            // Process numbers are those of this test's own namespace, so only the network is entered.
-            let target = fabric.reflector.pid().to_string();
-            let link = format!(
-                "ip link add name {cable} type veth peer name underlay netns {}",
-                host.pid()
-            );
-            let plug = format!("{link}; ip link set {cable} master fabric up");
-            run(Command::new("nsenter").args(["--net", "--target", &target, "sh", "-euc", &plug]));
-            host.sh(&format!(
-                "ip address add {}/24 dev underlay; ip link set underlay up",
-                host.underlay
-            ));
-            host.make_devices();
-            host.start_frr("zebra bgpd");
-            host.start_agent();
-        }
-        fabric
-    }
-
-    /// Waits until everything that is known of the guests is where it should be: local entries on
-    /// their own host, remote ones on the other, routes on the reflector, and no more than that.
-    fn in_step(&self, on_a: &[&Guest], on_b: &[&Guest]) {
-        let Fabric { a, b, reflector } = self;
-        for (here, there, own, others) in [(a, b, on_a, on_b), (b, a, on_b, on_a)] {
-            let at = here.underlay;
-            let local = own
-                .iter()
-                .map(|g| format!("{} veth{} extern_learn", g.mac, g.number))
-                .collect();
-            until(&format!("FDB of instances on {at}"), &local, || {
-                here.local_fdb()
-            });
-            until(
-                &format!("neighbours by the agent on {at}"),
-                &neighbours(own, "PERMANENT"),
-                || here.neighbours("242"),
-            );
-            until(
-                &format!("FDB of the tunnel on {at}"),
-                &remote(there.underlay, others),
-                || here.remote_fdb("vpc"),
-            );
-            let theirs = neighbours(others, "NOARP extern_learn");
-            until(&format!("neighbours by zebra on {at}"), &theirs, || {
-                here.neighbours("zebra")
-            });
-        }
-        let mut routes: Vec<_> = on_a
-            .iter()
-            .chain(on_b)
-            .flat_map(|guest| guest.routes())
-            .collect();
-        routes.sort();
-        until("type-2 routes on the reflector", &routes, || {
-            reflector.routes(2)
-        });
-    }
-}
-
-/// Which supervisors there are is not in the host file, so the packet filter has to be told.
-fn by_prefix(file: String) -> String {
-    let line = file.lines().find(|line| line.starts_with("supervisors"));
-    let line = line.expect("the fleet has supervisors");
-    file.replace(line, "supervisors = [\"198.51.100.0/24\"]")
-}
-
-fn neighbours(guests: &[&Guest], state: &str) -> Lines {
-    let of_one = |guest: &&Guest| {
-        guest
-            .addresses()
-            .map(|address| format!("{address} {} {state}", guest.mac))
-    };
-    guests.iter().flat_map(of_one).collect()
-}
-
-/// What is on a tunnel: where to flood, and for each guest an entry of the bridge and one of the device.
-fn remote(vtep: &str, guests: &[&Guest]) -> Lines {
-    let of_one = |guest: &&Guest| {
-        [
-            format!("{} extern_learn", guest.mac),
-            format!("{} dst {vtep}", guest.mac),
-        ]
-    };
-    let mut lines: Lines = guests.iter().flat_map(of_one).collect();
-    lines.insert(format!("00:00:00:00:00:00 dst {vtep}"));
-    lines
-}
 
 fn lines<const N: usize>(lines: [&str; N]) -> Lines {
     lines.map(str::to_string).into()

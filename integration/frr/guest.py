@@ -46,7 +46,10 @@ def main():
     fcntl.ioctl(tap, TUNSETIFF, struct.pack("16sH22x", name.encode(), IFF_TAP | IFF_NO_PI | IFF_MULTI_QUEUE | IFF_VNET_HDR))
     print("open", flush=True)
     while True:
-        frame = os.read(tap, 65536)[len(HEADER):]
+        try:
+            frame = os.read(tap, 65536)[len(HEADER):]
+        except OSError:  # the tap was deleted
+            return
         if reply := answer(frame, mac, address):
             os.write(tap, HEADER + reply)
 

@@ -83,7 +83,7 @@ impl Host {
             env!("CARGO_MANIFEST_DIR"),
             "/integration/golden/fleets/lab/host.toml"
         );
-        let text = change(fs::read_to_string(fleet).unwrap()) + TEST_KEYS;
+        let text = change(fs::read_to_string(fleet).unwrap() + TEST_KEYS);
         fs::write(at.join("host.toml"), text).unwrap();
         let file = host::load(&at.join("host.toml")).unwrap_or_else(|error| panic!("{error}"));
         let facts = LocalFacts::of(underlay.parse().unwrap());
