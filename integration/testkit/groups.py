@@ -25,7 +25,7 @@ GROUPS = {
     "netns": "every kernel object, the agent as a process, FRR and networkd as readers, in network namespaces "
              "on the running kernel",
     "lab": "whole hosts with LXD, FRR, dnsmasq, strongSwan and networkd in a VM",
-    "long": "by name only: the lab's long scenarios, the tutorial, and the package in fresh Debian systems",
+    "long": "by name only: the lab's long scenarios, a real guest, the tutorial, and the package in fresh Debian systems",
     "platforms": "by name only: all usual scenarios on those platforms, or on each; goes on where it was ended",
 }
 USUAL = ("unit", "crates", "netns", "lab")
@@ -41,8 +41,11 @@ PACKAGES = (
 # The one version that deny.toml is written for.
 CARGO_DENY = "0.18.3"
 
-# Rust tests that need nothing of the kernel. Every test program of Cargo.toml that matches none of these is of `netns`.
+# Rust tests that need nothing of the kernel, and what boots a machine. Every other test program of Cargo.toml is of `netns`.
 _UNIT = re.compile(r"layering|host_.*|gen_golden|gen_write|gen_cli|gen_plan|gen_apply")
+_LONG = "guest"
+# They mostly wait, for the kernel, FRR and an agent: so many per core run at once.
+_WAITING = 2
 _LIBRARY = ("lib lxmesh", "bin lxmesh", "bin lxmesh-gen")
 _PACKAGE_PARTS = ("build", "repeat", "lint", "install", "autopkgtest", "native")
 
@@ -111,7 +114,7 @@ class Runner:
 
     def netns(self):
         with self.timed("netns"):
-            rust.run(self.report, "netns", _tests(unit=False))
+            rust.run(self.report, "netns", _tests(unit=False), at_once=_WAITING * (os.cpu_count() or 1))
 
     def crates(self):
         with self.timed("crates"):
@@ -216,6 +219,7 @@ class Runner:
                     self.lab_down()
             else:
                 self._not_run("no lab", [scenarios.LONG])
+            self.check("long", "a real guest", ["integration/guest"])
             self.check("long", "the tutorial", ["integration/tutorial", *(["--deb", deb] if deb else [])])
             for part in _PACKAGE_PARTS:
                 self.check("long", f"package-test {part}", ["integration/package-test", part])
@@ -319,7 +323,7 @@ def _installed(name):
 def _tests(unit):
     """The test programs of Cargo.toml that are of `unit`, or of `netns`."""
     names = [test["name"] for test in tomllib.loads((REPOSITORY / "Cargo.toml").read_text())["test"]]
-    return [name for name in names if bool(_UNIT.fullmatch(name)) == unit]
+    return [name for name in names if name != _LONG and bool(_UNIT.fullmatch(name)) == unit]
 
 
 def _last(lines, status):

@@ -20,8 +20,9 @@ _RESULT = re.compile(r"^test (\S+)(?: - should panic)? \.\.\. (\w+)")
 _PANIC = re.compile(r"^thread '.*' (?:\(\d+\) )?panicked at ")
 
 
-def run(report, group, names):
-    """Builds and runs test programs, each named as `selection` takes it."""
+def run(report, group, names, at_once=None):
+    """Builds and runs test programs, each named as `selection` takes it; so many of a program's tests at once, or as many
+    as there are cores."""
     programs.say(f"{group}: compiling the tests")
     executables = _build([word for name in names for word in selection(name)])
     for name in names:
@@ -32,7 +33,7 @@ def run(report, group, names):
             report.add(group, name, FAILED, "does not compile")
             continue
         programs.say(f"{group}: {name}")
-        run_program(report, group, name, executables[name])
+        run_program(report, group, name, executables[name], at_once=at_once)
 
 
 def selection(name):
@@ -55,9 +56,10 @@ def _build(words):
     return found
 
 
-def run_program(report, group, name, executable, limit_s=LIMIT_S):
-    """Runs all tests of one program, and once more those that did not pass."""
+def run_program(report, group, name, executable, limit_s=LIMIT_S, at_once=None):
+    """Runs all tests of one program, and once more, as many as there are cores at once, those that did not pass."""
     environment = {"CARGO_MANIFEST_DIR": str(REPOSITORY)}
+    first_time = {**environment, **({"RUST_TEST_THREADS": str(at_once)} if at_once else {})}
     listed = subprocess.run([executable, "--list", "--format", "terse"], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
     tests = [line.removesuffix(": test") for line in listed.stdout.splitlines() if line.endswith(": test")]
     if listed.returncode != 0:
@@ -66,7 +68,7 @@ def run_program(report, group, name, executable, limit_s=LIMIT_S):
     if not tests:
         report.add(group, name, FAILED, "has no tests")
         return
-    status, lines = programs.shown([executable], limit_s, **environment)
+    status, lines = programs.shown([executable], limit_s, **first_time)
     suspects = without_success(tests, status, lines)
     for test in tests:
         if test not in suspects:

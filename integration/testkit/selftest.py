@@ -5,6 +5,7 @@ import io
 import multiprocessing
 import os
 import pathlib
+import re
 import subprocess
 import tempfile
 import time
@@ -44,7 +45,7 @@ exit 0
 
 
 class Rust(unittest.TestCase):
-    def results(self, body, name="other", limit_s=60, good=PASSED):
+    def results(self, body, name="other", limit_s=60, good=PASSED, **options):
         """What the report has of `a::NAME`, and what was asked for the second time."""
         with tempfile.TemporaryDirectory() as directory:
             program = pathlib.Path(directory, "program")
@@ -52,7 +53,7 @@ class Rust(unittest.TestCase):
             program.chmod(0o755)
             report = Report()
             with contextlib.redirect_stdout(io.StringIO()):
-                rust.run_program(report, "unit", "p", str(program), limit_s)
+                rust.run_program(report, "unit", "p", str(program), limit_s, **options)
             exact = pathlib.Path(directory, "exact")
             asked = exact.read_text().split()[1:] if exact.exists() else None
         found = {result.name: result for result in report.results}
@@ -73,6 +74,11 @@ class Rust(unittest.TestCase):
         result, asked = self.results("if [ $try = first ]; then\n" + _FAILS + "fi\n" + _PASSES)
         self.assertEqual((result.verdict, asked), (REPEATED, ["a::other"]))
         self.assertEqual(result.reason, "a.rs:7:9: assertion failed on the first try")
+
+    def test_so_many_at_once_the_first_time_only(self):
+        result, _ = self.results(f"[ $try:$RUST_TEST_THREADS = first:7 ] || {{{{ {_PASSES} }}}}\n" + _FAILS, at_once=7)
+        self.assertEqual(result.verdict, REPEATED)
+        self.assertIn("on the first try", result.reason)
 
     def test_a_program_that_dies_costs_the_tests_without_a_result(self):
         result, asked = self.results("kill -9 $$")
@@ -111,8 +117,11 @@ class Rust(unittest.TestCase):
         self.assertEqual(result.verdict, PASSED)
 
     def test_every_test_program_is_of_one_group(self):
-        self.assertIn("layering", groups._tests(unit=True))
-        self.assertIn("agent", groups._tests(unit=False))
+        unit, netns = groups._tests(unit=True), groups._tests(unit=False)
+        self.assertIn("layering", unit)
+        self.assertIn("agent", netns)
+        known = re.findall(r'(?m)^\[\[test\]\]\nname = "(\w+)"', (groups.REPOSITORY / "Cargo.toml").read_text())
+        self.assertEqual(sorted([*unit, *netns, "guest"]), sorted(known))
 
 
 class Closing(unittest.TestCase):
