@@ -30,7 +30,7 @@ GROUPS = {
 }
 USUAL = ("unit", "crates", "netns", "lab")
 # What a usual run has of one of the other platforms, by turns; of a cluster, some of its own scenarios besides.
-OF_OTHERS = ("reach", "services", "repair")
+OF_OTHERS = ("reach", "services", "repair-fdb", "repair-neighbours", "repair-ports", "repair-set-elements", "repair-rules", "repair-dhcp")
 OF_CLUSTERS = ("cluster-listing", "cluster-move", "cluster-member-renamed")
 
 PACKAGES = (

@@ -219,7 +219,7 @@ class Turns(unittest.TestCase):
 
     def test_what_has_passed_is_not_run_again_and_what_failed_is(self):
         record = self.record()
-        self.assertEqual(record.missing(), [one.name for one in scenarios.chosen([], self.platform)])
+        self.assertEqual(record.missing(), [one.name for one in scenarios.chosen([scenarios.WHOLE], self.platform)])
         report = Report(record.part)
         report.add("x", "reach", PASSED)
         report.add("x", "mtu", REPEATED, "once")
@@ -241,6 +241,12 @@ class Turns(unittest.TestCase):
         self.assertNotIn("reach", self.record().missing())
         self.deb.write_text("two")
         self.assertIn("reach", self.record().missing())
+
+    def test_every_scenario_is_in_every_run_or_in_the_long_one(self):
+        every, long, known = ([one.name for one in scenarios.chosen(names)] for names in ([], [scenarios.LONG], [scenarios.WHOLE]))
+        self.assertEqual(sorted([*every, *long]), sorted({*every, *long, *known}))
+        self.assertIn("apply-network", every)
+        self.assertIn("apply-killed", long)
 
     def test_scenarios_are_for_the_platforms_that_they_fit(self):
         alone, clustered = ({one.name for one in scenarios.chosen([], platforms.named(name))}

@@ -54,7 +54,7 @@ class Record:
         new.rename(self.path)
 
     def _wanted(self):
-        return [one.name for one in scenarios.chosen([], self.platform)]
+        return [one.name for one in scenarios.chosen([scenarios.WHOLE], self.platform)]
 
     def _has_passed(self, name):
         return self.results.get(name, {}).get("verdict") in (PASSED, REPEATED)

@@ -99,7 +99,7 @@ def apply_network(scene):
                 check(not left, lambda: f"{host.name} still has {left}")
 
 
-@scenario("apply-reflector")
+@scenario("apply-reflector", seldom=True)
 def apply_reflector(scene):
     """a new reflector, here one that does not answer yet, costs no session and no ping"""
     host = scene.sups[0]
@@ -123,7 +123,7 @@ def apply_vni(scene):
         check("vxlan id 201" in host.sh("ip -d link show vxlan-blue"), "the tunnel has another VNI")
 
 
-@scenario("apply-wrong-asn")
+@scenario("apply-wrong-asn", seldom=True)
 def apply_wrong_asn(scene):
     """a wrong AS number is undone by itself: files and sessions are back"""
     host = scene.sups[0]
@@ -149,7 +149,7 @@ def apply_large_mtu(scene):
         _settled(scene, host)
 
 
-@scenario("apply-killed")
+@scenario("apply-killed", seldom=True)
 def apply_killed(scene):
     """kill -9 of apply at any time: its guard undoes it, and connectivity is back"""
     host = scene.sups[0]

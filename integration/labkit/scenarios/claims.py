@@ -115,7 +115,7 @@ def before_bgp(scene):
     scene.calm(patience=120)
 
 
-@scenario("claims-after-restart")
+@scenario("claims-after-restart", seldom=True)
 def after_restart(scene):
     """an instance that was started earlier and claims another's address has it neither before nor after a restart of the agent"""
     host = scene.sups[1]
@@ -137,7 +137,7 @@ def after_restart(scene):
     scene.remove_guest(holder)
 
 
-@scenario("host-names")
+@scenario("host-names", seldom=True)
 def host_names(scene):
     """a device that is none of an instance is left as it is, whatever LXD says whose it is, and named"""
     host = scene.sups[1]

@@ -27,7 +27,7 @@ def _routes_back(scene):
     scene.reaches(scene.c2, scene.c1.ipv4, scene.c1.ipv6)
 
 
-@scenario("frr-restart")
+@scenario("frr-restart", seldom=True)
 def frr_restart(scene):
     """FRR restarted: local entries untouched, routes come back"""
     host = scene.sups[0]

@@ -178,7 +178,7 @@ def ipsec_wire(scene):
             check(not scene.ping_all(scene.c1, [scene.c2.ipv4], f"-M do -s {mtu - 27}"), f"one of {mtu + 1} bytes does")
 
 
-@scenario("ipsec-tags")
+@scenario("ipsec-tags", seldom=True)
 def ipsec_tags(scene):
     """with IPsec on, too, tags travel between hosts, and marks that a container forges do not"""
     _encrypted(scene)

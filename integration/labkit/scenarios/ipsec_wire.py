@@ -115,7 +115,7 @@ def ipsec_key(scene):
     _shared_key(scene, 4)
 
 
-@scenario("ipsec-key-ipv6")
+@scenario("ipsec-key-ipv6", seldom=True)
 def ipsec_key_ipv6(scene):
     """the same over IPv6: no first packet is lost, none is in cleartext or in pieces; the largest packet to the byte"""
     _shared_key(scene, 6)
@@ -135,7 +135,7 @@ give stranger stranger supervisors reflectors strangers
 """
 
 
-@scenario("ipsec-certificates")
+@scenario("ipsec-certificates", seldom=True)
 def ipsec_certificates(scene):
     """with certificates a revoked host and one of another authority stay outside"""
     ipsec = f'identity = "*.{pki.DOMAIN}"\nca = ["supervisors.pem"]\nreflector_ca = ["reflectors.pem"]\nrevocation = "strict"\n'

@@ -95,7 +95,7 @@ def _behind_proxy(scene, host):
             host.sh(f"rm -rf {_DIRECTORY}")
 
 
-@scenario("lxd-bad-answers")
+@scenario("lxd-bad-answers", seldom=True)
 def bad_answers(scene):
     """errors, cut-off or short answers, garbage, an empty or partial list: nothing withdrawn, not even over a restart"""
     host = scene.sups[0]

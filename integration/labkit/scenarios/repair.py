@@ -170,7 +170,7 @@ def dhcp(scene):
     scene.says(host, "dnsmasq is not running|dnsmasq ended")
 
 
-@scenario("repair-unheard")
+@scenario("repair-unheard", seldom=True)
 def unheard(scene):
     """what the kernel tells nobody of (probe counts, files) is found by the next full pass"""
     host = scene.c1.host

@@ -156,7 +156,7 @@ _NOISE = [
 ]
 
 
-@scenario("silent-restart")
+@scenario("silent-restart", seldom=True)
 def silent_restart(scene):
     """with nothing to change, `ip`, `bridge` and `nft` monitors stay silent over a restart"""
     host = scene.sups[0]

@@ -11,16 +11,20 @@ from labkit.scenarios.scene import Scene
 
 _JOURNAL_LINES = 40
 LONG = "long"
+# All but those that run only when they are named.
+WHOLE = "whole"
 
 
 def chosen(names, platform=platforms.DEFAULT):
-    """The scenarios of those names, or of themes (a name's beginning); all the usual ones without names; with
-    the name `long` those that are none of the usual ones. Of all these, those that fit the platform."""
+    """The scenarios of those names, or of themes (a name's beginning); without names those of every run; with
+    the name `long` all others, with `whole` those of every run and the seldom ones. Of all these, those that fit the platform."""
     known = [one for one in all_scenarios() if one.fits(platform)]
     if not names:
-        return [one for one in known if one.usual]
+        return [one for one in known if one.usual and not one.seldom]
     if names == [LONG]:
-        return [one for one in known if not one.usual]
+        return [one for one in known if not one.usual or one.seldom]
+    if names == [WHOLE]:
+        return [one for one in known if one.usual]
     picked = []
     for name in names:
         found = [one for one in known if one.name == name or one.name.startswith(name + "-") or _theme(one) == name and one.usual]
@@ -33,7 +37,8 @@ def chosen(names, platform=platforms.DEFAULT):
 def listing():
     """[(name, what it shows)] in the order of the run."""
     def text(one):
-        return one.text + ("" if one.usual else " (only by name)") + (f" (needs {one.needs})" if one.needs else "")
+        when = " (only by name)" if not one.usual else " (not in every run)" if one.seldom else ""
+        return one.text + when + (f" (needs {one.needs})" if one.needs else "")
 
     return [(one.name, text(one)) for one in all_scenarios()]
 
