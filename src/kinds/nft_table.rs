@@ -175,3 +175,22 @@ pub fn check(kernel: &mut Kernel) -> Result<(), KindError> {
         .nft
         .check(&[&WHOLE.removal(), BODY.as_str()].concat())?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// While a ruleset is loaded its chains have the policy accept, and the old chains let everything pass.
+    #[test]
+    fn a_chain_whose_policy_is_to_drop_ends_with_a_rule_that_does() {
+        let chains: Vec<&str> = BODY
+            .split("\tchain ")
+            .filter(|chain| chain.contains("policy drop;"))
+            .collect();
+        assert_eq!(chains.len(), 4);
+        for chain in chains {
+            let (rules, _) = chain.split_once("\n\t}").expect("a chain has an end");
+            assert!(rules.ends_with("\n\t\tdrop"), "{rules}");
+        }
+    }
+}
