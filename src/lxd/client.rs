@@ -128,9 +128,9 @@ impl Client {
     pub fn new(socket: &Path) -> Result<Self, LxdError> {
         let http = reqwest::Client::builder()
             .unix_socket(socket)
-            // A connection for each request. The library that keeps them also opens some on which it then sends nothing,
-            // and LXD takes no other connection until the last one has sent its first bytes
-            // (lxd/endpoints/listeners/starttls.go; LXD 5.0.2 answered nobody for 50 s).
+            // A connection for each request. A pool also opens some on which it then sends nothing, and LXD and Incus take no
+            // other connection until the last one has sent its first bytes (`endpoints/listeners/starttls.go`; LXD 5.0.2
+            // answered nobody for 50 s).
             .pool_max_idle_per_host(0)
             .user_agent(concat!("lxmesh/", env!("CARGO_PKG_VERSION")))
             .build()

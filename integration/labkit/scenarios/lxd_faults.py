@@ -4,6 +4,7 @@ import contextlib
 import pathlib
 import time
 
+from labkit import fleet
 from labkit.scenarios import state
 from labkit.scenarios.registry import check, scenario
 from labkit.scenarios.scene import AGENT, until_ready
@@ -71,6 +72,61 @@ def instance_gone(scene):
         host.run(["systemctl", "start", *host.manager.units], timeout=120)
     scene.absent(nic)
     scene.remove_guest(guest)
+
+
+# Where the sockets of the other program are, and one on which somebody listens.
+_SOCKETS = {"LXD": "/var/lib/lxd/unix.socket", "Incus": "/var/lib/incus/unix.socket"}
+_LISTENS = """\
+import os, socket, sys
+os.makedirs(os.path.dirname(sys.argv[1]), exist_ok=True)
+server = socket.socket(socket.AF_UNIX)
+server.bind(sys.argv[1])
+server.listen()
+print("ready", flush=True)
+server.accept()
+os._exit(1)
+"""
+
+
+@scenario("incus-and-lxd", seldom=True)
+def incus_and_lxd(scene):
+    """sockets of both programs on one host: nothing is withdrawn and nobody guessed at, until the right one is named"""
+    host = scene.sups[0]
+    [other] = [path for name, path in _SOCKETS.items() if name != host.manager.name]
+    check(host.run(["test", "-e", other], check=False).returncode != 0, f"{other} is there already")
+    text = host.read(fleet.HOST_FILE)
+    before = scene.ours(host)
+
+    def lxd():
+        return scene.status(host)["lxd"]
+
+    def connected():
+        return [] if lxd()["connected"] and not lxd()["error"] else [f"lxmesh status says {lxd()}"]
+
+    with scene.no_ping_lost(*_flows(scene), what="sockets of both programs"):
+        try:
+            with until_ready(host, ["python3", "-c", _LISTENS, other]) as listens:
+                host.run(["systemctl", "restart", AGENT])
+
+                def refuses():
+                    error = lxd()["error"] or ""
+                    named = other in error and host.manager.socket in error and "`socket` in [lxd]" in error
+                    return [] if named and not lxd()["connected"] else [f"lxmesh status says {lxd()}"]
+
+                scene.until("the agent refuses to guess", refuses)
+                time.sleep(3)
+                scene.unchanged(host, before, "nobody knows which program has the instances")
+                host.push(f'{text}\n[lxd]\nsocket = "{host.manager.socket}"\n', fleet.HOST_FILE)
+                host.run(["systemctl", "restart", AGENT])
+                scene.until("the named one is connected to", connected)
+                check(listens.running(), "somebody connected to the other program")
+        finally:
+            host.run(["rm", "-f", other])
+            host.push(text, fleet.HOST_FILE)
+            host.run(["systemctl", "restart", AGENT])
+        scene.until("the only one is connected to", connected)
+        scene.calm()
+    scene.unchanged(host, before, "the other socket is gone")
 
 
 @contextlib.contextmanager
