@@ -30,7 +30,7 @@ use serde_json::Value;
 
 /// In bytes a second: QEMU is done in a moment, or never.
 const AT_ONCE: u64 = 10 << 30;
-const HARDLY: u64 = 1 << 20;
+const HARDLY: u64 = 64 << 10;
 
 /// A fabric with a container on either host, whose hosts answer DHCP.
 fn fabric() -> (Fabric, [Guest; 2]) {
@@ -139,6 +139,7 @@ fn a_guest_that_qemu_moves_is_away_for_a_moment_only() {
         until("all of it is there", &"completed".to_string(), || {
             source.move_is()
         });
+        source.is_left();
         target.run_on();
         let last = source.seconds().last().copied().expect("it has counted");
         source.delete();

@@ -130,6 +130,11 @@ impl<'a> Machine<'a> {
         self.emit("instance-started");
     }
 
+    /// QEMU has paused it, for good, as its memory is elsewhere (`postmigrate`); LXD tells nobody.
+    pub fn is_left(&self) {
+        self.put(Status::Frozen);
+    }
+
     fn console(&self) -> String {
         fs::read_to_string(self.path("console")).unwrap_or_default()
     }
