@@ -22,7 +22,7 @@ mod pings;
 mod qemu;
 mod support;
 
-use fabric::{Fabric, remote};
+use fabric::{Fabric, remote, taken_back};
 use host::{Guest, Host, until};
 use pings::Pings;
 use qemu::Machine;
@@ -133,6 +133,7 @@ fn a_guest_that_qemu_moves_is_away_for_a_moment_only() {
     is_on(a, b, &[&vm]);
     for (here, there) in [(a, b), (b, a)] {
         let pings = pinged(&fabric, &containers, &vm);
+        here.listen();
         let target = Machine::arriving(there, &vm, true);
         target.is_told_of();
         source.moves(&target, AT_ONCE);
@@ -142,8 +143,10 @@ fn a_guest_that_qemu_moves_is_away_for_a_moment_only() {
         source.is_left();
         target.run_on();
         let last = source.seconds().last().copied().expect("it has counted");
+        let tap = source.tap().to_string();
         source.delete();
         is_on(there, here, &[&vm]);
+        assert_eq!(taken_back(here, &vm, &tap), 0);
         until("it counts on", &Some(last + 3), || {
             target
                 .seconds()

@@ -137,6 +137,7 @@ fn fdb_entries_on_ports_knock_and_on_tunnels_do_not() {
             bridge: Some(bridge),
             mac: mac(1),
             learned,
+            own: false,
         };
         let add = "bridge fdb replace 02:00:00:00:00:01 dev PORT master extern_learn";
         let delete = "bridge fdb del 02:00:00:00:00:01 dev PORT master";
@@ -172,6 +173,7 @@ fn fdb_entries_on_ports_knock_and_on_tunnels_do_not() {
             bridge: Some(bridge),
             mac: mac(2),
             learned: true,
+            own: false,
         };
         assert!(knocks(ns, monitor).await.contains(&own));
     });
@@ -187,6 +189,7 @@ fn where_a_tunnel_floods_to_knocks_if_that_is_asked_for() {
             bridge: None,
             mac: Mac::default(),
             learned: false,
+            own: false,
         };
         let to = |verb: &str, mac: &str, vtep: &str| {
             format!("bridge fdb {verb} {mac} dev tunnel dst 203.0.113.{vtep} self")
@@ -295,6 +298,7 @@ fn too_many_events_are_told_as_lost_and_then_it_goes_on() {
             bridge,
             mac: mac(77_777),
             learned: true,
+            own: false,
         }));
     });
 }

@@ -32,7 +32,7 @@ fn many_questions_at_once_keep_nobody_else_from_lxd() {
             let question = b"GET /1.0 HTTP/1.1\r\nHost: lxd\r\nConnection: close\r\n\r\n";
             other.write_all(question).expect("LXD reads");
             let answered = other.read(&mut [0; 64]);
-            answered.expect("LXD answers others while the agent asks");
+            assert!(answered.expect("LXD answers others while the agent asks") > 0);
         }
         world.in_step();
         assert_eq!(world.lxd.silent(), 0);

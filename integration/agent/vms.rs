@@ -260,23 +260,135 @@ fn a_kept_tap_is_put_right_like_any_other() {
     });
 }
 
+/// The name in its record is that of a device on another member, and whoever reads it may make one of that name here.
 #[test]
-fn a_device_is_kept_only_until_the_other_one_is_there() {
+fn a_tap_is_kept_as_long_as_it_is_there_and_then_only_for_another_tap() {
     in_netns(|ns| {
         let mut world = World::new(ns).started();
         let guest = running(&mut world, "vm1");
         let nic = &guest.nic;
-        names(&world, nic, Some("tap0badcafe"));
+        let mut other = nic.clone();
+        other.port = "other0badcafe".into();
+        names(&world, nic, Some(&other.port));
+        // As LXD makes it for a container that names it.
+        let mut stranger = world.nic("stranger", "vpc");
+        stranger.port = other.port.clone();
+        world.plug(&stranger);
+        world.settle();
+        assert_eq!(world.differences(), [""; 0], "both are there");
+        world.forget(nic);
+        ns.sh(&format!("ip link delete {}", nic.port));
+        // It is looked every second.
+        std::thread::sleep(std::time::Duration::from_secs(4));
+        world.launch("later", "vpc");
+        world.until("a later one is attached", |world| {
+            let link = world.ns.link(&world.nics.last()?.port);
+            (link["master"] == "svi-vpc").then_some(())
+        });
+        let link = ns.link(&other.port);
+        assert_eq!(link["master"], serde_json::Value::Null, "{link}");
+        // Its own one, made anew.
+        world.unplug(&stranger);
+        let end = tap(ns, &other.port);
+        world.expect(&other);
+        world.in_step();
+        drop(end);
+    });
+}
+
+/// Nor by an instance that names it, was paused before its owner, and goes on after it.
+#[test]
+fn a_paused_instance_does_not_get_the_device_of_another_that_it_names() {
+    in_netns(|ns| {
+        let mut world = World::new(ns).started();
+        let guest = running(&mut world, "vm1");
+        let nic = &guest.nic;
+        let mut thief = world.nic("thief", "vpc");
+        thief.port = nic.port.clone();
+        let refused = format!("thief device eth0: host device {}", nic.port);
+        names_in(&world, &thief, Some(&nic.port), Status::Frozen);
+        world.settle();
+        world.forget(nic);
+        names_in(&world, nic, Some(&nic.port), Status::Frozen);
+        world.settle();
+        world.expect(nic);
+        names(&world, nic, Some(&nic.port));
+        world.in_step();
+        names(&world, &thief, Some(&nic.port));
+        until_problem(&mut world, &refused);
+        world.in_step();
+        // And both once more.
+        world.forget(nic);
+        names_in(&world, nic, Some(&nic.port), Status::Frozen);
         world.settle();
         assert_eq!(world.differences(), [""; 0]);
-        let mut other = nic.clone();
-        other.port = "tap0badcafe".into();
-        let _end = tap(ns, &other.port);
-        world.expect(&other);
-        // Nothing tells of it but the kernel.
+        until_problem(&mut world, &refused);
+        world.expect(nic);
+        names(&world, nic, Some(&nic.port));
         world.in_step();
-        ns.sh(&format!("ip link delete {}", nic.port));
+    });
+}
+
+/// A move that has failed leaves it without a name for as long as it runs.
+#[test]
+fn what_a_machine_keeps_it_has_again_after_a_pause() {
+    in_netns(|ns| {
+        let mut world = World::new(ns).started();
+        let guest = running(&mut world, "vm1");
+        let nic = &guest.nic;
+        let mut thief = world.nic("thief", "vpc");
+        thief.port = nic.port.clone();
+        for device in [None, Some("tap0badcafe")] {
+            names(&world, nic, device);
+            world.settle();
+            assert_eq!(world.differences(), [""; 0], "{device:?}");
+            world.forget(nic);
+            names_in(&world, nic, device, Status::Frozen);
+            world.until("its tap is out", |world| {
+                world.ns.link(&nic.port)["master"].is_null().then_some(())
+            });
+            names(&world, &thief, Some(&nic.port));
+            until_problem(
+                &mut world,
+                &format!("thief device eth0: host device {}", nic.port),
+            );
+            world.settle();
+            assert_eq!(world.differences(), [""; 0], "{device:?}");
+            world.expect(nic);
+            names(&world, nic, device);
+            world.in_step();
+            world.lxd.remove("default", "thief");
+            world.lxd.emit("instance-deleted", "default", "thief");
+        }
+    });
+}
+
+/// Nobody is thrown out because of what others claim.
+#[test]
+fn the_mac_of_a_tap_itself_may_be_claimed_by_others() {
+    in_netns(|ns| {
+        let mut world = World::new(ns).started();
+        let mut nic = world.nic("vm1", "vpc");
+        nic.port = nic.port.replace("veth", "tap");
+        let _end = tap(ns, &nic.port);
+        let own = "02:00:00:00:0a:01";
+        ns.sh(&format!("ip link set {} address {own}", nic.port));
+        world.start_in_lxd(&nic);
         world.in_step();
+        let mut other = world.nic("other", "vpc");
+        other.mac = own.into();
+        world.plug(&other);
+        world.start_in_lxd(&other);
+        world.in_step();
+        // Taken out by hand, its MAC is told of once more when it is back.
+        ns.sh(&format!("ip link set {} nomaster", nic.port));
+        world.until("it is back", |world| {
+            (world.ns.link(&nic.port)["master"] == "svi-vpc").then_some(())
+        });
+        world.settle();
+        assert_eq!(ns.link(&nic.port)["master"], "svi-vpc");
+        let status = world.status().expect("it runs").to_string();
+        assert!(!status.contains("was given the MAC"), "{status}");
     });
 }
 
@@ -292,7 +404,14 @@ fn a_tap_that_takes_the_mac_of_others_is_out_until_it_is_made_anew() {
             let guest = running(&mut world, &format!("broken{n}"));
             let nic = &guest.nic;
             let own = ns.link(&nic.port)["address"].as_str().unwrap().to_string();
-            ns.sh(&format!("ip link set {} address {mac}", nic.port));
+            // However short it has that of another NIC; the bridge keeps the gateway's for itself, anyway.
+            let back = match n {
+                0 => format!("; ip link set {} address {own}", nic.port),
+                _ => String::new(),
+            };
+            world.signal("STOP");
+            ns.sh(&format!("ip link set {} address {mac}{back}", nic.port));
+            world.signal("CONT");
             world.forget(nic);
             until_problem(&mut world, &format!("{} was given the MAC {mac}", nic.port));
             world.in_step();

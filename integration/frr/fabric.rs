@@ -113,3 +113,19 @@ pub fn remote(vtep: &str, guests: &[&Guest]) -> Lines {
     lines.insert(format!("00:00:00:00:00:00 dst {vtep}"));
     lines
 }
+
+/// How often the bridge had the guest's MAC on its tap after it had had it elsewhere, since the host listens.
+pub fn taken_back(host: &Host, guest: &Guest, tap: &str) -> u64 {
+    let heard = host.heard_of(&[guest]);
+    let entries = heard.iter().filter(|line| line.contains("master svi-vpc"));
+    let mut on_tap: Vec<bool> = entries
+        .filter(|line| !line.contains("Deleted"))
+        .map(|line| line.contains(&format!("dev {tap}")))
+        .collect();
+    on_tap.dedup();
+    assert!(
+        on_tap.contains(&false),
+        "it was never elsewhere: {heard:#?}"
+    );
+    on_tap.windows(2).filter(|pair| pair[1]).count() as u64
+}

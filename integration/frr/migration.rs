@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use serde_json::Value;
 
-use crate::fabric::{Fabric, remote};
+use crate::fabric::{Fabric, remote, taken_back};
 use crate::host::{Guest, Host, Lines, until};
 use crate::pings::Pings;
 use crate::support::fake_lxd::Status;
@@ -143,22 +143,6 @@ fn local(host: &Host, guest: &Guest) -> Lines {
     all.into_iter().filter(|line| line.contains(&mac)).collect()
 }
 
-/// How often the bridge had the machine's MAC on its tap after it had had it elsewhere, since the host listens.
-fn taken_back(host: &Host, machine: &Machine<'_>) -> u64 {
-    let heard = host.heard_of(&[&machine.guest]);
-    let entries = heard.iter().filter(|line| line.contains("master svi-vpc"));
-    let mut on_tap: Vec<bool> = entries
-        .filter(|line| !line.contains("Deleted"))
-        .map(|line| line.contains(&format!("dev {}", machine.tap)))
-        .collect();
-    on_tap.dedup();
-    assert!(
-        on_tap.contains(&false),
-        "it was never elsewhere: {heard:#?}"
-    );
-    on_tap.windows(2).filter(|pair| pair[1]).count() as u64
-}
-
 #[test]
 fn a_machine_that_moves_while_it_runs_is_away_for_a_moment_only() {
     with_machine(|fabric, source, pings, [c10, c20, vm]| {
@@ -238,7 +222,7 @@ fn a_machine_that_runs_on_two_hosts_does_not_go_back_and_forth() {
             two_full_looks(host);
         }
         // Because LXD says that it runs here; for two minutes not once more.
-        let back = taken_back(a, &source);
+        let back = taken_back(a, vm, &source.tap);
         println!("on both hosts: the first one took it back {back} times");
         assert!(back <= 1 + begun.elapsed().as_secs() / 120);
         for host in [a, b] {

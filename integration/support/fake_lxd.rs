@@ -208,17 +208,15 @@ impl FakeLxd {
         let state = shared.clone();
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                let now = state.lock().expect("no thread panics while it holds this");
+                // As LXD does: until this one has sent something, or is closed, nobody else gets in.
+                let first = recv(&stream, &mut [0u8], RecvFlags::PEEK);
+                let mut now = state.lock().expect("no thread panics while it holds this");
                 if now.gone {
                     return;
                 }
                 if now.fault == Some(Fault::Refuse) {
                     continue;
                 }
-                drop(now);
-                // As LXD does: until this one has sent something, or is closed, nobody else gets in.
-                let first = recv(&stream, &mut [0u8], RecvFlags::PEEK);
-                let mut now = state.lock().expect("no thread panics while it holds this");
                 if !matches!(first, Ok((1, _))) {
                     now.silent += 1;
                     continue;

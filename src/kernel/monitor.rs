@@ -22,8 +22,8 @@ use super::bpf::{self, NFT_NEWGEN};
 use super::link::{IFINFOMSG, IFLA_IFNAME, RTM_DELLINK, RTM_NEWLINK};
 use super::mdb_codec::{self, BR_PORT_MSG, MDBA_MDB, RTM_DELMDB, RTM_NEWMDB};
 use super::rtnl::{
-    NDA_PROTOCOL, NDMSG, NTF_EXT_LEARNED, PROTOCOL, RTM_DELNEIGH, RTM_DELROUTE, RTM_NEWNEIGH,
-    RTM_NEWROUTE, RTMSG, fdb_key, neighbour_address, neighbour_header, parse_route,
+    NDA_PROTOCOL, NDMSG, NTF_EXT_LEARNED, NUD_PERMANENT, PROTOCOL, RTM_DELNEIGH, RTM_DELROUTE,
+    RTM_NEWNEIGH, RTM_NEWROUTE, RTMSG, fdb_key, neighbour_address, neighbour_header, parse_route,
 };
 use super::socket::{raw_socket, receive_from_kernel, set_receive_queue};
 use super::tlv::{Message, Messages, read_u32};
@@ -74,6 +74,8 @@ pub enum Knock {
         mac: Mac,
         /// The entry is there and externally learned, as ours are.
         learned: bool,
+        /// The entry is there and permanent, as the bridge's own are, of the MACs that its ports have.
+        own: bool,
     },
     Neighbour {
         device: u32,
@@ -307,11 +309,16 @@ fn knock(message: &Message<'_>, filter: &MonitorFilter) -> Option<Knock> {
             if !told && filter.tunnels.contains(&header.index) {
                 return None;
             }
+            let learned = header.flags & NTF_EXT_LEARNED != 0;
             Some(Knock::Fdb {
                 port: header.index,
                 bridge,
                 mac,
-                learned: message.kind == RTM_NEWNEIGH && header.flags & NTF_EXT_LEARNED != 0,
+                learned: message.kind == RTM_NEWNEIGH && learned,
+                own: message.kind == RTM_NEWNEIGH
+                    && !learned
+                    && bridge.is_some()
+                    && header.state & NUD_PERMANENT != 0,
             })
         }
         RTM_NEWROUTE | RTM_DELROUTE => {

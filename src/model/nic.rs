@@ -200,10 +200,15 @@ impl Draft {
         Some(draft)
     }
 
-    /// Devices of NICs whose instance is paused.
-    pub fn paused(&self) -> impl Iterator<Item = (&NicId, &IfName)> {
-        let paused = self.reserved.iter().filter(|(.., has_it)| *has_it);
-        paused.map(|(id, port, _)| (id, port))
+    /// The NIC has this device while its instance is paused, whatever it names.
+    pub fn reserve(&mut self, id: &NicId, port: &IfName) {
+        if !self
+            .reserved
+            .iter()
+            .any(|(one, named, has_it)| *has_it && one == id && named == port)
+        {
+            self.reserved.push((id.clone(), port.clone(), true));
+        }
     }
 
     /// NICs that name no device: their `port` stands for none.
@@ -328,12 +333,21 @@ pub fn resolve<'a>(
     // Earlier claims first; the order decides who keeps what two NICs want.
     candidates.sort_by(|(a, x), (b, y)| (&a.last_used_at, &x.id).cmp(&(&b.last_used_at, &y.id)));
     let mut taken: HashMap<Claim<'_>, &NicId> = HashMap::with_capacity(4 * candidates.len());
+    // Of several that have the MAC on the device that they name the kernel does not say whose it is.
+    let mut having: HashMap<&IfName, usize> = HashMap::new();
+    for (_, nic) in &candidates {
+        if held.by(nic, &Claim::Port(&nic.port)) {
+            *having.entry(&nic.port).or_default() += 1;
+        }
+    }
     for (_, nic) in &candidates {
         // First round: a NIC that still claims what it had keeps it.
         for claim in claims::of(nic) {
             let kept = match holders.get(&claim) {
                 Some(holder) => **holder == nic.id,
-                None => held.by(nic, &claim),
+                None => {
+                    held.by(nic, &claim) && having.get(&nic.port).is_none_or(|count| *count < 2)
+                }
             };
             if kept {
                 taken.entry(claim).or_insert(&nic.id);

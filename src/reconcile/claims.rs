@@ -6,7 +6,7 @@ use super::daemon::Agent;
 use super::world::World;
 use crate::addr::{IpAddr, Mac};
 use crate::host::{HostFile, Network};
-use crate::kernel::link::LinkKind;
+use crate::kernel::link::{Link, LinkKind};
 use crate::kernel::rtnl::PROTOCOL;
 use crate::kernel::{Kernel, KernelError};
 use crate::kinds::port_attrs;
@@ -124,10 +124,26 @@ fn kept_devices(
         let Some(svi) = host.network(&nic.network).and_then(|n| facts.svi(n)) else {
             continue;
         };
-        if facts.link(&nic.port).is_some() || kernel.rtnl.link(&nic.port)?.is_some() {
-            continue;
-        }
+        let named = kernel.rtnl.link(&nic.port)?;
         let link = match world.had(nic) {
+            // The named one may have been made by somebody else, who has read the record, and for the other member's.
+            Some((port, index)) if *port != nic.port => {
+                let link = kernel.rtnl.link(port)?;
+                let link = link.filter(|link| Some(link.index) == index);
+                let is_tap = |link: &Link| matches!(link.kind, LinkKind::Tun);
+                if link.is_none()
+                    && let Some(index) = index
+                    && world.held.kept.contains_key(&nic.id)
+                    && !named.as_ref().is_some_and(is_tap)
+                {
+                    // It has left, or its tap is being made anew: it is nowhere until then.
+                    let port = port.clone();
+                    kept.insert(nic.id.clone(), Kept { port, index });
+                    continue;
+                }
+                link
+            }
+            _ if named.is_some() => continue,
             Some((port, index)) => {
                 let link = kernel.rtnl.link(port)?;
                 link.filter(|link| Some(link.index) == index)

@@ -358,18 +358,19 @@ impl Agent {
         }
     }
 
-    /// Looks whether an event tells of a tap that was given a MAC of others: then the bridge has taken that for its own.
+    /// Looks whether an event tells of a tap that was given a MAC of others: then the bridge has taken that for its own. By
+    /// now the tap may have its own MAC again.
     fn look_for_usurper(&mut self, knock: &Knock) {
         if let Knock::Fdb {
             port,
             bridge: Some(_),
             mac,
             learned: false,
+            own: true,
         } = knock
             && self.world.may_usurp(*port, *mac, &self.host)
             && let Ok(Some(link)) = self.kernel.rtnl.link_by_index(*port)
             && matches!(link.kind, LinkKind::Tun)
-            && link.mac == Some(*mac)
         {
             self.world.usurps(*port, *mac);
             self.pending.resolve = true;
@@ -384,7 +385,7 @@ impl Agent {
             port,
             bridge: Some(bridge),
             mac,
-            learned: _,
+            ..
         } = knock
         else {
             return false;

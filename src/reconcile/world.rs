@@ -12,6 +12,7 @@ use crate::lxd::{Answer, Instance, InstanceId, Inventory, Listing, Presence, Pro
 use crate::model::claims::{Held, Holder};
 use crate::model::nic::{Draft, Resolved, draft, resolve};
 use crate::model::{Facts, Nic, NicId, NicProblem};
+use std::borrow::Cow;
 use std::cell::OnceCell;
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -45,8 +46,12 @@ pub struct World {
     devices: HashMap<NicId, (IfName, bool)>,
     /// Instances whose NICs' MACs another host announces: what LXD says of them since. Of a moment only.
     suspects: BTreeMap<InstanceId, Suspect>,
+    /// NICs that were connected when their instances were paused, and the index of their devices.
+    paused: BTreeMap<NicId, (Nic, u32)>,
     /// Taps, by index, that were seen with a MAC of others, and that MAC. Until they are gone.
     usurpers: BTreeMap<u32, Mac>,
+    /// The MAC with which each tap, by index, was first seen: one that others claim later is no less its own.
+    first_macs: HashMap<u32, Mac>,
     /// NICs were resolved at least once.
     is_resolved: bool,
 }
@@ -119,10 +124,9 @@ fn none(unread: &[String], elsewhere: usize) -> String {
 pub enum LookAt {
     Nothing,
     Nic(NicId),
-    /// A NIC's port: look whether it changed in a way that matters.
+    /// The port of a NIC, which may be refused: look whether it changed in a way that matters.
     NicLink(IfName, NicId),
-    /// A link of a network, or of a NIC that is refused: look whether it changed in a way that
-    /// matters.
+    /// A link of a network: look whether it changed in a way that matters.
     NetworkLink(IfName),
     Nftables,
     Everything,
@@ -263,9 +267,16 @@ impl World {
 
     /// The device that a NIC had, with its index as it was last seen, if it had it with this MAC in this network.
     pub fn had(&self, asked: &Nic) -> Option<(&IfName, Option<u32>)> {
-        let nic = own(&self.resolved.nics, &asked.id)?;
+        let paused = self.paused.get(&asked.id);
+        let (nic, index) = match own(&self.resolved.nics, &asked.id) {
+            Some(nic) => (nic, None),
+            None => paused.map(|(nic, index)| (nic, Some(*index)))?,
+        };
         if nic.network != asked.network || nic.mac != asked.mac {
             return None;
+        }
+        if index.is_some() {
+            return Some((&nic.port, index));
         }
         let kept = self.held.kept.get(&nic.id);
         let kept = kept.filter(|kept| kept.port == nic.port);
@@ -304,14 +315,16 @@ impl World {
             let all: HashSet<(&str, Mac)> =
                 nics().map(|nic| (nic.network.as_str(), nic.mac)).collect();
             for (nic, index, mac) in taps {
+                let first = *self.first_macs.entry(index).or_insert(mac);
                 let of_others = mac != nic.mac && all.contains(&(nic.network.as_str(), mac));
-                if of_others || is_gateways(host, facts, &nic.network, mac) {
+                if mac != first && (of_others || is_gateways(host, facts, &nic.network, mac)) {
                     self.usurpers.insert(index, mac);
                 }
             }
         }
-        self.usurpers
-            .retain(|index, _| facts.name_of(*index).is_some());
+        let is_there = |index: &u32| facts.name_of(*index).is_some();
+        self.usurpers.retain(|index, _| is_there(index));
+        self.first_macs.retain(|index, _| is_there(index));
         let named = self.usurpers.iter();
         named
             .filter_map(|(index, mac)| Some((facts.name_of(*index)?.clone(), *mac)))
@@ -329,6 +342,9 @@ impl World {
             return false;
         };
         let nic = &self.resolved.nics[*place];
+        if self.first_macs.get(&port) == Some(&mac) {
+            return false;
+        }
         let of_other = ways
             .mac(&nic.network, mac)
             .is_some_and(|other| other != *place);
@@ -379,9 +395,8 @@ impl World {
     ) -> Option<&InstanceId> {
         let ways = self.index.get_or_init(|| Index::of(&self.resolved.nics));
         let nic = &self.resolved.nics[ways.mac(network, mac)?];
-        let had = |before: &Nic| {
-            before.network == nic.network && before.mac == nic.mac && before.port == nic.port
-        };
+        // By whatever device: one that it kept may be gone.
+        let had = |before: &Nic| before.network == nic.network && before.mac == nic.mac;
         if !own(&self.passed, &nic.id).is_some_and(had) {
             return None;
         }
@@ -486,19 +501,43 @@ impl World {
     /// Resolves what was worked out, with what the kernel says; returns the NICs that are different now.
     /// Addresses that nobody is known to have had are watched until then.
     pub fn resolve(&mut self, held: Held, watched_until: Instant) -> BTreeSet<NicId> {
+        if self.inventory.is_none() {
+            return BTreeSet::new();
+        }
+        self.is_resolved = true;
+        self.remember_paused(&held);
         let Some(inventory) = &self.inventory else {
             return BTreeSet::new();
         };
-        self.is_resolved = true;
-        let keeping = self.drafts.iter();
-        let keeping: BTreeMap<&InstanceId, Draft> = keeping
-            .filter_map(|(id, draft)| Some((id, draft.keeping(&held.kept)?)))
-            .collect();
+        let mut keeping: BTreeMap<&InstanceId, Draft> = BTreeMap::new();
+        for (id, draft) in &self.drafts {
+            if let Some(draft) = draft.keeping(&held.kept) {
+                keeping.insert(id, draft);
+            }
+        }
+        for (nic, _) in self.paused.values() {
+            if self.is_paused(&nic.id)
+                && let Some((id, draft)) = self.drafts.get_key_value(&nic.id.instance)
+            {
+                let draft = keeping.entry(id).or_insert_with(|| draft.clone());
+                draft.reserve(&nic.id, &nic.port);
+            }
+        }
         let drafts = inventory.instances.values().filter_map(|instance| {
             let draft = keeping.get(&instance.id);
             Some((instance, draft.or_else(|| self.drafts.get(&instance.id))?))
         });
-        let fresh = resolve(drafts, &self.resolved.nics, &held);
+        // Who has a claim now comes last, and has it.
+        let before = match self.paused.is_empty() {
+            true => Cow::Borrowed(&self.resolved.nics),
+            false => {
+                let paused = self.paused.values().map(|(nic, _)| nic);
+                let had = paused.chain(&self.resolved.nics).cloned();
+                Cow::Owned(had.collect::<Vec<Nic>>())
+            }
+        };
+        let fresh = resolve(drafts, &before, &held);
+        drop(before);
         for nic in &fresh.nics {
             let before = own(&self.resolved.nics, &nic.id);
             for address in nic.own_addresses() {
@@ -524,6 +563,9 @@ impl World {
         }
         self.watch_only_what_is_had(&fresh.nics);
         self.remember_pretenders(&fresh);
+        let mut paused = std::mem::take(&mut self.paused);
+        paused.retain(|id, _| self.is_paused(id));
+        self.paused = paused;
         self.held = held;
         let mut changed = difference(&self.resolved.nics, &fresh.nics);
         if fresh.refused != self.resolved.refused {
@@ -536,6 +578,49 @@ impl World {
         changed
     }
 
+    fn is_paused(&self, id: &NicId) -> bool {
+        let instances = self.inventory.as_ref().map(|all| &all.instances);
+        let instance = instances.and_then(|all| all.get(&id.instance));
+        instance.is_some_and(|instance| instance.presence == Presence::Paused)
+    }
+
+    /// NICs whose instances are paused from now on have their devices as long as these are there.
+    fn remember_paused(&mut self, held: &Held) {
+        let Some(facts) = &self.facts else {
+            return;
+        };
+        let index = |nic: &Nic| {
+            let mut kept = [held, &self.held]
+                .into_iter()
+                .filter_map(|held| held.kept.get(&nic.id));
+            let kept = kept.find(|kept| kept.port == nic.port);
+            let seen = || Some(facts.link(&nic.port)?.index);
+            kept.map(|kept| kept.index).or_else(seen)
+        };
+        let now = self
+            .resolved
+            .nics
+            .iter()
+            .filter(|nic| self.is_paused(&nic.id));
+        let now: Vec<(NicId, (Nic, u32))> = now
+            .filter_map(|nic| {
+                // Its addresses may be others' meanwhile.
+                let had = Nic {
+                    ipv4: None,
+                    ipv6: None,
+                    contested: Vec::new(),
+                    ..nic.clone()
+                };
+                Some((nic.id.clone(), (had, index(nic)?)))
+            })
+            .collect();
+        self.paused.extend(now);
+        self.paused.retain(|_, (nic, index)| {
+            let link = facts.link(&nic.port);
+            link.is_some_and(|link| link.index == *index)
+        });
+    }
+
     /// NICs that named the device of another that has it get it only if nobody else names it any more, also after
     /// the other one has been paused.
     fn remember_pretenders(&mut self, fresh: &Resolved) {
@@ -543,9 +628,8 @@ impl World {
             return;
         }
         let had = self.resolved.nics.iter().map(|nic| (&nic.port, &nic.id));
-        let paused = self.drafts.values().flat_map(Draft::paused);
-        let owners: HashMap<&IfName, &NicId> =
-            had.chain(paused.map(|(id, port)| (port, id))).collect();
+        let paused = self.paused.values().map(|(nic, _)| (&nic.port, &nic.id));
+        let owners: HashMap<&IfName, &NicId> = paused.chain(had).collect();
         for nic in &fresh.refused {
             let owner = owners.get(&nic.port);
             if let Some((port, was_there)) = self.devices.get_mut(&nic.id)
@@ -624,8 +708,9 @@ impl World {
                     if let Some(place) = ways.ports.get(name) {
                         return LookAt::NicLink(name.clone(), id(*place));
                     }
-                    if self.resolved.refused.iter().any(|nic| nic.port == *name) {
-                        return LookAt::NetworkLink(name.clone());
+                    let mut refused = self.resolved.refused.iter();
+                    if let Some(nic) = refused.find(|nic| nic.port == *name) {
+                        return LookAt::NicLink(name.clone(), nic.id.clone());
                     }
                 }
                 LookAt::Nothing
@@ -635,6 +720,7 @@ impl World {
                 bridge,
                 mac,
                 learned,
+                own: _,
             } => {
                 if *mac == Mac::default() && host.filters_vteps() {
                     return LookAt::Nftables;

@@ -121,7 +121,7 @@ def incus_and_lxd(scene):
                 scene.until("the named one is connected to", connected)
                 check(listens.running(), "somebody connected to the other program")
         finally:
-            host.run(["rm", "-f", other])
+            host.sh(f"rm -f {other}; rmdir {other.rpartition('/')[0]} 2> /dev/null || true")
             host.push(text, fleet.HOST_FILE)
             host.run(["systemctl", "restart", AGENT])
         scene.until("the only one is connected to", connected)

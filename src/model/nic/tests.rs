@@ -485,6 +485,23 @@ fn who_has_an_address_by_the_kernel_keeps_it_after_a_restart() {
 }
 
 #[test]
+fn of_two_that_have_the_mac_on_the_device_which_they_name_neither_has_it() {
+    let owner = instance(2, "2026-01-02", |_| {});
+    let thief = instance(1, "2026-01-01", |nic| {
+        nic.hwaddr = Some("00:16:3e:00:00:02".into());
+        nic.host_name = Some("veth2".into());
+    });
+    let kernel = held(&[], &[(2, "veth2")]);
+    let found = resolved_with(&[thief.clone(), owner.clone()], &[], &kernel);
+    assert_eq!(found.nics, []);
+    assert_eq!(found.refused.len(), 2);
+    // An agent that has seen it before the other one knows.
+    let before = resolved_with(&[owner.clone()], &[], &kernel);
+    let found = resolved_with(&[thief, owner], &before.nics, &kernel);
+    assert_eq!(found.nics, before.nics);
+}
+
+#[test]
 fn who_has_a_mac_by_the_kernel_is_who_is_at_its_device() {
     let old = instance(2, "2026-01-02", |nic| nic.ipv4 = Some("192.0.2.2".into()));
     let twin = instance(1, "2026-01-01", |nic| {
