@@ -496,7 +496,7 @@ fn of_two_that_have_the_mac_on_the_device_which_they_name_neither_has_it() {
     assert_eq!(found.nics, []);
     assert_eq!(found.refused.len(), 2);
     // An agent that has seen it before the other one knows.
-    let before = resolved_with(&[owner.clone()], &[], &kernel);
+    let before = resolved_with(std::slice::from_ref(&owner), &[], &kernel);
     let found = resolved_with(&[thief, owner], &before.nics, &kernel);
     assert_eq!(found.nics, before.nics);
 }
