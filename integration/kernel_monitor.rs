@@ -150,6 +150,18 @@ fn fdb_entries_on_ports_knock_and_on_tunnels_do_not() {
         for command in [add, delete] {
             assert_eq!(heard(ns, monitor, &command.replace("PORT", "v1")).await, []);
         }
+        // A MAC that the port itself is given.
+        let own = Knock::Fdb {
+            port: v0,
+            bridge: Some(bridge),
+            mac: mac(1),
+            learned: false,
+            own: true,
+        };
+        let told = heard(ns, monitor, "ip link set v0 address 02:00:00:00:00:01").await;
+        assert!(told.contains(&own), "{told:?}");
+        ns.sh("ip link set v0 address 02:00:00:00:00:09");
+        knocks(ns, monitor).await;
         // The filter can be changed at any time.
         monitor.set_filter(&not_of(vec![v0])).unwrap();
         assert_eq!(heard(ns, monitor, &add.replace("PORT", "v0")).await, []);

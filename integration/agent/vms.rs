@@ -54,6 +54,29 @@ fn names_in(world: &World<'_>, nic: &Nic, device: Option<&str>, status: Status) 
     world.lxd.emit("instance-updated", "default", &nic.instance);
 }
 
+/// The instance is paused, does what it does then, and goes on with the device that it had.
+fn paused(
+    world: &mut World<'_>,
+    nic: &Nic,
+    device: Option<&str>,
+    meanwhile: impl FnOnce(&mut World<'_>),
+) {
+    world.forget(nic);
+    names_in(world, nic, device, Status::Frozen);
+    world.settle();
+    assert_eq!(world.differences(), [""; 0], "paused");
+    meanwhile(world);
+    world.settle();
+    assert_eq!(
+        world.differences(),
+        [""; 0],
+        "paused, and something has happened"
+    );
+    world.expect(nic);
+    names(world, nic, device);
+    world.in_step();
+}
+
 #[test]
 fn a_tap_is_connected() {
     in_netns(|ns| {
@@ -212,28 +235,17 @@ fn the_device_of_a_paused_machine_is_not_anothers_who_names_it() {
         let refused = format!("thief device eth0: host device {}", nic.port);
         until_problem(&mut world, &refused);
         for _ in 0..2 {
-            world.forget(nic);
-            names_in(&world, nic, Some(&nic.port), Status::Frozen);
-            world.settle();
-            assert_eq!(world.differences(), [""; 0], "paused");
-            until_problem(&mut world, &refused);
-            world.expect(nic);
-            names(&world, nic, Some(&nic.port));
-            world.in_step();
+            paused(&mut world, nic, Some(&nic.port), |world| {
+                until_problem(world, &refused);
+            });
         }
         // Nor by naming it while it is paused.
         world.lxd.remove("default", "thief");
         world.lxd.emit("instance-deleted", "default", "thief");
-        world.forget(nic);
-        names_in(&world, nic, Some(&nic.port), Status::Frozen);
-        world.settle();
-        names(&world, &thief, Some(&nic.port));
-        until_problem(&mut world, &refused);
-        world.settle();
-        assert_eq!(world.differences(), [""; 0]);
-        world.expect(nic);
-        names(&world, nic, Some(&nic.port));
-        world.in_step();
+        paused(&mut world, nic, Some(&nic.port), |world| {
+            names(world, &thief, Some(&nic.port));
+            until_problem(world, &refused);
+        });
     });
 }
 
@@ -308,24 +320,14 @@ fn a_paused_instance_does_not_get_the_device_of_another_that_it_names() {
         let refused = format!("thief device eth0: host device {}", nic.port);
         names_in(&world, &thief, Some(&nic.port), Status::Frozen);
         world.settle();
-        world.forget(nic);
-        names_in(&world, nic, Some(&nic.port), Status::Frozen);
-        world.settle();
-        world.expect(nic);
-        names(&world, nic, Some(&nic.port));
-        world.in_step();
+        paused(&mut world, nic, Some(&nic.port), |_| {});
         names(&world, &thief, Some(&nic.port));
         until_problem(&mut world, &refused);
         world.in_step();
-        // And both once more.
-        world.forget(nic);
-        names_in(&world, nic, Some(&nic.port), Status::Frozen);
-        world.settle();
-        assert_eq!(world.differences(), [""; 0]);
-        until_problem(&mut world, &refused);
-        world.expect(nic);
-        names(&world, nic, Some(&nic.port));
-        world.in_step();
+        // And the owner once more.
+        paused(&mut world, nic, Some(&nic.port), |world| {
+            until_problem(world, &refused);
+        });
     });
 }
 
@@ -342,21 +344,13 @@ fn what_a_machine_keeps_it_has_again_after_a_pause() {
             names(&world, nic, device);
             world.settle();
             assert_eq!(world.differences(), [""; 0], "{device:?}");
-            world.forget(nic);
-            names_in(&world, nic, device, Status::Frozen);
-            world.until("its tap is out", |world| {
-                world.ns.link(&nic.port)["master"].is_null().then_some(())
+            paused(&mut world, nic, device, |world| {
+                names(world, &thief, Some(&nic.port));
+                until_problem(
+                    world,
+                    &format!("thief device eth0: host device {}", nic.port),
+                );
             });
-            names(&world, &thief, Some(&nic.port));
-            until_problem(
-                &mut world,
-                &format!("thief device eth0: host device {}", nic.port),
-            );
-            world.settle();
-            assert_eq!(world.differences(), [""; 0], "{device:?}");
-            world.expect(nic);
-            names(&world, nic, device);
-            world.in_step();
             world.lxd.remove("default", "thief");
             world.lxd.emit("instance-deleted", "default", "thief");
         }

@@ -124,26 +124,15 @@ fn kept_devices(
         let Some(svi) = host.network(&nic.network).and_then(|n| facts.svi(n)) else {
             continue;
         };
-        let named = kernel.rtnl.link(&nic.port)?;
-        let link = match world.had(nic) {
-            // The named one may have been made by somebody else, who has read the record, and for the other member's.
-            Some((port, index)) if *port != nic.port => {
-                let link = kernel.rtnl.link(port)?;
-                let link = link.filter(|link| Some(link.index) == index);
-                let is_tap = |link: &Link| matches!(link.kind, LinkKind::Tun);
-                if link.is_none()
-                    && let Some(index) = index
-                    && world.held.kept.contains_key(&nic.id)
-                    && !named.as_ref().is_some_and(is_tap)
-                {
-                    // It has left, or its tap is being made anew: it is nowhere until then.
-                    let port = port.clone();
-                    kept.insert(nic.id.clone(), Kept { port, index });
-                    continue;
-                }
-                link
-            }
-            _ if named.is_some() => continue,
+        // What it had is another device than it names now. The named one may have been made by somebody else, who has
+        // read the record, and for the other member's.
+        let had = world.had(nic);
+        let had_other = had.filter(|(port, _)| **port != nic.port);
+        let is_known = || facts.link(&nic.port).is_some();
+        if had_other.is_none() && (is_known() || kernel.rtnl.link(&nic.port)?.is_some()) {
+            continue;
+        }
+        let link = match had {
             Some((port, index)) => {
                 let link = kernel.rtnl.link(port)?;
                 link.filter(|link| Some(link.index) == index)
@@ -159,8 +148,17 @@ fn kept_devices(
             }
             None => None,
         };
-        if let Some(link) = link.filter(|link| matches!(link.kind, LinkKind::Tun)) {
-            let (port, index) = (link.name, link.index);
+        let is_tap = |link: &Link| matches!(link.kind, LinkKind::Tun);
+        let keeps = match (link, had_other) {
+            (Some(link), _) => is_tap(&link).then_some((link.name, link.index)),
+            // It has left, or its tap is being made anew: it is nowhere until then.
+            (None, Some((port, Some(index)))) if world.held.kept.contains_key(&nic.id) => {
+                let named = kernel.rtnl.link(&nic.port)?;
+                (!named.as_ref().is_some_and(is_tap)).then(|| (port.clone(), index))
+            }
+            (None, _) => None,
+        };
+        if let Some((port, index)) = keeps {
             kept.insert(nic.id.clone(), Kept { port, index });
         }
     }

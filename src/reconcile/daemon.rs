@@ -363,10 +363,9 @@ impl Agent {
     fn look_for_usurper(&mut self, knock: &Knock) {
         if let Knock::Fdb {
             port,
-            bridge: Some(_),
             mac,
-            learned: false,
             own: true,
+            ..
         } = knock
             && self.world.may_usurp(*port, *mac, &self.host)
             && let Ok(Some(link)) = self.kernel.rtnl.link_by_index(*port)

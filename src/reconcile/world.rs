@@ -267,21 +267,19 @@ impl World {
 
     /// The device that a NIC had, with its index as it was last seen, if it had it with this MAC in this network.
     pub fn had(&self, asked: &Nic) -> Option<(&IfName, Option<u32>)> {
-        let paused = self.paused.get(&asked.id);
         let (nic, index) = match own(&self.resolved.nics, &asked.id) {
-            Some(nic) => (nic, None),
-            None => paused.map(|(nic, index)| (nic, Some(*index)))?,
+            Some(nic) => {
+                let kept = self.held.kept.get(&nic.id);
+                let kept = kept.filter(|kept| kept.port == nic.port);
+                let seen = || Some(self.facts.as_ref()?.link(&nic.port)?.index);
+                (nic, kept.map(|kept| kept.index).or_else(seen))
+            }
+            None => {
+                let (nic, index) = self.paused.get(&asked.id)?;
+                (nic, Some(*index))
+            }
         };
-        if nic.network != asked.network || nic.mac != asked.mac {
-            return None;
-        }
-        if index.is_some() {
-            return Some((&nic.port, index));
-        }
-        let kept = self.held.kept.get(&nic.id);
-        let kept = kept.filter(|kept| kept.port == nic.port);
-        let seen = || Some(self.facts.as_ref()?.link(&nic.port)?.index);
-        Some((&nic.port, kept.map(|kept| kept.index).or_else(seen)))
+        (nic.network == asked.network && nic.mac == asked.mac).then_some((&nic.port, index))
     }
 
     /// Whether no two instances have this MAC, in whatever state they are, and all are known.
@@ -501,14 +499,11 @@ impl World {
     /// Resolves what was worked out, with what the kernel says; returns the NICs that are different now.
     /// Addresses that nobody is known to have had are watched until then.
     pub fn resolve(&mut self, held: Held, watched_until: Instant) -> BTreeSet<NicId> {
-        if self.inventory.is_none() {
-            return BTreeSet::new();
-        }
-        self.is_resolved = true;
-        self.remember_paused(&held);
+        self.remember_paused();
         let Some(inventory) = &self.inventory else {
             return BTreeSet::new();
         };
+        self.is_resolved = true;
         let mut keeping: BTreeMap<&InstanceId, Draft> = BTreeMap::new();
         for (id, draft) in &self.drafts {
             if let Some(draft) = draft.keeping(&held.kept) {
@@ -585,25 +580,15 @@ impl World {
     }
 
     /// NICs whose instances are paused from now on have their devices as long as these are there.
-    fn remember_paused(&mut self, held: &Held) {
+    fn remember_paused(&mut self) {
         let Some(facts) = &self.facts else {
             return;
         };
-        let index = |nic: &Nic| {
-            let mut kept = [held, &self.held]
-                .into_iter()
-                .filter_map(|held| held.kept.get(&nic.id));
-            let kept = kept.find(|kept| kept.port == nic.port);
-            let seen = || Some(facts.link(&nic.port)?.index);
-            kept.map(|kept| kept.index).or_else(seen)
-        };
-        let now = self
-            .resolved
-            .nics
-            .iter()
-            .filter(|nic| self.is_paused(&nic.id));
+        let nics = self.resolved.nics.iter();
+        let now = nics.filter(|nic| self.is_paused(&nic.id));
         let now: Vec<(NicId, (Nic, u32))> = now
             .filter_map(|nic| {
+                let (_, index) = self.had(nic)?;
                 // Its addresses may be others' meanwhile.
                 let had = Nic {
                     ipv4: None,
@@ -611,7 +596,7 @@ impl World {
                     contested: Vec::new(),
                     ..nic.clone()
                 };
-                Some((nic.id.clone(), (had, index(nic)?)))
+                Some((nic.id.clone(), (had, index?)))
             })
             .collect();
         self.paused.extend(now);
@@ -720,7 +705,7 @@ impl World {
                 bridge,
                 mac,
                 learned,
-                own: _,
+                ..
             } => {
                 if *mac == Mac::default() && host.filters_vteps() {
                     return LookAt::Nftables;
