@@ -193,4 +193,24 @@ mod tests {
             assert!(rules.ends_with("\n\t\tdrop"), "{rules}");
         }
     }
+
+    /// The kernel makes room for as many, in 8 bytes and more each, and walks through it at each look for what is over.
+    #[test]
+    fn sets_that_rules_fill_are_no_larger_than_they_need_be_and_looked_through_seldom() {
+        let dynamic: Vec<&str> = SETS
+            .lines()
+            .filter(|line| line.contains("flags dynamic"))
+            .collect();
+        assert!(dynamic.len() >= 20);
+        for set in dynamic {
+            let (_, size) = set.split_once(" size ").expect(set);
+            let (size, _) = size.split_once(';').expect(set);
+            assert!(size.parse::<u32>().expect(set) <= 32768, "{set}");
+            assert_eq!(
+                set.contains("timeout"),
+                set.contains("gc-interval"),
+                "{set}"
+            );
+        }
+    }
 }
