@@ -353,7 +353,7 @@ impl Agent {
                         self.pending.by(if wait { soon.max(earliest) } else { now });
                     }
                 }
-                LookAt::Everything => self.pending.everything_by(soon),
+                LookAt::Everything => self.pending.everything_because_of_event(now, soon),
             }
         }
     }

@@ -30,13 +30,29 @@ pub(super) struct Pending {
     later: BTreeSet<NicId>,
     later_at: Option<Instant>,
     busy: BTreeMap<NicId, Busy>,
+    /// The same of events that ask for a look at everything.
+    all_later: bool,
+    all_busy: Option<Busy>,
 }
 
-/// Of a NIC: passes because of events since it was last quiet, and the last such event.
+/// Passes because of events since it was last quiet, and the last such event.
 #[derive(Debug)]
 struct Busy {
     passes: u32,
     last: Instant,
+}
+
+impl Busy {
+    /// One more event: whether it is looked at soon.
+    fn is_quick(&mut self, now: Instant) -> bool {
+        if now.duration_since(self.last) >= QUIET {
+            self.passes = 0;
+        }
+        self.last = now;
+        let quick = self.passes < QUICK;
+        self.passes += u32::from(quick);
+        quick
+    }
 }
 
 /// What a pass is to look at now.
@@ -70,16 +86,29 @@ impl Pending {
             passes: 0,
             last: now,
         });
-        if now.duration_since(busy.last) >= QUIET {
-            busy.passes = 0;
-        }
-        busy.last = now;
-        if busy.passes < QUICK {
-            busy.passes += 1;
+        if busy.is_quick(now) {
             self.nics.insert(nic);
             self.by(soon);
         } else {
             self.later.insert(nic);
+            self.later_at.get_or_insert(now + LATER);
+        }
+    }
+
+    /// A kernel event asks for a look at everything, as when events were lost: soon, or later if such have come often
+    /// of late.
+    pub fn everything_because_of_event(&mut self, now: Instant, soon: Instant) {
+        if self.everything {
+            return;
+        }
+        let busy = self.all_busy.get_or_insert(Busy {
+            passes: 0,
+            last: now,
+        });
+        if busy.is_quick(now) {
+            self.everything_by(soon);
+        } else {
+            self.all_later = true;
             self.later_at.get_or_insert(now + LATER);
         }
     }
@@ -103,10 +132,12 @@ impl Pending {
         }
         if self.later_at.is_some_and(|at| at <= now) {
             due.nics.append(&mut self.later);
+            due.everything |= self.all_later;
         }
         self.later
             .retain(|nic| !due.everything && !due.nics.contains(nic));
-        if self.later.is_empty() {
+        self.all_later &= !due.everything;
+        if self.later.is_empty() && !self.all_later {
             self.later_at = None;
         }
         if due.everything {
@@ -212,6 +243,31 @@ mod tests {
         pending.everything_by(now);
         assert!(pending.take(now).everything);
         assert_eq!(pending.at(), None);
+    }
+
+    #[test]
+    fn events_that_ask_for_everything_get_a_few_looks_soon_and_then_one_every_two_seconds() {
+        let (mut pending, start) = (Pending::default(), Instant::now());
+        let mut looks = Vec::new();
+        for ms in 0..25_000 {
+            let now = start + Duration::from_millis(ms);
+            if ms < 20_000 && ms % 10 == 0 {
+                pending.everything_because_of_event(now, now + Duration::from_millis(20));
+            }
+            // What else happens to one NIC does not wait for that.
+            if ms == 10_000 {
+                assert!(!pending.has(&nic("a")));
+                pending.nic_because_of_event(nic("a"), now, now);
+                assert_eq!(pending.take(now).nics, [nic("a")].into());
+            }
+            if pending.at().is_some_and(|at| at <= now) {
+                assert!(pending.take(now).everything);
+                looks.push(ms);
+            }
+        }
+        assert_eq!(looks[..5], [20, 50, 80, 110, 2120]);
+        assert!((13..=15).contains(&looks.len()), "{looks:?}");
+        assert_eq!(pending.at(), None, "nothing is left");
     }
 
     #[test]

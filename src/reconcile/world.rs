@@ -46,6 +46,8 @@ pub struct World {
     devices: HashMap<NicId, (IfName, bool)>,
     /// Instances whose NICs' MACs another host announces: what LXD says of them since. Of a moment only.
     suspects: BTreeMap<InstanceId, Suspect>,
+    /// The last of those that LXD was to be asked about: next come those after it.
+    last_suspect: Option<InstanceId>,
     /// NICs that were connected when their instances were paused, and the index of their devices.
     paused: BTreeMap<NicId, (Nic, u32)>,
     /// Taps, by index, that were seen with a MAC of others, and that MAC. Until they are gone.
@@ -416,9 +418,14 @@ impl World {
             Suspect::Told(at) => now < *at + GOOD_FOR,
         });
         let room = MAX_SUSPECTS.saturating_sub(self.suspects.len());
-        let unasked = instances.iter();
+        let is_after = |id: &&InstanceId| Some(*id) > self.last_suspect.as_ref();
+        let after = instances.iter().filter(is_after);
+        let until = instances.iter().filter(|id| !is_after(id));
+        let unasked = after.chain(until);
         let unasked = unasked.filter(|id| !self.suspects.contains_key(*id));
-        unasked.take(room).cloned().collect()
+        let chosen: Vec<InstanceId> = unasked.take(room).cloned().collect();
+        self.last_suspect = chosen.last().cloned().or(self.last_suspect.take());
+        chosen.into_iter().collect()
     }
 
     /// LXD was asked about these.
@@ -996,6 +1003,31 @@ mod tests {
     }
 
     /// Of a cluster; those that are listed twice are on their way.
+    #[test]
+    fn of_very_many_instances_that_may_have_left_each_has_its_turn() {
+        let id = |n: usize| InstanceId {
+            project: "default".into(),
+            name: format!("c{n:03}"),
+        };
+        let all: BTreeSet<InstanceId> = (0..3 * MAX_SUSPECTS).map(id).collect();
+        let (mut world, begun) = (World::default(), std::time::Instant::now());
+        let mut asked = BTreeSet::new();
+        for round in 0..3 {
+            let now = begun + round * GOOD_FOR;
+            let now_asked = world.to_ask(&all, now);
+            assert_eq!(now_asked.len(), MAX_SUSPECTS);
+            world.asked(now_asked.clone(), now);
+            assert!(world.to_ask(&all, now).is_empty());
+            for id in &now_asked {
+                world.confirmed(id, now);
+            }
+            asked.extend(now_asked);
+        }
+        assert_eq!(asked, all);
+        let again = world.to_ask(&all, begun + 3 * GOOD_FOR);
+        assert!(again.contains(&id(0)), "and begins anew");
+    }
+
     #[test]
     fn an_instance_that_is_listed_elsewhere_is_gone_but_one_that_is_listed_twice_is_asked_for() {
         let mut world = World::default();
