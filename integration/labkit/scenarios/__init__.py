@@ -8,7 +8,7 @@ found them.
 import importlib
 
 THEMES = (
-    "addresses", "policy", "lifecycle", "move", "cluster", "claims", "routes", "datapath", "restarts", "repair", "frr", "underlay", "lxd_faults", "foreign", "apply",
+    "addresses", "policy", "lifecycle", "move", "cluster", "claims", "routes", "datapath", "restarts", "repair", "frr", "underlay", "lxd_faults", "virtual", "foreign", "apply",
     "closed", "ipsec_wire", "ipsec", "confined",
 )
 # importing a theme registers its tests

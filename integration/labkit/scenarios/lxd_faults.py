@@ -9,7 +9,7 @@ from labkit.scenarios import state
 from labkit.scenarios.registry import check, scenario
 from labkit.scenarios.scene import AGENT, until_ready
 
-_DIRECTORY = "/run/lxmesh-lab-proxy"
+PROXY_DIRECTORY = "/run/lxmesh-lab-proxy"
 _PROXY = "/var/tmp/lxmesh-lab-proxy.py"
 _DROP_IN = f"/run/systemd/system/{AGENT}.service.d/lab-proxy.conf"
 
@@ -130,25 +130,25 @@ def incus_and_lxd(scene):
 
 
 @contextlib.contextmanager
-def _behind_proxy(scene, host):
+def behind_proxy(scene, host):
     """The host's agent talks to LXD through the proxy; yields a function that sets its mode."""
     content = pathlib.Path(__file__).with_name("lxd_proxy.py").read_bytes()
     host.push(content, _PROXY, "0755")
-    host.sh(f"mkdir -p {_DIRECTORY} && echo pass > {_DIRECTORY}/mode && : > {_DIRECTORY}/served")
+    host.sh(f"mkdir -p {PROXY_DIRECTORY} && echo pass > {PROXY_DIRECTORY}/mode && : > {PROXY_DIRECTORY}/served")
 
     def set_mode(mode):
-        host.sh(f": > {_DIRECTORY}/served; echo {mode} > {_DIRECTORY}/mode")
+        host.sh(f": > {PROXY_DIRECTORY}/served; echo {mode} > {PROXY_DIRECTORY}/mode")
 
-    with until_ready(host, ["python3", _PROXY, _DIRECTORY, host.manager.socket]):
+    with until_ready(host, ["python3", _PROXY, PROXY_DIRECTORY, host.manager.socket]):
         try:
-            host.push(f"[Service]\nEnvironment={host.manager.directory_variable}={_DIRECTORY}\n", _DROP_IN)
+            host.push(f"[Service]\nEnvironment={host.manager.directory_variable}={PROXY_DIRECTORY}\n", _DROP_IN)
             host.sh(f"systemctl daemon-reload && systemctl restart {AGENT}")
             scene.calm()
             yield set_mode
         finally:
             host.sh(f"rm -rf {_DROP_IN.rpartition('/')[0]}; systemctl daemon-reload; systemctl restart {AGENT}")
             scene.calm()
-            host.sh(f"rm -rf {_DIRECTORY}")
+            host.sh(f"rm -rf {PROXY_DIRECTORY}")
 
 
 @scenario("lxd-bad-answers", seldom=True)
@@ -156,7 +156,7 @@ def bad_answers(scene):
     """errors, cut-off or short answers, garbage, an empty or partial list: nothing withdrawn, not even over a restart"""
     host = scene.sups[0]
     told = {}
-    with _behind_proxy(scene, host) as set_mode:
+    with behind_proxy(scene, host) as set_mode:
         before = scene.ours(host)
         with scene.no_ping_lost(*_flows(scene), what="bad answers"):
             for mode in ("error", "refused", "cut", "short", "garbage", "empty", "partial"):
@@ -164,7 +164,7 @@ def bad_answers(scene):
                 set_mode(mode)
 
                 def served(least=1):
-                    lines = host.read(f"{_DIRECTORY}/served").splitlines()
+                    lines = host.read(f"{PROXY_DIRECTORY}/served").splitlines()
                     return [] if len(lines) >= least else [f"{mode}: spoilt so far {lines}"]
 
                 scene.until(f"the agent has asked in mode {mode}", served)
@@ -172,7 +172,7 @@ def bad_answers(scene):
                 scene.unchanged(host, before, f"LXD answers in mode {mode}")
                 told[mode] = scene.status(host)["lxd"]["error"]
                 if mode in ("error", "cut", "empty"):
-                    so_far = len(host.read(f"{_DIRECTORY}/served").splitlines())
+                    so_far = len(host.read(f"{PROXY_DIRECTORY}/served").splitlines())
                     host.run(["systemctl", "restart", AGENT])
                     scene.until(f"the new agent has asked in mode {mode}", lambda: served(so_far + 1))
                     time.sleep(1)

@@ -13,6 +13,9 @@ SOCKET. DIRECTORY/mode has one word, read for each request:
   garbage  a listing that is no JSON
 Event streams are cut at each change of mode, so that the agent asks again at once.
 DIRECTORY/served gets one line per answer that was spoilt.
+DIRECTORY/records, if it is there, has JSON: by an instance's name, what is otherwise in its record, or null: it is not
+there. Under "config" are keys of its own and its expanded configuration; null takes one away.
+DIRECTORY/events: each line that is added there is handed on as an event.
 Stands alone; only Python's standard library.
 """
 
@@ -20,6 +23,7 @@ import json
 import os
 import pathlib
 import socket
+import struct
 import sys
 import threading
 import time
@@ -36,9 +40,34 @@ class Proxy:
         except OSError:
             return "pass"
 
+    def events(self):
+        """The lines of DIRECTORY/events that are complete."""
+        try:
+            return (self.directory / "events").read_bytes().split(b"\n")[:-1]
+        except OSError:
+            return []
+
     def spoilt(self, mode, path):
         with self.lock, open(self.directory / "served", "a") as log:
             log.write(f"{mode} {path}\n")
+
+    def changed(self, path, status, body):
+        """The answer with other records, where there are such."""
+        name = path.split("?")[0].removeprefix("/1.0/instances").removeprefix("/")
+        file = self.directory / "records"
+        if not path.startswith("/1.0/instances") or "/" in name or status != 200 or not file.exists():
+            return status, body
+        records = json.loads(file.read_text())
+        answer = json.loads(body)
+        if name:
+            one = _other(answer["metadata"], records)
+            if one is None:
+                return 404, b'{"type":"error","error_code":404,"error":"Instance not found"}'
+            answer["metadata"] = one
+        else:
+            others = [_other(one, records) for one in answer["metadata"]]
+            answer["metadata"] = [one for one in others if one is not None]
+        return status, json.dumps(answer).encode()
 
     def serve(self):
         path = self.directory / "unix.socket"
@@ -79,7 +108,7 @@ class Proxy:
             self.spoilt(mode, path)
             _send(client, 500, b'{"type":"error","error_code":500,"error":"lab"}')
             return True
-        status, body = _ask_lxd(path)
+        status, body = self.changed(path, *_ask_lxd(path))
         if not listing or mode in ("pass", "error"):
             _send(client, status, body)
             return True
@@ -102,20 +131,36 @@ class Proxy:
         lxd = socket.socket(socket.AF_UNIX)
         lxd.connect(SOCKET)
         lxd.sendall(head)
+        client.sendall(_head(lxd))
 
-        def copy(source, target):
+        def asked():
             try:
-                while data := source.recv(65536):
-                    target.sendall(data)
+                while data := client.recv(65536):
+                    lxd.sendall(data)
             except OSError:
                 pass
             over.set()
 
-        over = threading.Event()
-        for source, target in ((client, lxd), (lxd, client)):
-            threading.Thread(target=copy, args=(source, target), daemon=True).start()
+        def told():
+            try:
+                while frame := _frame(lxd):
+                    with one_at_a_time:
+                        client.sendall(frame)
+            except OSError:
+                pass
+            over.set()
+
+        over, one_at_a_time = threading.Event(), threading.Lock()
+        for half in (asked, told):
+            threading.Thread(target=half, daemon=True).start()
+        events = len(self.events())
         while not over.is_set() and self.mode() == mode:
-            time.sleep(0.1)
+            lines = self.events()
+            for line in lines[events:]:
+                with one_at_a_time:
+                    client.sendall(_text(line))
+            events = len(lines)
+            time.sleep(0.02)
         for side in (client, lxd):
             try:
                 side.shutdown(socket.SHUT_RDWR)
@@ -133,6 +178,45 @@ def _head(connection):
             return b""
         head += byte
     return head
+
+
+def _frame(connection):
+    """A frame of a server (RFC 6455 section 5.2). b"" at the end."""
+    head = _exactly(connection, 2)
+    if not head:
+        return b""
+    extended = {126: 2, 127: 8}.get(head[1] & 0x7F, 0)
+    length = _exactly(connection, extended)
+    size = int.from_bytes(length, "big") if extended else head[1] & 0x7F
+    return head + length + _exactly(connection, size)
+
+
+def _text(payload):
+    """A text frame of a server."""
+    length = bytes([len(payload)]) if len(payload) < 126 else struct.pack("!BH", 126, len(payload))
+    return b"\x81" + length + payload
+
+
+def _exactly(connection, size):
+    data = b""
+    while len(data) < size:
+        more = connection.recv(size - len(data))
+        if not more:
+            raise OSError("the stream has ended")
+        data += more
+    return data
+
+
+def _other(record, records):
+    """The record as it is to be; None if there is to be none."""
+    changes = records.get(record["name"], {})
+    if changes is None:
+        return None
+    config = changes.get("config", {})
+    record = {**record, **{key: value for key, value in changes.items() if key != "config"}}
+    for part in ("config", "expanded_config"):
+        record[part] = {key: value for key, value in {**record[part], **config}.items() if value is not None}
+    return record
 
 
 def _ask_lxd(path):
