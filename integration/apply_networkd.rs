@@ -127,6 +127,24 @@ test "$(cat /sys/class/net/vxlan-vpc/ifindex)" = "$index"
 }
 
 #[test]
+fn tunnels_are_made_anew_by_a_networkd_that_is_late_to_notice_that_they_are_gone() {
+    on_a_host(
+        r#"
+ls /run/systemd/netif/links | grep -qx "$index"
+sed -i 's/vni = 300/vni = 301/; s/= 200$/= 201/' /run/host.toml
+stopped=$(pgrep -x systemd-network)
+kill -STOP "$stopped"
+{ until_true test ! -e /sys/class/net/vxlan-red -o ! -e /sys/class/net/vxlan-blue; sleep 1; kill -CONT "$stopped"; } &
+apply
+wait $!
+vni red 301
+vni blue 201
+settled
+"#,
+    );
+}
+
+#[test]
 fn what_a_reader_refuses_is_not_applied_and_packets_that_cannot_be_tried_are_named() {
     on_a_host(
         r#"

@@ -6,6 +6,7 @@ Opens the tap as LXD does for QEMU, says so in a line, and answers until it is k
 guest that is paused: the tap has a carrier, and nobody behind it. With `dhcp` it first asks for an address until it gets one,
 and says which, with the MTU; from then on SIGUSR1 has it ping the gateway 20 times under the address after its own."""
 
+import contextlib
 import fcntl
 import os
 import select
@@ -13,7 +14,10 @@ import signal
 import socket
 import struct
 import sys
+import time
 
+# So long it asks for an address.
+PATIENCE_S = 60
 IFF_TAP, IFF_NO_PI, IFF_MULTI_QUEUE, IFF_VNET_HDR = 2, 0x1000, 0x100, 0x4000
 TUNSETIFF = 0x400454CA
 # struct virtio_net_hdr: nothing is deferred.
@@ -73,21 +77,35 @@ def dhcp_answer(frame, mac):
     return frame[6:12], frame[58:62], options
 
 
+def send(tap, frame):
+    """Sends a frame, if the tap is up."""
+    with contextlib.suppress(OSError):
+        os.write(tap, HEADER + frame)
+
+
 def lease(tap, mac):
-    """Asks until there is a lease; (gateway's MAC, address, MTU)."""
-    ask = dhcp_message(mac, 1)
-    while True:
-        os.write(tap, HEADER + ask)
-        while select.select([tap], [], [], 1)[0]:
-            found = dhcp_answer(os.read(tap, 65536)[len(HEADER):], mac)
-            if not found:
-                continue
-            server, address, options = found
-            if options.get(53) == b"\x02":
-                ask = dhcp_message(mac, 3, b"\x32\4" + address + b"\x36\4" + options[54])
-                os.write(tap, HEADER + ask)
-            elif options.get(53) == b"\x05":
-                return server, address, int.from_bytes(options.get(26, b""), "big")
+    """Asks until there is a lease; (gateway's MAC, address, MTU). Not for ever."""
+    discover = ask = dhcp_message(mac, 1)
+    end, again = time.monotonic() + PATIENCE_S, 0
+    while time.monotonic() < end:
+        if time.monotonic() >= again:
+            send(tap, ask)
+            again = time.monotonic() + 1
+        if not select.select([tap], [], [], 0.2)[0]:
+            continue
+        found = dhcp_answer(os.read(tap, 65536)[len(HEADER):], mac)
+        if not found:
+            continue
+        server, address, options = found
+        if options.get(53) == b"\x02":
+            ask = dhcp_message(mac, 3, b"\x32\4" + address + b"\x36\4" + options[54])
+            again = 0
+        elif options.get(53) == b"\x05":
+            return server, address, int.from_bytes(options.get(26, b""), "big")
+        elif options.get(53) == b"\x06":
+            ask = discover
+    print("no lease", flush=True)
+    sys.exit(1)
 
 
 def main():
@@ -97,19 +115,19 @@ def main():
     print("open", flush=True)
     if sys.argv[4:] == ["dhcp"]:
         gateway, given, mtu = lease(tap, mac)
-        print(f"lease {socket.inet_ntoa(given)} {mtu}", flush=True)
         echo = b"\x08\0\0\0" + bytes(8)
         echo = echo[:2] + struct.pack("!H", checksum(echo)) + echo[4:]
         other = address[:3] + bytes([address[3] + 1])
         frame = gateway + mac + b"\x08\0" + ipv4(other, given[:3] + b"\1", 1, echo)
-        signal.signal(signal.SIGUSR1, lambda *_: [os.write(tap, HEADER + frame) for _ in range(20)])
+        signal.signal(signal.SIGUSR1, lambda *_: [send(tap, frame) for _ in range(20)])
+        print(f"lease {socket.inet_ntoa(given)} {mtu}", flush=True)
     while True:
         try:
             frame = os.read(tap, 65536)[len(HEADER):]
         except OSError:  # the tap was deleted
             return
         if reply := answer(frame, mac, address):
-            os.write(tap, HEADER + reply)
+            send(tap, reply)
 
 
 main()

@@ -1,11 +1,13 @@
 //! Steps of a plan, run on this host.
 
-use super::commands::{CommandError, has_systemd, run, succeeds};
+use super::commands::{CommandError, has_systemd, pause, run, succeeds};
 use super::fault;
 use super::journal::{State, StateError};
 use super::nft;
 use crate::generate::plan::Step;
+use std::fs;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 /// Why a step did not do what it should.
 #[derive(Debug, thiserror::Error)]
@@ -19,6 +21,10 @@ pub enum StepError {
 const SECONDS: u32 = 60;
 /// FRR and networkd take their time with hundreds of networks.
 const LONG: u32 = 180;
+/// A file for each link that networkd knows, by its index (systemd's src/network/networkd-link.c).
+const NETWORKD_LINKS: &str = "/run/systemd/netif/links";
+/// One that has not noticed a deleted link by then does not run, or hangs.
+const NETWORKD_NOTICES: Duration = Duration::from_secs(30);
 const FRR_RELOAD: &str = "/usr/lib/frr/frr-reload.py";
 pub const FRR_CONF: &str = "/etc/frr/frr.conf";
 
@@ -47,10 +53,7 @@ pub fn step(step: &Step, state: &State) -> Result<(), StepError> {
                 false => Ok(()),
             }
         }
-        Step::DeleteLink(link) => match exists(link) {
-            true => run(SECONDS, &["ip", "link", "delete", "dev", link]).map(drop),
-            false => Ok(()),
-        },
+        Step::DeleteLink(link) => delete(link),
         Step::RemoveAddress { link, address } => {
             // It may be gone already.
             let _ = run(SECONDS, &["ip", "address", "delete", address, "dev", link]);
@@ -104,6 +107,25 @@ fn set(link: &str, what: &str, value: &str) -> Result<(), CommandError> {
         // networkd makes it, with the new value.
         false => Ok(()),
     }
+}
+
+/// Deletes a link, and waits until networkd knows that it is gone: one that is told to read its files before that
+/// takes the device of this name to be there, and makes none (systemd 252 and 262; under load).
+fn delete(link: &str) -> Result<(), CommandError> {
+    let index = fs::read_to_string(Path::new("/sys/class/net").join(link).join("ifindex"));
+    let Ok(index) = index else {
+        return Ok(());
+    };
+    let known = Path::new(NETWORKD_LINKS).join(index.trim());
+    let is_known = known.exists();
+    run(SECONDS, &["ip", "link", "delete", "dev", link])?;
+    if is_known {
+        let begun = Instant::now();
+        while known.exists() && begun.elapsed() < NETWORKD_NOTICES {
+            pause(Duration::from_millis(20));
+        }
+    }
+    Ok(())
 }
 
 fn load_swanctl() -> Result<(), CommandError> {

@@ -248,7 +248,8 @@ impl Agent {
         let now = std::time::Instant::now();
         let asked = self.world.to_ask(&report.ask, now);
         // A full channel: the next full pass asks.
-        if !asked.is_empty() && self.asks.try_send(Ask::Confirm(asked.clone())).is_ok() {
+        let ask = Ask::Confirm(asked.iter().cloned().collect());
+        if !asked.is_empty() && self.asks.try_send(ask).is_ok() {
             self.world.asked(asked, now);
         }
         if report.resolve_again {

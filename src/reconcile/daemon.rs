@@ -353,6 +353,12 @@ impl Agent {
                         self.pending.by(if wait { soon.max(earliest) } else { now });
                     }
                 }
+                // What was lost may have been the end of our tables.
+                LookAt::Everything
+                    if *knock == Knock::Lost && !nft_table::are_in_force(&mut self.kernel) =>
+                {
+                    self.pending.everything_by(now);
+                }
                 LookAt::Everything => self.pending.everything_because_of_event(now, soon),
             }
         }

@@ -407,14 +407,21 @@ impl World {
         }
     }
 
-    /// Of these the instances that LXD is to be asked about: not those that it is being asked about.
+    /// Of these the instances that LXD is to be asked about, in the order of their turns: not those that it is being asked
+    /// about. `asked` takes them.
     pub fn to_ask(
         &mut self,
         instances: &BTreeSet<InstanceId>,
         now: std::time::Instant,
-    ) -> BTreeSet<InstanceId> {
-        self.suspects.retain(|_, suspect| match suspect {
-            Suspect::Asked(at) => now < *at + ASK_AGAIN,
+    ) -> Vec<InstanceId> {
+        let nics = &self.resolved.nics;
+        let has_nics = |id: &InstanceId| {
+            let first = nics.partition_point(|nic| nic.id.instance < *id);
+            nics.get(first).is_some_and(|nic| nic.id.instance == *id)
+        };
+        self.suspects.retain(|id, suspect| match suspect {
+            // Of one that is not here any more nothing is to be known.
+            Suspect::Asked(at) => now < *at + ASK_AGAIN && has_nics(id),
             Suspect::Told(at) => now < *at + GOOD_FOR,
         });
         let room = MAX_SUSPECTS.saturating_sub(self.suspects.len());
@@ -423,15 +430,17 @@ impl World {
         let until = instances.iter().filter(|id| !is_after(id));
         let unasked = after.chain(until);
         let unasked = unasked.filter(|id| !self.suspects.contains_key(*id));
-        let chosen: Vec<InstanceId> = unasked.take(room).cloned().collect();
-        self.last_suspect = chosen.last().cloned().or(self.last_suspect.take());
-        chosen.into_iter().collect()
+        unasked.take(room).cloned().collect()
     }
 
-    /// LXD was asked about these.
-    pub fn asked(&mut self, instances: BTreeSet<InstanceId>, now: std::time::Instant) {
+    /// LXD was asked about these. If there was no room for all, others come first the next time.
+    pub fn asked(&mut self, instances: Vec<InstanceId>, now: std::time::Instant) {
+        let last = instances.last().cloned();
         let all = instances.into_iter().map(|id| (id, Suspect::Asked(now)));
         self.suspects.extend(all);
+        if self.suspects.len() >= MAX_SUSPECTS {
+            self.last_suspect = last.or(self.last_suspect.take());
+        }
     }
 
     /// LXD has said since that the instance runs here.
@@ -1002,32 +1011,48 @@ mod tests {
         known.map(InstanceId::to_string).collect()
     }
 
-    /// Of a cluster; those that are listed twice are on their way.
     #[test]
     fn of_very_many_instances_that_may_have_left_each_has_its_turn() {
-        let id = |n: usize| InstanceId {
-            project: "default".into(),
-            name: format!("c{n:03}"),
+        let nic = |n: usize| {
+            let mut nic = Nic::sample(1);
+            nic.id.instance.name = format!("c{n:03}");
+            nic
         };
+        let id = |n: usize| nic(n).id.instance;
         let all: BTreeSet<InstanceId> = (0..3 * MAX_SUSPECTS).map(id).collect();
         let (mut world, begun) = (World::default(), std::time::Instant::now());
+        world.resolved.nics = (0..3 * MAX_SUSPECTS).map(nic).collect();
         let mut asked = BTreeSet::new();
         for round in 0..3 {
             let now = begun + round * GOOD_FOR;
             let now_asked = world.to_ask(&all, now);
             assert_eq!(now_asked.len(), MAX_SUSPECTS);
+            assert_eq!(world.to_ask(&all, now), now_asked, "nobody was asked");
             world.asked(now_asked.clone(), now);
             assert!(world.to_ask(&all, now).is_empty());
             for id in &now_asked {
                 world.confirmed(id, now);
             }
             asked.extend(now_asked);
+            // A single one has its turn besides.
+            let single = [id(1)].into();
+            let now = now + GOOD_FOR;
+            let one = world.to_ask(&single, now);
+            assert_eq!(one, [id(1)]);
+            world.asked(one, now);
+            world.confirmed(&id(1), now - GOOD_FOR);
         }
         assert_eq!(asked, all);
-        let again = world.to_ask(&all, begun + 3 * GOOD_FOR);
+        let now = begun + 4 * GOOD_FOR;
+        let again = world.to_ask(&all, now);
         assert!(again.contains(&id(0)), "and begins anew");
+        world.asked(again, now);
+        // LXD says that all of them are gone.
+        world.resolved.nics.drain(..MAX_SUSPECTS);
+        assert_eq!(world.to_ask(&all, now).len(), MAX_SUSPECTS);
     }
 
+    /// Of a cluster; those that are listed twice are on their way.
     #[test]
     fn an_instance_that_is_listed_elsewhere_is_gone_but_one_that_is_listed_twice_is_asked_for() {
         let mut world = World::default();

@@ -134,7 +134,7 @@ def behind_proxy(scene, host):
     """The host's agent talks to LXD through the proxy; yields a function that sets its mode."""
     content = pathlib.Path(__file__).with_name("lxd_proxy.py").read_bytes()
     host.push(content, _PROXY, "0755")
-    host.sh(f"mkdir -p {PROXY_DIRECTORY} && echo pass > {PROXY_DIRECTORY}/mode && : > {PROXY_DIRECTORY}/served")
+    host.sh(f"rm -rf {PROXY_DIRECTORY} && mkdir {PROXY_DIRECTORY} && echo pass > {PROXY_DIRECTORY}/mode && : > {PROXY_DIRECTORY}/served")
 
     def set_mode(mode):
         host.sh(f": > {PROXY_DIRECTORY}/served; echo {mode} > {PROXY_DIRECTORY}/mode")
@@ -146,9 +146,8 @@ def behind_proxy(scene, host):
             scene.calm()
             yield set_mode
         finally:
-            host.sh(f"rm -rf {_DROP_IN.rpartition('/')[0]}; systemctl daemon-reload; systemctl restart {AGENT}")
+            host.sh(f"rm -rf {_DROP_IN.rpartition('/')[0]}; systemctl daemon-reload; systemctl restart {AGENT}; rm -rf {PROXY_DIRECTORY}")
             scene.calm()
-            host.sh(f"rm -rf {PROXY_DIRECTORY}")
 
 
 @scenario("lxd-bad-answers", seldom=True)

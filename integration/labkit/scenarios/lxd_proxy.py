@@ -128,10 +128,15 @@ class Proxy:
 
     def stream(self, client, head, mode):
         """Hands an event stream through while the mode stays."""
+        events = len(self.events())
         lxd = socket.socket(socket.AF_UNIX)
         lxd.connect(SOCKET)
         lxd.sendall(head)
-        client.sendall(_head(lxd))
+        answer = _head(lxd)
+        client.sendall(answer)
+        if b" 101 " not in answer.split(b"\r\n", 1)[0]:
+            lxd.close()
+            return
 
         def asked():
             try:
@@ -143,9 +148,9 @@ class Proxy:
 
         def told():
             try:
-                while frame := _frame(lxd):
+                while message := _message(lxd):
                     with one_at_a_time:
-                        client.sendall(frame)
+                        client.sendall(message)
             except OSError:
                 pass
             over.set()
@@ -153,14 +158,16 @@ class Proxy:
         over, one_at_a_time = threading.Event(), threading.Lock()
         for half in (asked, told):
             threading.Thread(target=half, daemon=True).start()
-        events = len(self.events())
-        while not over.is_set() and self.mode() == mode:
-            lines = self.events()
-            for line in lines[events:]:
-                with one_at_a_time:
-                    client.sendall(_text(line))
-            events = len(lines)
-            time.sleep(0.02)
+        try:
+            while not over.is_set() and self.mode() == mode:
+                lines = self.events()
+                for line in lines[events:]:
+                    with one_at_a_time:
+                        client.sendall(_text(line))
+                events = len(lines)
+                time.sleep(0.02)
+        except OSError:
+            pass
         for side in (client, lxd):
             try:
                 side.shutdown(socket.SHUT_RDWR)
@@ -180,15 +187,17 @@ def _head(connection):
     return head
 
 
-def _frame(connection):
-    """A frame of a server (RFC 6455 section 5.2). b"" at the end."""
-    head = _exactly(connection, 2)
-    if not head:
-        return b""
-    extended = {126: 2, 127: 8}.get(head[1] & 0x7F, 0)
-    length = _exactly(connection, extended)
-    size = int.from_bytes(length, "big") if extended else head[1] & 0x7F
-    return head + length + _exactly(connection, size)
+def _message(connection):
+    """The frames of a server's message (RFC 6455 section 5.2)."""
+    message, last = b"", False
+    while not last:
+        head = _exactly(connection, 2)
+        extended = {126: 2, 127: 8}.get(head[1] & 0x7F, 0)
+        length = _exactly(connection, extended)
+        size = int.from_bytes(length, "big") if extended else head[1] & 0x7F
+        message += head + length + _exactly(connection, size)
+        last = bool(head[0] & 0x80)
+    return message
 
 
 def _text(payload):
