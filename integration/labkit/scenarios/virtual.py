@@ -19,6 +19,8 @@ from labkit.settings import REPOSITORY
 
 _NAME, _NUMBER, _MAC = "vm1", 61, "00:16:3e:00:00:61"
 _PROGRAM = "/var/tmp/lxmesh-lab-guest.py"
+# What two hosts claim each claims again after two minutes at the latest.
+_CLAIMED_AGAIN_S = 240
 _RUNNING, _FROZEN = ("Running", 103), ("Frozen", 110)
 
 
@@ -125,8 +127,9 @@ def _machine(scene):
                 ends.callback(machine.tell, host, "instance-deleted", status=None)
             machine.ends = ends
             yield machine
-        if machine.tap:
-            scene.absent(machine.tap.nic())
+        # zebra may leave its own entry on a tunnel behind, which leads nowhere without one of the bridge
+        for host in scene.sups if machine.tap else []:
+            only_there(scene, machine.tap.nic(), host)
     for guest in guests:
         scene.remove_guest(guest)
 
@@ -228,7 +231,9 @@ def live(scene):
                 source.delete()
                 if not machine.clustered:
                     machine.tell(source.host, "instance-deleted", status=None)
-                nic = scene.present(machine)
+                # Where zebra has put back what it had from the other host, with the same MAC, the agent claims it anew, but
+                # not at once once more.
+                nic = scene.present(machine, patience=_CLAIMED_AGAIN_S)
                 only_there(scene, nic, source.host)
                 time.sleep(1)
             finally:
@@ -272,16 +277,14 @@ def both(scene):
             return one.host.sh(f"bridge fdb show dev {one.name}")
 
         scene.until("the second host has it", lambda: [] if _MAC in lines(tap) else [lines(tap)])
-        taken = ["bridge", "monitor", "fdb"]
-        with source.host.running(taken) as monitor:
-            begun = time.monotonic()
-            # two full looks of each
-            time.sleep(125)
-            heard = monitor.stop().splitlines()
-            took = time.monotonic() - begun
-        back = [line for line in heard if _MAC in line and f"dev {source.name} " in line and not line.startswith("Deleted")]
+        # two full looks of each
+        begun = time.monotonic()
+        time.sleep(125)
+        took = time.monotonic() - begun
+        said = scene.journal(source.host).splitlines()
+        back = [line for line in said if f"{_MAC} on " in line and line.endswith(f"on {source.name}")]
         scene.note(f"in {took:.0f} s the first host took it back {len(back)} times")
-        check(len(back) <= 2 * (1 + took / 120), f"back and forth: {back}")
+        check(len(back) <= 1 + took / 120, f"back and forth: {back}")
         asked = "vtysh -c 'show evpn mac vni all duplicate json'"
         for host in machine.hosts:
             fought = host.sh(asked)
@@ -289,7 +292,7 @@ def both(scene):
         machine.tell(source.host, "instance-deleted", status=None)
         source.delete()
         machine.runs_on(tap)
-        nic = scene.present(machine)
+        nic = scene.present(machine, patience=_CLAIMED_AGAIN_S)
         only_there(scene, nic, source.host)
         for watcher in _watchers(scene):
             scene.reaches(watcher, machine.ipv4)
