@@ -3,8 +3,8 @@
   guest.py TAP MAC ADDRESS [dhcp]
 
 Opens the tap as LXD does for QEMU, says so in a line, and answers until it is killed. While it is stopped (SIGSTOP) it is a
-guest that is paused: the tap has a carrier, and nobody behind it. With `dhcp` it first asks for an address until it gets one,
-and says which, with the MTU; from then on SIGUSR1 has it ping the gateway 20 times under the address after its own."""
+guest that is paused: the tap has a carrier, and nobody behind it. With `dhcp` it first asks for an address, for a minute at
+most, and says which it got, with the MTU; from then on SIGUSR1 has it ping the gateway 20 times under the address after its own."""
 
 import contextlib
 import fcntl

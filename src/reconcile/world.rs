@@ -438,8 +438,8 @@ impl World {
         let last = instances.last().cloned();
         let all = instances.into_iter().map(|id| (id, Suspect::Asked(now)));
         self.suspects.extend(all);
-        if self.suspects.len() >= MAX_SUSPECTS {
-            self.last_suspect = last.or(self.last_suspect.take());
+        if self.suspects.len() >= MAX_SUSPECTS && last.is_some() {
+            self.last_suspect = last;
         }
     }
 

@@ -66,9 +66,6 @@ class _Machine(Guest):
     def nic(self, device="eth0"):
         return self.tap.nic()
 
-    def arrives(self, host, *words):
-        return _Tap(self, host, *words)
-
     def runs_on(self, tap):
         self.host, self.tap = tap.host, tap
 
@@ -137,7 +134,7 @@ def _machine(scene):
 def _begin(machine, *words):
     """It runs on the first host."""
     host = machine.hosts[0]
-    tap = machine.arrives(host, *words)
+    tap = _Tap(machine, host, *words)
     machine.runs_on(tap)
     machine.tell(host, "instance-started", device=tap.name)
     machine.scene.present(machine)
@@ -181,7 +178,7 @@ def vm_tap(scene):
 def _arrives_at(machine, target):
     """The target has it, paused, while its memory is copied. In a cluster the one record names the target's device."""
     source = machine.tap
-    tap = machine.arrives(target)
+    tap = _Tap(machine, target)
     target.sh(tap.signal("STOP"))
     if machine.clustered:
         machine.tell(target, "instance-updated", device=tap.name, location=source.host)
