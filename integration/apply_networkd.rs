@@ -126,6 +126,38 @@ test "$(cat /sys/class/net/vxlan-vpc/ifindex)" = "$index"
     );
 }
 
+/// `setsid` starts the guard where there is no systemd.
+#[test]
+fn what_is_killed_while_its_guard_starts_leaves_nothing_unfinished() {
+    on_a_host(
+        r#"
+mkdir /run/bin
+cat > /run/bin/setsid << 'end'
+#!/bin/sh
+touch /run/started
+kill -KILL "$PPID"
+test -z "$GUARD" || exec /usr/bin/setsid "$@"
+end
+chmod +x /run/bin/setsid
+before=$(cat /etc/systemd/network/*)
+sed -i 's/vni = 300/vni = 301/' /run/host.toml
+for guard in "" it-starts; do
+    rm -f /run/started
+    fails env PATH="/run/bin:$PATH" GUARD="$guard" "$GEN" apply --host-file /run/host.toml
+    test -e /run/started
+    fails test -e /var/lib/lxmesh-gen/journal.json
+    test -z "$guard" || until_true settled
+    test "$("$GEN" rollback)" = "nothing to undo: no apply is unfinished"
+done
+test "$(cat /etc/systemd/network/*)" = "$before"
+vni red 300
+apply
+vni red 301
+settled
+"#,
+    );
+}
+
 #[test]
 fn tunnels_are_made_anew_by_a_networkd_that_is_late_to_notice_that_they_are_gone() {
     on_a_host(

@@ -151,11 +151,12 @@ pub fn apply(request: &Request<'_>, say: Say<'_>) -> Result<Outcome, ApplyError>
         stage: Stage::Prepared,
         deadline: None,
     };
-    state.set_journal(&journal)?;
+    // Before there is an apply that could stay unfinished.
     if live && let Err(error) = rollback::arm(root, &journal.id) {
         state.close()?;
         return Err(error);
     }
+    state.set_journal(&journal)?;
     let changed = change(
         request,
         &state,

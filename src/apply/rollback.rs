@@ -180,8 +180,11 @@ pub fn guard(root: &Path, id: &str, say: Say<'_>) -> Result<(), ApplyError> {
     journal::tell_guard_is_ready(root, id)?;
     loop {
         let state = State::open(root, true)?.expect("it waits for the lock");
-        let Some(journal) = state.journal()?.filter(|journal| journal.id == id) else {
-            return Ok(());
+        let journal = match state.journal()? {
+            Some(journal) if journal.id == id => journal,
+            Some(_) => return Ok(()),
+            // The applying process ended before it began, or has ended it.
+            None => return Ok(state.close()?),
         };
         let left_s = journal
             .deadline
