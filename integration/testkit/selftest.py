@@ -248,6 +248,17 @@ class Turns(unittest.TestCase):
         self.assertIn("apply-network", every)
         self.assertIn("apply-killed", long)
 
+    def test_a_name_picks_one_scenario_and_a_theme_those_of_usual_runs(self):
+        def picked(name):
+            return [one.name for one in scenarios.chosen([name])]
+
+        self.assertEqual(picked("closed-restarts"), ["closed-restarts"])
+        self.assertEqual(picked("closed-restarts-100"), ["closed-restarts-100"])
+        self.assertIn("closed-restarts", picked("closed"))
+        self.assertNotIn("closed-restarts-100", picked("closed"))
+        self.assertRaises(LabError, picked, "ipsec-k")
+        self.assertIn("reflector-stopped", picked("frr"))
+
     def test_scenarios_are_for_the_platforms_that_they_fit(self):
         alone, clustered = ({one.name for one in scenarios.chosen([], platforms.named(name))}
                             for name in ("debian-13-lxd", "debian-13-incus"))

@@ -27,7 +27,8 @@ def chosen(names, platform=platforms.DEFAULT):
         return [one for one in known if one.usual]
     picked = []
     for name in names:
-        found = [one for one in known if one.name == name or one.name.startswith(name + "-") or _theme(one) == name and one.usual]
+        found = [one for one in known if one.name == name]
+        found = found or [one for one in known if one.usual and (one.name.startswith(name + "-") or _theme(one) == name)]
         if not found:
             raise LabError(f"no scenario {name!r} on {platform.name}; `integration/lab test --list` names them")
         picked += found
