@@ -31,6 +31,7 @@ mod support;
 
 use fabric::{Fabric, remote};
 use host::{Guest, Host, Lines, NETWORKS, until};
+use pings::Pings;
 use serde_json::{Value, json};
 
 fn lines<const N: usize>(lines: [&str; N]) -> Lines {
@@ -105,6 +106,39 @@ fn an_instance_whose_device_went_while_zebra_was_busy_is_withdrawn() {
     fabric.in_step(&[&c11, &c12], &[&c20]);
     lose(&c11);
     fabric.in_step(&[&c12], &[&c20]);
+}
+
+/// So that packets with tags are let in again, on kernels that drop them after a change of the tunnel (6.14 and later).
+#[test]
+fn what_is_behind_a_tunnel_that_the_agent_makes_anew_is_told_of_again() {
+    let fabric = Fabric::of_fleet(|file| file + "\n[tags]\nweb = 0\n");
+    let Fabric { a, b, .. } = &fabric;
+    let [c10, c20] = [10, 20].map(Guest::new);
+    a.launch(&c10);
+    b.launch(&c20);
+    fabric.in_step(&[&c10], &[&c20]);
+    for (host, zebra_is_busy) in [(a, false), (b, true)] {
+        let index = || host.sh("ip -o link show dev vxlan-vpc | cut -d: -f1");
+        let before = index();
+        let pings = Pings::start(b, &c20, &c10);
+        if zebra_is_busy {
+            host.signal_frr("STOP", "zebra");
+        }
+        host.sh("ip link set dev vxlan-vpc type vxlan learning");
+        until("no learning", &true, || {
+            let said = host.sh("ip -d link show dev vxlan-vpc || true");
+            said.contains(" nolearning ")
+        });
+        if zebra_is_busy {
+            host.signal_frr("CONT", "zebra");
+        }
+        pings.until_answered(pings.last());
+        fabric.in_step(&[&c10], &[&c20]);
+        assert_eq!(index(), before);
+        let (lost, gap) = pings.end();
+        println!("zebra is busy: {zebra_is_busy}: {lost} lost, {gap} ms without an answer");
+        a.sh("ip netns exec c10 ping -qc 1 -w 60 192.0.2.20");
+    }
 }
 
 /// What the agent relies on to make zebra forget a MAC whose end it missed.

@@ -94,6 +94,8 @@ fn a_vxlan_link_reads_as_ip_made_it() {
                 .kind
                 .clone()
         };
+        // Only kernels from 6.14 on tell.
+        let reserved = matches!(kind("x0"), LinkKind::Vxlan(data) if data.drops_marked.is_some());
         let vxlan = |vni, local: Option<&str>, port, learning, gbp| {
             LinkKind::Vxlan(VxlanData {
                 vni,
@@ -101,6 +103,7 @@ fn a_vxlan_link_reads_as_ip_made_it() {
                 port,
                 learning,
                 gbp,
+                drops_marked: reserved.then_some(!gbp),
             })
         };
         assert_eq!(
@@ -493,6 +496,51 @@ fn vxlan_learning_is_set_and_the_tunnel_is_left() {
             wanted["learning"] = json!(learning);
             assert_eq!(ns.link("x")["linkinfo"]["info_data"], wanted);
         }
+    });
+}
+
+#[test]
+fn a_tunnel_is_made_anew_as_it_was() {
+    let forms = [
+        "id 5 local 127.0.0.1 dstport 4789 gbp nolearning ttl 64",
+        "id 6 local ::1 dstport 4790 learning ttl inherit tos inherit udp6zerocsumtx udp6zerocsumrx",
+        "id 7 group 239.1.1.1 dev d0 dstport 4791 ageing 17 maxaddress 9 noudpcsum df set srcport 1000 2000",
+        "external dstport 4792 gbp",
+    ];
+    in_netns(|ns| {
+        ns.sh("ip link add d0 type veth peer name d1; ip link set d0 up; ip link set lo up");
+        let mut rtnl = Rtnl::open().unwrap();
+        for form in forms {
+            ns.sh(&format!(
+                "ip link add x address 02:00:00:00:00:05 mtu 1400 group 7 type vxlan {form}"
+            ));
+            let index = ns.index("x");
+            let before = ns.link("x");
+            let tunnel = Box::new(rtnl.tunnel(index).unwrap().unwrap());
+            let make = |least| Op::TunnelMake {
+                tunnel: tunnel.clone(),
+                least,
+            };
+            apply(&mut rtnl, &[Op::LinkDelete { index }, make(false)]);
+            assert_eq!(ns.link("x"), before, "{form}");
+            assert_eq!(errno(&mut rtnl, make(true)), Some(libc::EEXIST));
+            if form.contains("local") {
+                apply(&mut rtnl, &[Op::LinkDelete { index }, make(true)]);
+                let (found, before) = (&ns.link("x"), &before);
+                for key in ["id", "local", "local6", "port", "learning", "ttl", "gbp"] {
+                    let data =
+                        |link: &serde_json::Value| link["linkinfo"]["info_data"][key].clone();
+                    assert_eq!(data(found), data(before), "{form}: {key}");
+                }
+            }
+            ns.sh("ip link del x");
+            assert_eq!(rtnl.tunnel(index).unwrap(), None);
+        }
+        assert_eq!(rtnl.tunnel(ns.index("d0")).unwrap(), None);
+        assert_eq!(
+            errno(&mut rtnl, Op::LinkDelete { index: 4711 }),
+            Some(libc::ENODEV)
+        );
     });
 }
 

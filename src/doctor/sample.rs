@@ -46,6 +46,7 @@ pub fn tunnel(change: impl FnOnce(&mut VxlanData)) -> Link {
         port: 4789,
         learning: false,
         gbp: true,
+        drops_marked: Some(false),
     };
     change(&mut data);
     link(2, "vxlan-vpc", LinkKind::Vxlan(data), Some(1))

@@ -17,9 +17,9 @@ pub(super) const IFF_UP: u32 = 0x1;
 const IFF_RUNNING: u32 = 0x40;
 pub(super) const AF_INET6: u16 = libc::AF_INET6 as u16;
 
-const IFLA_ADDRESS: u16 = 1;
+pub(super) const IFLA_ADDRESS: u16 = 1;
 pub(super) const IFLA_IFNAME: u16 = 3;
-const IFLA_MTU: u16 = 4;
+pub(super) const IFLA_MTU: u16 = 4;
 pub(super) const IFLA_MASTER: u16 = 10;
 pub(super) const IFLA_LINKINFO: u16 = 18;
 pub(super) const IFLA_AF_SPEC: u16 = 26;
@@ -66,10 +66,18 @@ pub(super) mod brport {
 pub(super) mod vxlan {
     pub const ID: u16 = 1;
     pub const LOCAL: u16 = 4;
+    pub const TTL: u16 = 5;
     pub const LEARNING: u16 = 7;
     pub const PORT: u16 = 15;
     pub const LOCAL6: u16 = 17;
+    pub const REMCSUM_TX: u16 = 21;
+    pub const REMCSUM_RX: u16 = 22;
     pub const GBP: u16 = 23;
+    pub const TTL_INHERIT: u16 = 28;
+    /// Since Linux 6.14: a `struct vxlanhdr` with those bits set with which a packet is dropped.
+    pub const RESERVED_BITS: u16 = 33;
+    /// `VXLAN_GBP_USED_BITS` (include/net/vxlan.h), flags first.
+    pub const GBP_BITS: u64 = 0x80ff_ffff << 32;
 }
 
 const IFLA_VRF_TABLE: u16 = 1;
@@ -145,6 +153,9 @@ pub struct VxlanData {
     pub learning: bool,
     /// Group Based Policy: carries the packet mark.
     pub gbp: bool,
+    /// Whether it takes packets that carry a mark for malformed and drops them, which also one with Group Based Policy
+    /// does after something of it was changed. None before Linux 6.14, where none does.
+    pub drops_marked: Option<bool>,
 }
 
 /// What can be set of a bridge port (`IFLA_BRPORT_*`).
@@ -284,6 +295,10 @@ fn vxlan_data(attrs: Attrs<'_>) -> VxlanData {
         port: attrs.find(vxlan::PORT).and_then(|a| a.be16()).unwrap_or(0),
         learning: attrs.find(vxlan::LEARNING).is_some_and(|a| a.flag()),
         gbp: attrs.find(vxlan::GBP).is_some(),
+        drops_marked: attrs
+            .find(vxlan::RESERVED_BITS)
+            .and_then(|attr| attr.be64())
+            .map(|reserved| reserved & vxlan::GBP_BITS != 0),
     }
 }
 

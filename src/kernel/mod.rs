@@ -23,6 +23,7 @@ pub mod rtnl;
 mod socket;
 pub mod sysctl;
 pub mod tlv;
+pub mod tunnel;
 
 use std::collections::BTreeMap;
 use std::fmt;

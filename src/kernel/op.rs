@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use super::link::{
     AF_INET6, IFF_UP, IFLA_AF_SPEC, IFLA_GROUP, IFLA_INET6_ADDR_GEN_MODE, IFLA_INFO_DATA,
     IFLA_INFO_KIND, IFLA_INFO_SLAVE_DATA, IFLA_INFO_SLAVE_KIND, IFLA_LINKINFO, IFLA_MASTER,
-    RTM_NEWLINK, br, brport, vxlan,
+    RTM_DELLINK, RTM_NEWLINK, br, brport, vxlan,
 };
 use super::mdb_codec::{self, RTM_DELMDB, RTM_NEWMDB};
 use super::rtnl::{
@@ -15,6 +15,7 @@ use super::rtnl::{
     RTM_NEWNEIGH, RTM_NEWROUTE,
 };
 use super::tlv::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, Writer};
+use super::tunnel::TunnelCopy;
 use crate::addr::{IpNet, Mac};
 
 /// Attributes of a bridge port to set; None leaves one as it is.
@@ -91,9 +92,21 @@ pub enum Op {
         index: u32,
         attrs: BridgeSet,
     },
+    /// From Linux 6.14 on, a tunnel with Group Based Policy that is changed so drops what carries a mark
+    /// ([`super::link::VxlanData::drops_marked`]).
     Vxlan {
         index: u32,
         learning: bool,
+    },
+    /// ENODEV if there is none.
+    LinkDelete {
+        index: u32,
+    },
+    /// EEXIST if there is a link of that name or index, or a tunnel of that VNI.
+    TunnelMake {
+        tunnel: Box<TunnelCopy>,
+        /// With only what it cannot do without.
+        least: bool,
     },
     /// An externally learned entry of the bridge that `port` is in. Takes the MAC over from
     /// whatever holds it, a local permanent entry included: look first. The kernel adds an entry
@@ -206,6 +219,8 @@ impl Op {
             | Op::Port { .. }
             | Op::Bridge { .. }
             | Op::Vxlan { .. } => (RTM_NEWLINK, 0),
+            Op::LinkDelete { .. } => (RTM_DELLINK, 0),
+            Op::TunnelMake { .. } => (RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL),
             Op::FdbReplace { .. } | Op::NeighbourReplace { .. } => (RTM_NEWNEIGH, REPLACE),
             Op::FdbMark { .. } => (RTM_NEWNEIGH, NLM_F_REPLACE),
             Op::TunnelFdbAdd { .. } => (RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_EXCL),
@@ -274,6 +289,8 @@ impl Op {
                     });
                 });
             }
+            Op::LinkDelete { index } => link(w, index, 0, 0),
+            Op::TunnelMake { ref tunnel, least } => tunnel.write(w, least),
             Op::FdbReplace { port, mac } => {
                 let flags = NTF_MASTER | NTF_EXT_LEARNED;
                 neighbour(w, libc::AF_BRIDGE as u8, port, NUD_NOARP, flags);
@@ -352,7 +369,7 @@ impl Op {
 }
 
 /// `struct ifinfomsg`.
-fn link(w: &mut Writer, index: u32, flags: u32, change: u32) {
+pub(super) fn link(w: &mut Writer, index: u32, flags: u32, change: u32) {
     w.raw(&[AF_UNSPEC, 0, 0, 0]);
     w.raw(&index.to_ne_bytes());
     w.raw(&flags.to_ne_bytes());
@@ -498,6 +515,8 @@ impl fmt::Display for Op {
                 write!(f, "putting link {index} into group {group}")
             }
             Op::Vxlan { index, .. } => write!(f, "setting learning of VXLAN link {index}"),
+            Op::LinkDelete { index } => write!(f, "removing link {index}"),
+            Op::TunnelMake { tunnel, .. } => write!(f, "making tunnel {}", tunnel.link.name),
             Op::FdbReplace { port, mac } => write!(f, "putting {mac} on bridge port {port}"),
             Op::FdbMark { port, mac, .. } => write!(f, "marking {mac} on bridge port {port}"),
             Op::FdbDelete { port, mac } => write!(f, "removing {mac} from bridge port {port}"),

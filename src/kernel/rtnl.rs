@@ -14,6 +14,7 @@ use super::mdb_codec::{self, BR_PORT_MSG, RTM_GETMDB, RTM_NEWMDB};
 use super::op;
 use super::socket::Socket;
 use super::tlv::{Ack, Message, Messages, NLM_F_ACK, NLMSG_ERROR, Writer, read_u16, read_u32};
+use super::tunnel::TunnelCopy;
 use crate::addr::{IfName, IpNet, Mac};
 
 pub use super::op::{BridgeSet, Op, PortSet};
@@ -178,6 +179,18 @@ impl Rtnl {
             Link::parse,
         );
         absent(link, libc::ENODEV)
+    }
+
+    /// What the VXLAN device of this index is made of; None if there is none.
+    pub fn tunnel(&mut self, index: u32) -> Result<Option<TunnelCopy>, KernelError> {
+        let attempt = format_args!("reading tunnel {index}");
+        let tunnel = self.socket.ask(
+            attempt,
+            RTM_GETLINK,
+            |m| link_request(m, index),
+            TunnelCopy::parse,
+        );
+        absent(tunnel, libc::ENODEV)
     }
 
     /// The entries of a bridge and its ports: not the ones that devices keep for themselves

@@ -619,6 +619,7 @@ mod tests {
             port: 4789,
             learning: false,
             gbp: true,
+            drops_marked: Some(false),
         };
         let facts = Facts::new([
             Link::sample(1, "svi-pink", LinkKind::Bridge(BRIDGE), None),

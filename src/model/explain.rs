@@ -315,6 +315,7 @@ mod tests {
             port: 4789,
             learning: false,
             gbp: true,
+            drops_marked: Some(false),
         };
         vec![
             link(1, "svi-vpc", LinkKind::Bridge(bridge), None),

@@ -116,6 +116,8 @@ pub enum Pace {
     Expected,
     /// Half a second, then twice as long each time, up to a minute.
     Quick,
+    /// A minute, then twice as long each time, up to an hour: the repair interrupts something itself.
+    Costly,
     /// Two minutes, then twice as long each time, up to an hour: another host claims the same
     /// address, and zebra takes five moves within 180 s for a duplicate.
     Contested,

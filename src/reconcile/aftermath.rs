@@ -141,7 +141,7 @@ impl Agent {
             let who = match pace {
                 Pace::Contested => "another host claims this; claiming it here ever more slowly",
                 Pace::AtOnce => "something else keeps undoing this; repairing it each time at once",
-                Pace::Expected | Pace::Quick => {
+                Pace::Expected | Pace::Quick | Pace::Costly => {
                     "something else keeps undoing this; repairing it ever more slowly"
                 }
             };

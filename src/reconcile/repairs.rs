@@ -15,6 +15,7 @@ impl Pace {
         match self {
             Pace::AtOnce => Duration::ZERO,
             Pace::Expected | Pace::Quick => Duration::from_millis(500),
+            Pace::Costly => Duration::from_secs(60),
             Pace::Contested => Duration::from_secs(120),
         }
     }
@@ -22,7 +23,7 @@ impl Pace {
     fn longest(self) -> Duration {
         match self {
             Pace::AtOnce | Pace::Expected | Pace::Quick => Duration::from_secs(60),
-            Pace::Contested => Duration::from_secs(3600),
+            Pace::Costly | Pace::Contested => Duration::from_secs(3600),
         }
     }
 
