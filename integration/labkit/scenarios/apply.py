@@ -55,7 +55,7 @@ def _settled(scene, host):
 @contextlib.contextmanager
 def _restored(scene, hosts):
     """The hosts as they were, whatever happens in between."""
-    before = scene.on_all(lambda host: host.sh(f"cat {CONF}"), hosts)
+    before = scene.on_all(lambda host: host.read(CONF), hosts)
     scene.on_all(_apply, hosts)
 
     def restore(host):

@@ -7,6 +7,7 @@ import os
 import pathlib
 import random
 import re
+import time
 
 from labkit.console import LabError
 from labkit.scenarios import frames, state
@@ -194,6 +195,21 @@ def tags(scene):
         check(forged.returncode != 0 and "imed out" in forged.stderr, f"a forged mark got through: {forged.stderr}")
         c1.client("config", "unset", c1.name, _KEYS["tags"])
         _expect(scene, c1, {f"tcp/5001@{c2.ipv4}": False, f"tcp/5001@{extra.ipv6}": False})
+
+
+@scenario("tags-networkd", seldom=True)
+def tags_networkd(scene):
+    """tags travel also after systemd-networkd was restarted, which changes tunnels so that newer kernels drop tagged packets"""
+    pings = scene.pings(*scene.ring())
+    try:
+        pings.started()
+        scene.on_all(lambda host: host.sh("systemctl restart systemd-networkd"))
+        time.sleep(5)
+        scene.calm()
+    finally:
+        results = pings.stop()
+    scene.note("networkd restarted on all hosts: " + "; ".join(map(str, results)))
+    tags(scene)
 
 
 @contextlib.contextmanager
