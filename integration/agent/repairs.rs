@@ -212,8 +212,10 @@ fn a_tunnel_that_was_changed_lets_packets_with_tags_in_and_is_as_it_was() {
         };
         assert_eq!(tagged_packets_let_in(ns), Some(20));
         for change in ["ageing 301", "learning ageing 302", "ttl 17 tos 4"] {
+            world.signal("STOP");
             ns.sh(&format!("ip link set vxlan-vpc type vxlan {change}"));
             let mut wanted = shape(ns);
+            world.signal("CONT");
             wanted["linkinfo"]["info_data"]["learning"] = false.into();
             world.until(change, |world| {
                 (tagged_packets_let_in(world.ns) == Some(20)).then_some(())
